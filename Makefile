@@ -1,0 +1,49 @@
+# Nothing but Python (3.10 or newer) and make is needed: .venv is created when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-slow lint format bench tables clean
+
+help:
+	@echo "make demo       RELAXA2C learns CartPole-v1 in under a minute; writes demo/"
+	@echo "make test       the tests (minutes); make test-slow: the long ones"
+	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
+	@echo "make bench      speed and memory against SB3's A2C"
+	@echo "make tables     README's tables and figures from the records in scripts/results"
+
+# torch first and pinned: a range that admits a newer release would bring gigabytes of CUDA packages
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed; set PYTHON=...") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[all]
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python scripts/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python scripts/bench.py
+
+tables: $(READY)
+	$(BIN)/python scripts/make_tables.py
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""What LAXA2C and RELAXA2C share."""

@@ -1,0 +1,70 @@
+"""Errors that come early and say what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def require_rate(name: str, value: float) -> float:
+    """A learning rate: finite and not negative (0 switches learning off).
+
+    :raises ValueError: otherwise
+    """
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number >= 0 (or a schedule of such numbers); got {value}")
+    return value
+
+
+def require_between(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """:raises ValueError: where ``value`` is not a finite number in [low, high]."""
+    if not (math.isfinite(value) and low <= value <= high):
+        allowed = f">= {low}" if math.isinf(high) else f"between {low} and {high}"
+        raise ValueError(f"{name} must be a finite number {allowed}; got {value}")
+
+
+def require_count(name: str, value: int, low: int = 1) -> None:
+    """:raises ValueError: where ``value`` is not a whole number of at least ``low``."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
+        raise ValueError(f"{name} must be a whole number >= {low}; got {value!r}")
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """:raises ValueError: where ``value`` is not one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def _first_bad(array: np.ndarray, steps: bool) -> str | None:
+    """Where an array of ``[n_steps, n_envs, ...]`` (or ``[n_envs, ...]``) is not finite."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return None
+    bad = ~np.isfinite(array)
+    if not bad.any():
+        return None
+    index = np.argwhere(bad)[0]
+    where = f"step {index[0]} of the rollout, environment {index[1]}" if steps else f"environment {index[0]}"
+    return f"{array[tuple(index)]} at {where}"
+
+
+def require_finite(name: str, values: np.ndarray | Mapping[Any, np.ndarray], steps: bool = True) -> None:
+    """Rewards or observations free of NaN and infinity.
+
+    :param name: what they are
+    :param values: ``[n_steps, n_envs, ...]``, or a dict of such arrays
+    :param steps: ``False`` where there is no leading time dimension
+    :raises ValueError: names the first bad value, its step and its environment
+    """
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            require_finite(f"{name}[{key!r}]", value, steps)
+        return
+    found = _first_bad(values, steps)
+    if found is not None:
+        raise ValueError(
+            f"{name} must be finite, but the environment gave {found}; no weight was changed by this rollout. "
+            "stable_baselines3.common.vec_env.VecCheckNan finds the step inside the environment."
+        )

@@ -1,0 +1,58 @@
+"""From SB3's action distributions to the core's latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.distributions import Distribution, SquashedDiagGaussianDistribution, TanhBijector
+from torch.distributions import Bernoulli, Categorical, Normal
+from torch.nn import functional as F
+
+from sb3_relax.estimators import Gaussian, GumbelOneHot, Latent, LogisticBernoulli
+from sb3_relax.estimators.latents import MASKED_LOGIT
+
+
+def to_latent(distribution: Distribution) -> Latent:
+    """The latent of a policy's current distribution, its θ attached to the policy's weights.
+
+    Discrete becomes one variable of K classes, MultiDiscrete D variables padded to the widest (the padding masked),
+    MultiBinary D bits, Box (gSDE included) the per-step marginal normal of the action before any tanh.
+
+    :param distribution: as left by ``policy.evaluate_actions``
+    :return: a latent of batch shape ``[N]``
+    :raises TypeError: for a distribution made of anything else
+    """
+    inner: Any = distribution.distribution
+    if isinstance(inner, Normal):
+        return Gaussian(inner.mean, inner.stddev.log())
+    if isinstance(inner, Bernoulli):
+        return LogisticBernoulli(inner.logits)
+    if isinstance(inner, Categorical):
+        return GumbelOneHot(inner.logits.unsqueeze(-2))
+    if isinstance(inner, list) and all(isinstance(part, Categorical) for part in inner):
+        sizes = th.tensor([part.logits.shape[-1] for part in inner], device=inner[0].logits.device)
+        widest = int(sizes.max())
+        logits = th.stack(
+            [F.pad(part.logits, (0, widest - part.logits.shape[-1]), value=MASKED_LOGIT) for part in inner], dim=-2
+        )
+        if bool((sizes == widest).all()):
+            return GumbelOneHot(logits)
+        return GumbelOneHot(logits, mask=th.arange(widest, device=sizes.device) < sizes.unsqueeze(-1))
+    raise TypeError(f"no relaxation or reparameterisation is known for the action distribution {inner!r}")
+
+
+def to_sample(distribution: Distribution, latent: Latent, actions: th.Tensor) -> th.Tensor:
+    """Actions as SB3 stores them → the latent's b (one-hot, bits, or the action before tanh).
+
+    :param actions: ``[N]`` or ``[N, D]``
+    :return: ``[N, D, K]`` for one-hots, else ``[N, D]``, in θ's dtype
+    """
+    theta = latent.theta
+    if isinstance(latent, GumbelOneHot):
+        return F.one_hot(actions.long().reshape(theta.shape[:-1]), theta.shape[-1]).to(theta.dtype)
+    if isinstance(latent, LogisticBernoulli):
+        return actions.reshape(theta.shape).to(theta.dtype)
+    actions = actions.reshape(theta.shape[:-1]).to(theta.dtype)
+    squashed = isinstance(distribution, SquashedDiagGaussianDistribution) or getattr(distribution, "bijector", None)
+    return TanhBijector.inverse(actions) if squashed else actions

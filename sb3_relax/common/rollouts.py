@@ -1,0 +1,111 @@
+"""Whole-episode collection: the paper's discrete mode."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+if TYPE_CHECKING:
+    from sb3_relax.common.surrogate_a2c import SurrogateA2C
+
+
+def _of_env(obs: np.ndarray | dict[str, np.ndarray], index: int) -> Any:
+    """One environment's observation, with a leading 1. Copied: a VecEnv may reuse its memory."""
+    if isinstance(obs, dict):
+        return {key: value[index : index + 1].copy() for key, value in obs.items()}
+    return obs[index : index + 1].copy()
+
+
+def collect_episodes(
+    model: SurrogateA2C, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_episodes: int
+) -> bool:
+    """Fill the buffer with ``n_episodes`` whole episodes, one after the other, as if from one environment.
+
+    Each environment owes a number of episodes fixed beforehand (as in SB3's ``evaluate_policy``): taking whichever
+    episodes end first would favour short ones. An environment that has paid its due is stepped on with the others and
+    its steps are counted but not used; all start afresh at the next rollout.
+
+    :return: ``False`` where the callback stopped training
+    :raises RuntimeError: where an episode outlasts ``model.max_episode_steps``
+    """
+    assert model._last_obs is not None, "No previous observation was provided"
+    model.policy.set_training_mode(False)
+    assert model._last_episode_starts is not None
+    if not model._last_episode_starts.all():
+        model._last_obs = env.reset()  # type: ignore[assignment]
+        model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+    if model.use_sde:
+        model.policy.reset_noise(env.num_envs)
+    callback.on_rollout_start()
+
+    due = np.array([(n_episodes + i) // env.num_envs for i in range(env.num_envs)])
+    lengths = np.zeros(env.num_envs, dtype=int)
+    transitions: list[list[tuple[Any, ...]]] = [[] for _ in range(env.num_envs)]
+    n_steps = 0
+    while due.any():
+        if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
+            model.policy.reset_noise(env.num_envs)
+        with th.no_grad():
+            obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
+            actions_tensor, values, log_probs = model.policy(obs_tensor)
+        actions = actions_tensor.cpu().numpy()
+        clipped_actions = actions
+        if isinstance(model.action_space, spaces.Box):
+            if model.policy.squash_output:
+                clipped_actions = model.policy.unscale_action(actions)
+            else:
+                clipped_actions = np.clip(actions, model.action_space.low, model.action_space.high)
+
+        new_obs, rewards, dones, infos = env.step(clipped_actions)
+        model.num_timesteps += env.num_envs
+        callback.update_locals(locals())
+        if not callback.on_step():
+            return False
+        model._update_info_buffer(infos, dones)
+        n_steps += 1
+        lengths += 1
+
+        for i in np.flatnonzero(due):
+            reward = rewards[i]
+            if dones[i] and model.bootstrap_truncated and infos[i].get("TimeLimit.truncated", False):
+                terminal_obs = model.policy.obs_to_tensor(infos[i]["terminal_observation"])[0]
+                with th.no_grad():
+                    reward = reward + model.gamma * model.policy.predict_values(terminal_obs).item()
+            transitions[i].append(
+                (
+                    _of_env(model._last_obs, i),  # type: ignore[arg-type]
+                    actions[i : i + 1].copy(),
+                    np.array([reward]),
+                    model._last_episode_starts[i : i + 1].copy(),
+                    values[i : i + 1],
+                    log_probs[i : i + 1],
+                )
+            )
+            if lengths[i] >= model.max_episode_steps and not dones[i]:
+                raise RuntimeError(
+                    f"environment {i} has not ended an episode within max_episode_steps={model.max_episode_steps} "
+                    "steps. n_episodes needs environments that end: wrap yours in gymnasium.wrappers.TimeLimit, "
+                    "raise max_episode_steps, or leave n_episodes=None to update every n_steps."
+                )
+        due -= dones & (due > 0)
+        lengths[dones] = 0
+        model._last_obs = new_obs  # type: ignore[assignment]
+        model._last_episode_starts = dones
+
+    # SB3's buffer is sized at construction; whole episodes need a size per rollout
+    rollout_buffer.buffer_size = sum(map(len, transitions))
+    rollout_buffer.n_envs = 1
+    rollout_buffer.reset()
+    for transition in (step for of_env in transitions for step in of_env):
+        rollout_buffer.add(*transition)
+    rollout_buffer.compute_returns_and_advantage(last_values=th.zeros(1), dones=np.array([True]))
+    callback.update_locals(locals())
+    callback.on_rollout_end()
+    return True

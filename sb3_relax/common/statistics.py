@@ -1,0 +1,65 @@
+"""What is learned from earlier batches without a gradient: the size of the advantages, and how far to trust ĉ."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from sb3_relax.estimators import Estimate
+
+
+class RunningStatistics(nn.Module):
+    """Averages over *earlier* batches, so that ĉ and its gain are independent of the batch they are used on.
+
+    ``scale`` is the root mean square advantage. ``gain`` is the η in [0, 1] that would have minimised the variance of
+    g + η (ĝ - g), g the plain score term and ĝ the estimate with ĉ in full: η = -E⟨g, ĝ - g⟩ / E‖ĝ - g‖². Every batch
+    counts the same, since each is divided by its own E‖g‖²: a ĉ that was right when advantages were large would
+    otherwise go on adding noise when they have become small (CartPole once it is solved). Before any evidence η = 0,
+    which is A2C.
+
+    :param scale_decay: weight of the past in ``scale``
+    :param gain_decay: weight of the past in ``gain``
+    """
+
+    def __init__(self, scale_decay: float = 0.95, gain_decay: float = 0.9):
+        super().__init__()
+        self.scale_decay = scale_decay
+        self.gain_decay = gain_decay
+        self.scale = 1.0
+        self.seen_batches = 0
+        self.cross = 0.0
+        self.square = 0.0
+
+    @property
+    def gain(self) -> float:
+        """η, the share of the control variate that is applied."""
+        return min(max(-self.cross / self.square, 0.0), 1.0) if self.square > 0 else 0.0
+
+    @th.no_grad()
+    def update(self, estimate: Estimate) -> None:
+        """Take in a batch, after it was used.
+
+        :param estimate: made with ĉ in full, whose ``value`` are the advantages
+        """
+        mean_square = estimate.value.square().mean().item()
+        if self.seen_batches > 0:
+            mean_square = self.scale_decay * self.scale**2 + (1 - self.scale_decay) * mean_square
+        self.scale = max(math.sqrt(mean_square), 1e-8)
+        self.seen_batches += 1
+
+        plain = estimate.plain.flatten()
+        change = estimate.grad.flatten() - plain
+        size = th.dot(plain, plain).item()
+        if size > 0:
+            self.cross = self.gain_decay * self.cross + th.dot(plain, change).item() / size
+            self.square = self.gain_decay * self.square + th.dot(change, change).item() / size
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("scale", "seen_batches", "cross", "square")}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)

@@ -1,0 +1,129 @@
+"""ĉ_φ(a, s): the action-dependent part of the control variate."""
+
+from __future__ import annotations
+
+import math
+
+import torch as th
+from stable_baselines3.common.torch_layers import create_mlp
+from torch import nn
+
+from sb3_relax.common.statistics import RunningStatistics
+from sb3_relax.estimators import GumbelOneHot, Latent
+
+#: Hidden layers where the policy's value head has none (as CnnPolicy's): a linear ĉ could not couple a with s.
+FALLBACK_ARCH = [64]
+
+
+def control_variate_arch(net_arch: list[int] | dict[str, list[int]]) -> list[int]:
+    """The ``cv`` entry of ``policy_kwargs["net_arch"]``; ``vf``'s where there is none.
+
+    :raises ValueError: for a ``cv`` that is empty or holds anything but positive whole numbers
+    """
+    if isinstance(net_arch, dict):
+        arch = net_arch.get("cv")
+        if arch is not None and not (len(arch) > 0 and all(isinstance(n, int) and n > 0 for n in arch)):
+            raise ValueError(f"net_arch['cv'] must be a non-empty list of positive layer sizes; got {arch!r}")
+        return list(arch if arch is not None else net_arch.get("vf", [])) or FALLBACK_ARCH
+    return list(net_arch) or FALLBACK_ARCH
+
+
+class ControlVariate(nn.Module):
+    """ĉ_φ(a, s) = scale · MLP(features(s), relaxed a), a module of the algorithm with an optimizer of its own.
+
+    It reads the features of the policy's own extractor, detached: an Mlp, a Cnn, a MultiInput or a user's extractor
+    serves without a second copy, and training φ never moves the policy. A relaxed discrete action enters as
+    softmax(z/τ) or sigmoid(z/τ), with the temperature τ part of φ; a Box action enters as it is before any tanh.
+
+    The action joins at the last hidden layer, a tanh, as in DDPG's critic (Lillicrap et al. 2016). The slope ∂ĉ/∂a that
+    LAX and RELAX need is then a closed form, so that training φ on Eq 6 takes one backward pass instead of a second one
+    through the gradient of the first.
+
+    The last layer starts at zero, so that training starts as plain A2C. ``statistics.scale`` follows the size of the
+    advantages, which makes φ's learning rate independent of the reward's scale.
+
+    :param features_dim: F, size of the state features
+    :param action_dim: size of the flattened action as the network sees it
+    :param net_arch: hidden layer sizes, at least one
+    :param activation_fn: of the layers before the last, which see the state alone
+    :param init_temperature: τ at the start; ``None`` where actions enter unrelaxed (Box, exact correction)
+    """
+
+    def __init__(
+        self,
+        features_dim: int,
+        action_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.Tanh,
+        init_temperature: float | None = None,
+    ):
+        super().__init__()
+        *encoder, width = net_arch
+        self.state_encoder = nn.Sequential(*create_mlp(features_dim, 0, encoder, activation_fn))
+        # one layer on (encoded state, action), kept in two so that one encoding serves many actions of the same state
+        self.state_layer = nn.Linear(encoder[-1] if encoder else features_dim, width)
+        self.action_layer = nn.Linear(action_dim, width, bias=False)
+        self.output_layer = nn.Linear(width, 1)
+        nn.init.zeros_(self.output_layer.weight)
+        nn.init.zeros_(self.output_layer.bias)
+        self.log_temperature: nn.Parameter | None
+        self.register_parameter(
+            "log_temperature", None if init_temperature is None else nn.Parameter(th.tensor(math.log(init_temperature)))
+        )
+        self.statistics = RunningStatistics()
+
+    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """ĉ for ``features [N, F]`` and ``actions [..., N, A]`` → ``[..., N]``."""
+        return self._read_out(self._hidden(features, actions))
+
+    def _hidden(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        return th.tanh(self.state_layer(self.state_encoder(features)) + self.action_layer(actions))
+
+    def _read_out(self, hidden: th.Tensor) -> th.Tensor:
+        return self.statistics.scale * self.output_layer(hidden).squeeze(-1)
+
+    def value_and_slope(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """ĉ and ∂ĉ/∂a, ``[..., N]`` and ``[..., N, A]``: (w ⊙ (1 - h²)) W_a for the last hidden layer h."""
+        hidden = self._hidden(features, actions)
+        slope = (self.statistics.scale * self.output_layer.weight * (1 - hidden * hidden)) @ self.action_layer.weight
+        return self._read_out(hidden), slope
+
+    def bind(self, latent: Latent, features: th.Tensor) -> BoundControlVariate:
+        """The core's c at fixed states: samples ``[..., N, *event]`` → ``[..., N]``."""
+        return BoundControlVariate(self, latent, features)
+
+
+class BoundControlVariate:
+    """ĉ at the states of a batch, as the core's surrogate: of the relaxed action where there is a temperature."""
+
+    def __init__(self, control_variate: ControlVariate, latent: Latent, features: th.Tensor):
+        self.control_variate = control_variate
+        self.features = features
+        self.one_hot = isinstance(latent, GumbelOneHot)
+
+    def _relax(self, z: th.Tensor) -> th.Tensor:
+        log_temperature = self.control_variate.log_temperature
+        if log_temperature is None:
+            return z
+        z = z * (-log_temperature).exp()
+        return z.softmax(-1) if self.one_hot else z.sigmoid()
+
+    def _flat(self, action: th.Tensor) -> th.Tensor:
+        return action.flatten(-2) if self.one_hot else action
+
+    def __call__(self, z: th.Tensor) -> th.Tensor:
+        return self.control_variate(self.features, self._flat(self._relax(z)))
+
+    def value_and_slope(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """c(z) and ∂c/∂z in closed form, by the chain rule through the relaxation."""
+        action = self._relax(z)
+        value, slope = self.control_variate.value_and_slope(self.features, self._flat(action))
+        log_temperature = self.control_variate.log_temperature
+        if log_temperature is None:
+            return value, slope
+        slope = slope.reshape(action.shape)
+        if self.one_hot:
+            slope = action * (slope - (action * slope).sum(-1, keepdim=True))
+        else:
+            slope = action * (1 - action) * slope
+        return value, slope * (-log_temperature).exp()

@@ -1,0 +1,510 @@
+"""A2C with its policy loss replaced by a control-variate estimator: the one train() both algorithms share."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, RolloutBufferSamples, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor, update_learning_rate
+from stable_baselines3.common.vec_env import VecEnv
+from torch.nn import functional as F
+
+from sb3_relax.common.checks import require_between, require_choice, require_count, require_finite, require_rate
+from sb3_relax.common.latents import to_latent, to_sample
+from sb3_relax.common.rollouts import collect_episodes
+from sb3_relax.common.surrogate import ControlVariate, control_variate_arch
+from sb3_relax.estimators import Estimate, Estimator, Latent, sample_variance
+from sb3_relax.estimators.base import Surrogate
+
+SelfSurrogateA2C = TypeVar("SelfSurrogateA2C", bound="SurrogateA2C")
+
+CV_OBJECTIVES = ("distribution", "weights")
+
+
+class Evaluation(NamedTuple):
+    """One pass of the policy over a batch of N steps."""
+
+    latent: Latent  #: the action distribution, θ attached to the policy's weights
+    sample: th.Tensor  #: the executed actions as the latent's b
+    features: th.Tensor  #: what ĉ reads of the state, detached, ``[N, F]``
+    values: th.Tensor  #: V(s), ``[N]``
+    log_prob: th.Tensor  #: ``[N]``
+    entropy: th.Tensor | None  #: ``[N]``, or ``None`` without analytical form
+
+
+class SurrogateA2C(A2C):
+    """A2C whose score function is corrected by a learned control variate ĉ_φ(a, s); see LAXA2C and RELAXA2C.
+
+    Takes A2C's arguments in A2C's order with A2C's defaults, and after them, by keyword:
+
+    :param cv_learning_rate: φ's own learning rate (Adam), a number or a schedule; 0 leaves ĉ = 0, which is A2C
+    :param n_cv_steps: steps of φ per update, each with relaxation noise of its own, after ĉ was used on the batch
+    :param cv_objective: what trains φ. ``"distribution"``: Σ_t ‖ĝ_t‖² at the distribution's parameters (Eq 6, cheap).
+        ``"weights"``: ‖Σ_t ĝ_t‖² at the policy's weights (the paper's), by a second pass through the policy
+    :param cv_guard: apply only the share η of ĉ that lowered the variance in earlier batches (still unbiased, since η
+        is fixed before the batch); switched off, ĉ is applied in full, as in the paper
+    :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action
+        distribution does not depend on, so neither the policy's weights nor its optimizer state notice
+    :param n_episodes: update after this many whole episodes, without bootstrapping, instead of after ``n_steps``
+        (which is then ignored). At least one for every environment
+    :param bootstrap_truncated: in that mode, add γV(s_T) where a time limit cut the episode, as SB3 does.
+        Switched off, a time limit is an end like any other
+    :param max_episode_steps: in that mode, an episode longer than this is an error
+    """
+
+    #: spaces this class takes, and who takes the others
+    action_spaces: ClassVar[tuple[type[spaces.Space], ...]]
+    other_algorithm: ClassVar[str]
+
+    control_variate: ControlVariate
+    cv_optimizer: th.optim.Optimizer
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 7e-4,
+        n_steps: int = 5,
+        gamma: float = 0.99,
+        gae_lambda: float = 1.0,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        rms_prop_eps: float = 1e-5,
+        use_rms_prop: bool = True,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        cv_learning_rate: float | Schedule = 3e-3,
+        n_cv_steps: int = 1,
+        cv_objective: str = "distribution",
+        cv_guard: bool = True,
+        n_critic_steps: int = 1,
+        n_episodes: int | None = None,
+        bootstrap_truncated: bool = True,
+        max_episode_steps: int = 100_000,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            rms_prop_eps=rms_prop_eps,
+            use_rms_prop=use_rms_prop,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            normalize_advantage=normalize_advantage,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.cv_learning_rate = cv_learning_rate
+        self.n_cv_steps = n_cv_steps
+        self.cv_objective = cv_objective
+        self.cv_guard = cv_guard
+        self.n_critic_steps = n_critic_steps
+        self.n_episodes = n_episodes
+        self.bootstrap_truncated = bootstrap_truncated
+        self.max_episode_steps = max_episode_steps
+        if env is not None and not isinstance(self.action_space, self.action_spaces):
+            self._refuse_action_space()
+        if _init_setup_model:
+            self._setup_model()
+
+    # -- what an algorithm adds ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _estimator(self, surrogate: Surrogate) -> Estimator:
+        """The core's estimator for a batch, given c at the batch's states."""
+
+    @abstractmethod
+    def _cv_action_dim(self) -> int:
+        """Size of the flattened action as ĉ sees it."""
+
+    def _init_temperature(self) -> float | None:
+        """τ at the start, ``None`` without relaxation."""
+        return None
+
+    # -- construction -------------------------------------------------------------------------------------------------
+
+    def _refuse_action_space(self) -> None:
+        accepted = ", ".join(kind.__name__ for kind in self.action_spaces)
+        advice = (
+            f"use sb3_relax.{self.other_algorithm} instead"
+            if isinstance(self.action_space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary))
+            else "flatten it to one of them (for Box use LAXA2C, for the discrete ones RELAXA2C)"
+        )
+        raise ValueError(f"{type(self).__name__} takes {accepted} action spaces; got {self.action_space}: {advice}")
+
+    def _check_hyperparameters(self) -> None:
+        require_count("n_steps", self.n_steps)
+        require_between("gamma", self.gamma, 0, 1)
+        require_between("gae_lambda", self.gae_lambda, 0, 1)
+        require_between("ent_coef", self.ent_coef, -np.inf)
+        require_between("vf_coef", self.vf_coef, 0)
+        require_between("max_grad_norm", self.max_grad_norm, 0)
+        require_rate("learning_rate", FloatSchedule(self.learning_rate)(1.0))
+        require_rate("cv_learning_rate", FloatSchedule(self.cv_learning_rate)(1.0))
+        require_count("n_cv_steps", self.n_cv_steps)
+        require_count("n_critic_steps", self.n_critic_steps)
+        require_choice("cv_objective", self.cv_objective, CV_OBJECTIVES)
+        require_count("max_episode_steps", self.max_episode_steps)
+        if self.n_episodes is not None:
+            require_count("n_episodes", self.n_episodes, low=self.n_envs)
+        elif not self.bootstrap_truncated:
+            raise ValueError(
+                "bootstrap_truncated=False needs whole episodes: set n_episodes. "
+                "With n_steps, truncated episodes are bootstrapped as SB3 does"
+            )
+
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self.cv_lr_schedule = FloatSchedule(self.cv_learning_rate)
+
+    def _setup_model(self) -> None:
+        self._check_hyperparameters()
+        super()._setup_model()
+        # One call per operation instead of one per weight; torch's own default on a GPU
+        for group in self.policy.optimizer.param_groups:
+            if "foreach" in group and group["foreach"] is None and not group.get("fused"):
+                group["foreach"] = True
+        # Weights are counted as the policy's (actor) or V's own (critic) by what they reach, once a batch is there
+        self._reach: tuple[list[th.nn.Parameter], list[th.nn.Parameter]] | None = None
+        # Making ĉ must not consume a random number that A2C would use; nor may the relaxation's noise later
+        with th.random.fork_rng():
+            arch = getattr(self.policy, "net_arch", [])
+            self.control_variate = ControlVariate(
+                self.policy.features_dim,
+                self._cv_action_dim(),
+                control_variate_arch(arch),
+                activation_fn=self.policy.activation_fn,
+                init_temperature=self._init_temperature(),
+            ).to(self.device, dtype=next(self.policy.parameters()).dtype)
+            noise_seed = int(th.randint(2**62, ()))
+        self.noise_generator = th.Generator(device=self.device)
+        self.noise_generator.manual_seed(noise_seed)
+        self.cv_optimizer = th.optim.Adam(self.control_variate.parameters(), lr=self.cv_lr_schedule(1.0), fused=True)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed everything A2C seeds, and the relaxation's noise."""
+        super().set_random_seed(seed)
+        if seed is not None and hasattr(self, "noise_generator"):
+            self.noise_generator.manual_seed(seed)
+
+    # -- collection ---------------------------------------------------------------------------------------------------
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """SB3's collection (or whole episodes), refusing NaN and infinity before any weight changes.
+
+        :raises ValueError: for a reward or observation that is not finite
+        """
+        try:
+            if self.n_episodes is None:
+                completed = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+            else:
+                completed = collect_episodes(self, env, callback, rollout_buffer, self.n_episodes)
+        except ValueError:
+            # torch's distributions refuse NaN parameters without saying where they came from
+            require_finite("observations", self._last_obs, steps=False)  # type: ignore[arg-type]
+            raise
+        if completed:
+            require_finite("observations", rollout_buffer.observations)
+            require_finite("observations", self._last_obs, steps=False)  # type: ignore[arg-type]
+            require_finite("rewards", rollout_buffer.rewards)
+        return completed
+
+    # -- one update ---------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Update policy, V and ĉ from the current rollout (one joint step over the whole batch)."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        for data in self.rollout_buffer.get(batch_size=None):
+            self._update(data)
+        explained_var = explained_variance(self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten())
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/explained_variance", explained_var)
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+
+    def _update(self, data: RolloutBufferSamples) -> None:
+        step = self._evaluate(data.observations, data.actions)
+        advantages = data.advantages.to(step.values.dtype)
+        if self.normalize_advantage:
+            # ĉ lives in the same units: it is subtracted from, and corrects, the normalised advantage
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        returns = data.returns.to(step.values.dtype)
+
+        estimate = self._estimate(step, advantages)
+        grad = self._applied(estimate)
+        value_loss = F.mse_loss(returns, step.values)
+        loss = self.vf_coef * value_loss - estimate.loss(grad)
+        entropy = -step.log_prob if step.entropy is None else step.entropy
+        entropy_loss = -entropy.mean()
+        if self.ent_coef != 0:
+            loss = loss + self.ent_coef * entropy_loss
+
+        self.policy.optimizer.zero_grad()
+        cv_loss = self._backward(loss, estimate)
+        self._fit_control_variate(step, advantages, estimate)
+        grad_norm = th.nn.utils.clip_grad_norm_(_parameters(self.policy.optimizer), self.max_grad_norm)
+        self.policy.optimizer.step()
+        self._fit_critic(data.observations, returns)
+
+        self.logger.record("train/entropy_loss", entropy_loss.item())
+        self.logger.record("train/policy_loss", -(advantages * step.log_prob.detach()).mean().item())
+        self.logger.record("train/value_loss", value_loss.item())
+        self.logger.record("train/grad_norm", grad_norm.item())
+        self.logger.record("train/cv_loss", cv_loss.item())
+        self._record_variance(estimate, grad)
+
+    def _evaluate(self, observations: PyTorchObs, actions: th.Tensor) -> Evaluation:
+        """V, the action distribution and the features, in one pass of the policy as A2C makes it."""
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        seen: list[th.Tensor] = []
+        extractor = self.policy.vf_features_extractor
+        hook = extractor.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach()))
+        try:
+            values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
+        finally:
+            hook.remove()
+        if not seen:
+            raise TypeError(
+                f"{type(self.policy).__name__}.evaluate_actions() does not call its features extractor, "
+                "so the control variate has no state to read"
+            )
+        # SB3's policies keep the distribution they have just evaluated
+        distribution = self.policy.action_dist
+        latent = to_latent(distribution)
+        if self._reach is None:
+            if not th.allclose(distribution.log_prob(actions), log_prob, rtol=1e-4, atol=1e-4):
+                raise TypeError(
+                    f"{type(self.policy).__name__}.evaluate_actions() does not evaluate its own action_dist, "
+                    "so the action distribution's parameters cannot be read from it"
+                )
+            self._reach = self._find_reach(latent, values)
+        return Evaluation(
+            latent, to_sample(distribution, latent, actions), seen[-1], values.flatten(), log_prob, entropy
+        )
+
+    def _find_reach(self, latent: Latent, values: th.Tensor) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:
+        """The weights that the action distribution depends on, and those that V alone depends on."""
+        weights = [p for p in self.policy.parameters() if p.requires_grad]
+        to_actor = th.autograd.grad(latent.theta.sum(), weights, retain_graph=True, allow_unused=True)
+        to_value = th.autograd.grad(values.sum(), weights, retain_graph=True, allow_unused=True)
+        actor = [p for p, g in zip(weights, to_actor, strict=True) if g is not None]
+        critic = [p for p, a, v in zip(weights, to_actor, to_value, strict=True) if a is None and v is not None]
+        if self.n_critic_steps > 1 and not critic:
+            raise ValueError("n_critic_steps > 1 needs weights that V alone depends on; this policy shares them all")
+        return actor, critic
+
+    def _estimate(self, step: Evaluation, advantages: th.Tensor, noise: th.Tensor | None = None) -> Estimate:
+        """ĝ per step at the distribution's parameters, with ĉ in full: train() and policy_gradient() both start here."""
+        c = self.control_variate.bind(step.latent, step.features)
+        return self._estimator(c).finish(step.latent, step.sample, advantages, noise, self.noise_generator)
+
+    def _applied(self, estimate: Estimate) -> th.Tensor:
+        """ĝ per step as it is applied: with ĉ in full, or with the share that earlier batches speak for."""
+        if not self.cv_guard:
+            return estimate.grad
+        return th.lerp(estimate.plain, estimate.grad, self.control_variate.statistics.gain)
+
+    def _backward(self, loss: th.Tensor, estimate: Estimate) -> th.Tensor:
+        """Gradients of the loss into the policy, and of the variance objective into φ alone."""
+        self.cv_optimizer.zero_grad()
+        if self.cv_objective == "distribution":
+            # its graph holds nothing but φ (θ, features and advantages are detached), so one pass serves both
+            th.autograd.backward([loss, estimate.objective])
+            return estimate.objective
+        objective = self._weight_objective(estimate)
+        self._set_cv_gradient(objective)
+        loss.backward(retain_graph=self.n_cv_steps > 1)
+        return objective
+
+    def _weight_objective(self, estimate: Estimate) -> th.Tensor:
+        """‖mean ĝ‖² at the policy's weights, whose graph runs through the policy: never to be backpropagated whole."""
+        assert self._reach is not None
+        at_weights = th.autograd.grad(
+            estimate.latent.theta,
+            self._reach[0],
+            estimate.grad_with_graph / estimate.samples,
+            create_graph=True,
+            retain_graph=True,
+        )
+        return th.stack([gradient.square().sum() for gradient in at_weights]).sum()
+
+    def _set_cv_gradient(self, objective: th.Tensor) -> None:
+        phi = _parameters(self.cv_optimizer)
+        for parameter, gradient in zip(phi, th.autograd.grad(objective, phi, retain_graph=True), strict=True):
+            parameter.grad = gradient
+
+    def _fit_control_variate(self, step: Evaluation, advantages: th.Tensor, estimate: Estimate) -> None:
+        """Steps of φ; the first's gradient is there already. ``estimate`` was made before them and stays as it is."""
+        rate = require_rate("cv_learning_rate", self.cv_lr_schedule(self._current_progress_remaining))
+        self.logger.record("train/cv_learning_rate", rate)
+        update_learning_rate(self.cv_optimizer, rate)
+        self.cv_optimizer.step()
+        for _ in range(self.n_cv_steps - 1):
+            again = self._estimate(step, advantages)
+            self._set_cv_gradient(
+                again.objective if self.cv_objective == "distribution" else self._weight_objective(again)
+            )
+            self.cv_optimizer.step()
+        self.control_variate.statistics.update(estimate)
+
+    def _fit_critic(self, observations: PyTorchObs, returns: th.Tensor) -> None:
+        """V's steps beyond the joint one, on weights the policy does not share.
+
+        The optimizer skips what has no gradient, so the policy's moments stay untouched.
+        """
+        assert self._reach is not None
+        critic = self._reach[1]
+        for _ in range(self.n_critic_steps - 1):
+            value_loss = F.mse_loss(returns, self.policy.predict_values(observations).flatten())
+            gradients = th.autograd.grad(self.vf_coef * value_loss, critic)
+            self.policy.optimizer.zero_grad(set_to_none=True)
+            for parameter, gradient in zip(critic, gradients, strict=True):
+                parameter.grad = gradient
+            th.nn.utils.clip_grad_norm_(critic, self.max_grad_norm)
+            self.policy.optimizer.step()
+
+    def _record_variance(self, estimate: Estimate, grad: th.Tensor) -> None:
+        event_ndim = estimate.latent.event_ndim
+        variance = sample_variance(grad, event_ndim).item()
+        without = sample_variance(estimate.plain, event_ndim).item()
+        self.logger.record("train/grad_variance", variance)
+        self.logger.record("train/grad_variance_no_cv", without)
+        self.logger.record("train/grad_variance_ratio", variance / without if without > 0 else float("nan"))
+        if self.cv_guard:
+            self.logger.record("train/cv_gain", self.control_variate.statistics.gain)
+        if self.control_variate.log_temperature is not None:
+            self.logger.record("train/temperature", self.control_variate.log_temperature.exp().item())
+
+    # -- public -------------------------------------------------------------------------------------------------------
+
+    def policy_gradient(
+        self, observations: PyTorchObs | np.ndarray, actions: th.Tensor | np.ndarray, advantages: th.Tensor | np.ndarray
+    ) -> dict[str, th.Tensor]:
+        """The estimator's gradient for every policy parameter: ascent, batch mean, before entropy and clipping.
+
+        It is what train() applies (Eq 5 for LAXA2C, Eq 8 for RELAXA2C, carried to the policy's weights). Weights that
+        the action distribution does not depend on (V's own) get zeros. Relaxation noise comes from
+        ``noise_generator``.
+
+        :param observations: ``[N, *obs_shape]`` (a dict of such for MultiInput), as the policy receives them
+        :param actions: ``[N]`` or ``[N, D]``, as the rollout buffer stores them (squashed Box actions in [-1, 1])
+        :param advantages: Â, ``[N]``, used as they are
+        :return: name (as in ``policy.named_parameters()``) → gradient of that parameter's shape
+        :raises ValueError: for advantages not of shape ``[N]``
+
+        Example::
+
+            data = next(model.rollout_buffer.get())
+            gradient = model.policy_gradient(data.observations, data.actions, data.advantages)
+        """
+        if not isinstance(observations, th.Tensor) and not _is_tensor_dict(observations):
+            observations = obs_as_tensor(observations, self.device)  # type: ignore[arg-type]
+        actions = th.as_tensor(actions, device=self.device)
+        if isinstance(self.action_space, spaces.Box):
+            actions = actions.flatten(1)
+        step = self._evaluate(observations, actions)  # type: ignore[arg-type]
+        estimate = self._estimate(step, th.as_tensor(advantages, device=self.device).to(step.values.dtype))
+        named = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
+        gradients = th.autograd.grad(estimate.loss(self._applied(estimate)), list(named.values()), allow_unused=True)
+        return {
+            name: th.zeros_like(parameter) if gradient is None else gradient
+            for (name, parameter), gradient in zip(named.items(), gradients, strict=True)
+        }
+
+    def learn(
+        self: SelfSurrogateA2C,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfSurrogateA2C:
+        """As A2C's; ``tb_log_name`` defaults to the class's name."""
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name or type(self).__name__,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    # -- persistence --------------------------------------------------------------------------------------------------
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_reach", "noise_generator"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer", "control_variate", "cv_optimizer"], []
+
+    def save(
+        self, path: str | pathlib.Path | Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
+        """As SB3's, but atomic for a path: a kill or a full disk leaves the previous file whole."""
+        if not isinstance(path, (str, pathlib.Path)):
+            super().save(path, exclude, include)
+            return
+        path = pathlib.Path(path)
+        if path.suffix == "":
+            path = path.with_suffix(".zip")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as file:
+                super().save(file, exclude, include)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _parameters(optimizer: th.optim.Optimizer) -> list[th.nn.Parameter]:
+    """What an optimizer steps: quicker than walking the module for it, several times an update."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _is_tensor_dict(observations: Any) -> bool:
+    return isinstance(observations, dict) and all(isinstance(value, th.Tensor) for value in observations.values())

@@ -1,0 +1,108 @@
+"""RELAXA2C: A2C for discrete actions with the RELAX estimator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_relax.common.checks import require_between, require_choice, require_count
+from sb3_relax.common.surrogate_a2c import SurrogateA2C
+from sb3_relax.estimators import RELAX, Estimator, ExactCorrection
+from sb3_relax.estimators.base import Surrogate
+
+CORRECTIONS = ("coupled", "relaxed", "exact")
+
+
+class RELAXA2C(SurrogateA2C):
+    action_spaces = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    other_algorithm = "LAXA2C"
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 7e-4,
+        n_steps: int = 5,
+        gamma: float = 0.99,
+        gae_lambda: float = 1.0,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        rms_prop_eps: float = 1e-5,
+        use_rms_prop: bool = True,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        correction: str = "coupled",
+        n_relaxed: int = 1,
+        init_temperature: float = 0.5,
+        **control_variate_kwargs: Any,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            n_steps,
+            gamma,
+            gae_lambda,
+            ent_coef,
+            vf_coef,
+            max_grad_norm,
+            rms_prop_eps,
+            use_rms_prop,
+            use_sde,
+            sde_sample_freq,
+            rollout_buffer_class,
+            rollout_buffer_kwargs,
+            normalize_advantage,
+            stats_window_size,
+            tensorboard_log,
+            policy_kwargs,
+            verbose,
+            seed,
+            device,
+            _init_setup_model=False,
+            **control_variate_kwargs,
+        )
+        self.correction = correction
+        self.n_relaxed = n_relaxed
+        self.init_temperature = init_temperature
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_hyperparameters(self) -> None:
+        super()._check_hyperparameters()
+        require_choice("correction", self.correction, CORRECTIONS)
+        require_count("n_relaxed", self.n_relaxed)
+        require_between("init_temperature", self.init_temperature, 1e-3, 1e3)
+
+    def _estimator(self, surrogate: Surrogate) -> Estimator:
+        if self.correction == "exact":
+            return ExactCorrection(surrogate)
+        return RELAX(surrogate, coupled=self.correction == "coupled", draws=self.n_relaxed)
+
+    def _init_temperature(self) -> float | None:
+        return None if self.correction == "exact" else self.init_temperature
+
+    def _cv_action_dim(self) -> int:
+        if isinstance(self.action_space, spaces.Discrete):
+            return int(self.action_space.n)
+        if isinstance(self.action_space, spaces.MultiDiscrete):
+            return len(self.action_space.nvec) * int(self.action_space.nvec.max())
+        return get_action_dim(self.action_space)

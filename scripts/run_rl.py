@@ -1,0 +1,167 @@
+"""Learning runs: algorithm × environment × seed from a protocol file, one record per run.
+
+    python scripts/run_rl.py                                # all of scripts/protocols/learning.yml
+    python scripts/run_rl.py --env CartPole-v1 --jobs 2     # one environment
+
+A run whose record exists is skipped, so a killed sweep continues where it stopped. A failed run is reported at the end
+and does not take the others with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch as th
+import yaml
+from records import RESULTS, ROOT, provenance, write_record
+from rich.console import Console
+from rich.progress import Progress
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_relax import LAXA2C, RELAXA2C
+
+CLASSES = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C}
+
+
+class Recorder(BaseCallback):
+    """Every episode's return and step, the first step at which the mean of 100 reached the threshold, and the variances."""
+
+    def __init__(self, threshold: float):
+        super().__init__()
+        self.threshold = threshold
+        self.returns: list[float] = []
+        self.steps: list[int] = []
+        self.solved_at: int | None = None
+        self.variances: list[tuple[int, float, float]] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.returns.append(round(float(info["episode"]["r"]), 2))
+                self.steps.append(self.num_timesteps)
+                mean = np.mean(self.returns[-100:])
+                if self.solved_at is None and len(self.returns) >= 100 and mean >= self.threshold:
+                    self.solved_at = self.num_timesteps
+        return True
+
+    def _on_rollout_start(self) -> None:
+        log = self.logger.name_to_value
+        if "train/grad_variance" in log:
+            with_cv, without = log["train/grad_variance"], log["train/grad_variance_no_cv"]
+            self.variances.append((self.num_timesteps, with_cv, without))
+
+
+def model_arguments(hyperparams: dict[str, Any]) -> dict[str, Any]:
+    """rl-zoo's spellings → constructor arguments."""
+    arguments = {k: v for k, v in hyperparams.items() if k not in ("n_envs", "n_timesteps", "normalize", "policy")}
+    rate = arguments.get("learning_rate")
+    if isinstance(rate, str):
+        arguments["learning_rate"] = LinearSchedule(float(rate.removeprefix("lin_")), 0.0, 1.0)
+    if isinstance(arguments.get("policy_kwargs"), str):
+        arguments["policy_kwargs"] = eval(arguments["policy_kwargs"])  # rl-zoo's own way of writing them
+    return arguments
+
+
+def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The zoo file's values for an environment, overridden by the protocol's."""
+    overrides = dict(entry)
+    zoo = overrides.pop("zoo")
+    of_zoo = yaml.safe_load((ROOT / "zoo_hyperparams" / f"{zoo}.yml").read_text())
+    if env_id not in of_zoo:
+        raise KeyError(f"zoo_hyperparams/{zoo}.yml has no entry for {env_id}; it has {', '.join(of_zoo)}")
+    return zoo, {**of_zoo[env_id], **overrides}
+
+
+def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: float, path: Path) -> str | None:
+    """One run and its record; the error's text where it fails."""
+    try:
+        th.set_num_threads(1)
+        zoo, hyperparams = hyperparams_of(env_id, entry)
+        env = make_vec_env(env_id, n_envs=hyperparams.get("n_envs", 1), seed=seed)
+        if hyperparams.get("normalize"):
+            env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
+        model = CLASSES[zoo](hyperparams["policy"], env, seed=seed, device="cpu", **model_arguments(hyperparams))
+        recorder = Recorder(threshold)
+        start = time.perf_counter()
+        model.learn(int(hyperparams["n_timesteps"]), callback=recorder)
+        seconds = time.perf_counter() - start
+        eval_env = make_vec_env(env_id, n_envs=8, seed=10_000 + seed)
+        if isinstance(env, VecNormalize):
+            eval_env = VecNormalize(eval_env, training=False, norm_reward=False)
+            eval_env.obs_rms = env.obs_rms
+        scores, _ = evaluate_policy(model, eval_env, n_eval_episodes=100, return_episode_rewards=True)
+        every = max(1, len(recorder.variances) // 200)
+        write_record(
+            path,
+            {
+                "env": env_id,
+                "algorithm": name,
+                "seed": seed,
+                "threshold": threshold,
+                "hyperparams": hyperparams,
+                "timesteps": model.num_timesteps,
+                "updates": model._n_updates,
+                "seconds": round(seconds, 2),
+                "solved_at": recorder.solved_at,
+                "final_training_mean": round(float(np.mean(recorder.returns[-100:])), 3),
+                "evaluation": [round(float(score), 2) for score in scores],
+                "episode_returns": recorder.returns,
+                "episode_steps": recorder.steps,
+                "variances": [[t, float(f"{a:.4g}"), float(f"{b:.4g}")] for t, a, b in recorder.variances[::every]],
+                **provenance(),
+            },
+        )
+        return None
+    except Exception:
+        return f"{env_id} {name} seed {seed}:\n{traceback.format_exc()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--protocol", type=Path, default=ROOT / "scripts" / "protocols" / "learning.yml")
+    parser.add_argument("--env", action="append", help="only this environment (may be repeated)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
+    parser.add_argument("--results", type=Path, default=None, help="default: scripts/results/<protocol's name>")
+    arguments = parser.parse_args()
+    protocol = yaml.safe_load(arguments.protocol.read_text())
+    folder = arguments.results or RESULTS / arguments.protocol.stem
+    unknown = set(arguments.env or []) - set(protocol)
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))} not in {arguments.protocol.name}; it has {', '.join(protocol)}")
+
+    jobs = []
+    for env_id, task in protocol.items():
+        if arguments.env and env_id not in arguments.env:
+            continue
+        for seed in task["seeds"]:
+            for name, entry in task["algorithms"].items():
+                path = folder / f"{env_id}_{name}_{seed:04d}.json"
+                if not path.exists():
+                    jobs.append((env_id, name, entry, seed, task["threshold"], path))
+
+    failures = []
+    console = Console()
+    with Progress(console=console) as progress:
+        bar = progress.add_task("runs", total=len(jobs))
+        parallel = joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")
+        for failure in parallel(joblib.delayed(run)(*job) for job in jobs):
+            progress.advance(bar)
+            if failure:
+                failures.append(failure)
+                console.print(failure, markup=False)
+    if failures:
+        raise SystemExit(f"{len(failures)} of {len(jobs)} runs failed")
+
+
+if __name__ == "__main__":
+    main()

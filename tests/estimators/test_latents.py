@@ -1,0 +1,150 @@
+"""The samplers: their law, their gradients, and their behaviour at the edge of float32."""
+
+import pytest
+import torch
+from scipy import stats
+
+from sb3_relax.estimators import Gaussian, GumbelOneHot, LogisticBernoulli
+from sb3_relax.estimators.latents import MASKED_LOGIT
+
+N = 20_000
+# Kolmogorov-Smirnov p-values below this reject: about 20 comparisons here, so a false alarm in about 1 run of 5,000
+# (and the seed is fixed)
+ALPHA = 1e-5
+
+
+def gumbel(shape):
+    return -(-torch.rand(shape, dtype=torch.float64).log()).log()
+
+
+def unconditional(latent, n):
+    """z by its definition, with the core's samplers kept out of it."""
+    theta = latent.theta.expand(n, *latent.theta.shape)
+    if isinstance(latent, LogisticBernoulli):
+        u = torch.rand(theta.shape, dtype=torch.float64)
+        return theta + u.log() - (-u).log1p()
+    return theta.log_softmax(-1) + gumbel(theta.shape)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LogisticBernoulli(torch.tensor([0.8, -1.5], dtype=torch.float64)),
+        lambda: GumbelOneHot(torch.tensor([[0.5, -1.0, 0.9]], dtype=torch.float64)),
+    ],
+    ids=["bernoulli", "one-hot"],
+)
+def test_conditional_has_the_law_of_rejection_sampling(make):
+    latent = make()
+    z = unconditional(latent, 12 * N)
+    hard = latent.hard(z).flatten(1)
+    for b in latent.support():
+        accepted = z[(hard == b.flatten()).all(-1)].flatten(1)[:N]
+        wide = latent.at(latent.theta.expand(N, *latent.theta.shape))
+        drawn = wide.conditional(b, torch.rand(wide.theta.shape, dtype=torch.float64)).flatten(1)
+        for i in range(drawn.shape[1]):
+            assert stats.ks_2samp(drawn[:, i], accepted[:, i]).pvalue > ALPHA
+
+
+def test_the_log_p_b_sampler_fails_the_same_comparison():
+    """Teeth: the authors' own sampler locates the chosen class's Gumbel at log p_b."""
+    latent = GumbelOneHot(torch.tensor([[0.5, -1.0, 0.9]], dtype=torch.float64))
+    z = unconditional(latent, 12 * N)
+    accepted = z[z.argmax(-1).flatten() == 0][:N].flatten(1)
+    log_p = latent.natural()[0, 0]
+    assert stats.ks_2samp(log_p + gumbel(N), accepted[:, 0]).pvalue < ALPHA
+
+
+def test_recovered_noise_gives_back_the_unconditional_law():
+    latent = GumbelOneHot(torch.tensor([[0.5, -1.0, 0.9]], dtype=torch.float64).expand(N, 1, 3))
+    b = latent.sample()
+    z = latent.reparameterised(b, torch.rand(latent.theta.shape, dtype=torch.float64))
+    assert torch.equal(latent.hard(z), b)
+    for i in range(3):
+        location = latent.natural()[0, 0, i].item()
+        assert stats.kstest(z[:, 0, i], stats.gumbel_r(loc=location).cdf).pvalue > ALPHA
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("logit", [-90.0, -20.0, 0.0, 20.0, 90.0])
+def test_bernoulli_is_finite_and_right_at_extreme_logits(logit, dtype):
+    for bit in (0.0, 1.0):
+        theta = torch.full((1000, 1), logit, dtype=dtype, requires_grad=True)
+        latent = LogisticBernoulli(theta)
+        b = torch.full((1000, 1), bit, dtype=dtype)
+        u = torch.rand(1000, 1, dtype=dtype)
+        u[0], u[1] = 0.0, 1.0 - torch.finfo(dtype).eps / 2
+        z = latent.conditional(b, u)
+        (gradient,) = torch.autograd.grad(z.sum(), theta)
+        coupling = latent.coupling(b, z.detach())
+        for tensor in (z, gradient, coupling, latent.score(b), latent.log_prob(b)):
+            assert tensor.isfinite().all()
+        assert torch.equal(latent.hard(z), b)
+        assert ((coupling >= 0) & (coupling <= 1)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "logits", [[90.0, -90.0, 0.0], [0.0, 0.0, 90.0], [-90.0, -90.0, -90.0], [0.0, MASKED_LOGIT, 3.0]]
+)
+def test_one_hot_is_finite_and_right_at_extreme_logits(logits, dtype):
+    for drawn in range(3):
+        if logits[drawn] == MASKED_LOGIT:
+            continue
+        theta = torch.tensor([logits], dtype=dtype).expand(1000, 1, 3).clone().requires_grad_()
+        latent = GumbelOneHot(theta)
+        b = torch.nn.functional.one_hot(torch.full((1000, 1), drawn), 3).to(dtype)
+        u = torch.rand(1000, 1, 3, dtype=dtype)
+        u[0], u[1] = 0.0, 1.0 - torch.finfo(dtype).eps / 2
+        z = latent.conditional(b, u)
+        (gradient,) = torch.autograd.grad(z.sum(), theta)
+        for tensor in (z, gradient, latent.coupling(b, z.detach()), latent.score(b), latent.log_prob(b)):
+            assert tensor.isfinite().all()
+        assert torch.equal(latent.hard(z), b)
+
+
+def test_masked_classes_are_never_drawn_and_get_no_gradient():
+    mask = torch.tensor([True, False, True, False])
+    latent = GumbelOneHot(torch.randn(500, 2, 4), mask)
+    b = latent.sample()
+    assert b[..., ~mask].sum() == 0
+    assert (latent.score(b)[..., ~mask] == 0).all()
+    assert latent.support().shape == (4, 2, 4)
+    with pytest.raises(ValueError, match="at least one must be allowed"):
+        GumbelOneHot(torch.zeros(1, 2), torch.tensor([False, False]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: LogisticBernoulli(t[..., 0]),
+        GumbelOneHot,
+        lambda t: Gaussian(t[..., 0], t[..., 1]),
+    ],
+    ids=["bernoulli", "one-hot", "gaussian"],
+)
+def test_score_is_the_derivative_of_log_prob(make, float64):
+    latent = make(torch.randn(7, 3, 2))
+    latent = latent.at(latent.theta.clone().requires_grad_())
+    b = latent.sample()
+    (gradient,) = torch.autograd.grad(latent.log_prob(b).sum(), latent.theta)
+    assert torch.allclose(latent.score(b), gradient, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda t: LogisticBernoulli(t[..., 0]), GumbelOneHot], ids=["bernoulli", "one-hot"])
+def test_coupling_is_the_difference_of_the_two_paths(make, float64):
+    """D · v pulled back = ∂(z·v)/∂θ - ∂(z̃·v)/∂θ, by autograd through both samplers with the same noise."""
+    latent = make(torch.randn(50, 2, 3))
+    latent = latent.at(latent.theta.clone().requires_grad_())
+    b, u = latent.sample(), torch.rand(latent.theta.shape)
+    z, z_tilde = latent.reparameterised(b, u), latent.conditional(b, u)
+    assert torch.allclose(z, z_tilde, atol=1e-10)
+    direction = torch.randn_like(z)
+    (difference,) = torch.autograd.grad(((z - z_tilde) * direction).sum(), latent.theta)
+    closed_form = latent.pull_back(latent.coupling(b, z_tilde.detach()) * direction)
+    assert torch.allclose(difference, closed_form, atol=1e-9)
+
+
+def test_enumeration_refuses_what_it_cannot_visit():
+    with pytest.raises(ValueError, match="use a relaxed estimator"):
+        LogisticBernoulli(torch.zeros(64)).support()

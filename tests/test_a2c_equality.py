@@ -1,0 +1,73 @@
+"""With ĉ = 0 and SB3's settings, RELAXA2C and LAXA2C are SB3's A2C, step for step."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_relax import LAXA2C, RELAXA2C
+from tests.helpers import TinyEnv
+
+UPDATES = 20
+
+CASES = {
+    "discrete": (RELAXA2C, "CartPole-v1", {}),
+    "discrete exact": (RELAXA2C, "CartPole-v1", dict(ours=dict(correction="exact"))),
+    "discrete independent": (RELAXA2C, "CartPole-v1", dict(ours=dict(correction="relaxed"))),
+    "all the rest": (
+        RELAXA2C,
+        "CartPole-v1",
+        dict(normalize_advantage=True, ent_coef=0.01, n_steps=32, gae_lambda=0.9, use_rms_prop=False),
+    ),
+    "box": (LAXA2C, "Pendulum-v1", {}),
+    "gSDE": (LAXA2C, "Pendulum-v1", dict(use_sde=True, sde_sample_freq=4, ent_coef=0.01)),
+    "gSDE squashed": (LAXA2C, "Pendulum-v1", dict(use_sde=True, policy_kwargs=dict(squash_output=True))),
+    "multidiscrete": (RELAXA2C, lambda: TinyEnv(spaces.MultiDiscrete([2, 4, 3])), {}),
+    "multibinary": (RELAXA2C, lambda: TinyEnv(spaces.MultiBinary(5)), dict(ent_coef=0.02)),
+}
+
+
+def make(algorithm, env, kwargs):
+    return algorithm("MlpPolicy", make_vec_env(env, 4, seed=0), seed=3, device="cpu", **kwargs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_same_start_and_same_weights(case):
+    algorithm, env, kwargs = CASES[case]
+    kwargs = dict(kwargs)
+    ours = dict(kwargs.pop("ours", {}), cv_learning_rate=0.0)
+    # A2C writes its optimizer into the policy_kwargs it is given
+    reference = make(A2C, env, {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()})
+    model = make(algorithm, env, {**kwargs, **ours})
+    for a, b in zip(reference.policy.parameters(), model.policy.parameters(), strict=True):
+        assert th.equal(a, b)
+    steps = UPDATES * kwargs.get("n_steps", 5) * 4
+    seen = [], []
+    for agent, log in zip((reference, model), seen, strict=True):
+        agent.learn(steps, callback=lambda local, _, log=log: log.append(local["actions"].copy()) or True)
+    first = kwargs.get("n_steps", 5)
+    assert np.array_equal(np.array(seen[0][:first]), np.array(seen[1][:first]))
+    for (name, a), b in zip(reference.policy.named_parameters(), model.policy.parameters(), strict=True):
+        assert th.allclose(a, b, atol=2e-6, rtol=2e-5), name
+    assert model._n_updates == reference._n_updates == UPDATES
+
+
+def test_a_control_variate_that_learns_does_change_the_weights():
+    """Teeth: the comparison above can fail."""
+    reference = make(A2C, "CartPole-v1", {}).learn(UPDATES * 5 * 4)
+    model = make(RELAXA2C, "CartPole-v1", dict(cv_learning_rate=0.01, cv_guard=False)).learn(UPDATES * 5 * 4)
+    pairs = zip(reference.policy.parameters(), model.policy.parameters(), strict=True)
+    assert any(not th.allclose(a, b, atol=2e-6, rtol=2e-5) for a, b in pairs)
+
+
+def test_arguments_are_those_of_a2c_in_its_order():
+    import inspect
+
+    theirs = list(inspect.signature(A2C.__init__).parameters.values())
+    for algorithm in (LAXA2C, RELAXA2C):
+        ours = list(inspect.signature(algorithm.__init__).parameters.values())
+        for a, b in zip(theirs, ours, strict=False):
+            assert (a.name, a.default) == (b.name, b.default)
+        assert all(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in ours[len(theirs) :])

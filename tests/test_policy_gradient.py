@@ -1,0 +1,307 @@
+"""The algorithms' own gradient, in float64 without sampling noise: actions enumerated, relaxation noise integrated."""
+
+import itertools
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.estimators import Estimate
+from sb3_relax.estimators.exact import normal_rule, product_rule, unit_interval_rule
+from tests.estimators import twins
+from tests.helpers import ACTION_SPACES, TinyEnv, float64_model
+
+
+def enumerate_actions(space):
+    if isinstance(space, spaces.Discrete):
+        return th.arange(space.n).reshape(-1, 1)
+    sizes = space.nvec if isinstance(space, spaces.MultiDiscrete) else [2] * space.n
+    return th.tensor(list(itertools.product(*map(range, sizes))))
+
+
+def as_seen(model, actions):
+    return actions.flatten() if isinstance(model.action_space, spaces.Discrete) else actions
+
+
+def at_weights(model, estimate, weight):
+    """Σ weight · ĝ carried to the policy's weights, as one vector."""
+    latent = estimate.latent
+    weighted = estimate.grad * weight.reshape(-1, *(1,) * latent.event_ndim)
+    parameters = [p for p in model.policy.parameters() if p.requires_grad]
+    gradients = th.autograd.grad((latent.theta * weighted).sum(), parameters, allow_unused=True)
+    return th.cat([th.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, gradients)])
+
+
+def plain_gradient(model, obs, actions, weight):
+    """Σ weight · ∂ log π by autograd on SB3's own log_prob: no code of ours."""
+    _, log_prob, _ = model.policy.evaluate_actions(obs, as_seen(model, actions))
+    parameters = [p for p in model.policy.parameters() if p.requires_grad]
+    gradients = th.autograd.grad((weight * log_prob).sum(), parameters, allow_unused=True)
+    return th.cat([th.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, gradients)])
+
+
+def noise_grid(model, theta_shape, nodes):
+    """Quadrature nodes for the relaxation noise of one step, shaped as the estimator takes them (see expected_gradient)."""
+    live = theta_shape.numel()
+    node, weight = next(iter(product_rule(unit_interval_rule(nodes), live, chunk=10**7)))
+    return node.reshape(-1, *theta_shape), weight
+
+
+def expected_at_weights(model, obs, actions, weights, advantages, nodes):
+    """E over the relaxation noise of Σ_a weight_a ĝ(a), at the policy's weights."""
+    total = 0.0
+    for action, weight, advantage in zip(actions, weights, advantages, strict=True):
+        one = model._evaluate(obs, action.unsqueeze(0))
+        event = one.latent.theta.shape[1:]
+        if model._estimator(lambda z: z).noise_shape(one.latent) is None:
+            estimate = model._estimate(one, advantage.reshape(1))
+            total = total + at_weights(model, estimate, weight.reshape(1))
+            continue
+        node, node_weight = noise_grid(model, event, nodes)
+        n = len(node)
+        wide = model._evaluate(obs.expand(n, *obs.shape[1:]), action.unsqueeze(0).expand(n, *action.shape))
+        shape = model._estimator(lambda z: z).noise_shape(wide.latent)
+        estimate = model._estimate(wide, advantage.expand(n), node.expand(shape))
+        total = total + at_weights(model, estimate, weight * node_weight)
+    return total
+
+
+NODES = {"discrete": 48, "multidiscrete": 12, "multibinary": 60}
+
+
+@pytest.mark.parametrize("correction", ["coupled", "relaxed", "exact"])
+@pytest.mark.parametrize("space", ["discrete", "multibinary"])
+def test_expectation_is_that_of_the_plain_score_function(space, correction):
+    model = float64_model(RELAXA2C, TinyEnv(ACTION_SPACES[space]), correction=correction, init_temperature=0.8)
+    obs = th.randn(1, 3)
+    actions = enumerate_actions(model.action_space)
+    with th.no_grad():
+        _, log_prob, _ = model.policy.evaluate_actions(obs.expand(len(actions), 3), as_seen(model, actions))
+    probability, advantages = log_prob.exp(), th.randn(len(actions), dtype=th.float64) * 3
+    assert probability.sum().item() == pytest.approx(1)
+    exact = plain_gradient(model, obs.expand(len(actions), 3), actions, probability * advantages)
+    ours = expected_at_weights(model, obs, actions, probability, advantages, NODES[space])
+    assert exact.abs().max() > 0.01
+    assert (ours - exact).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("correction", ["coupled", "exact"])
+def test_multidiscrete_of_unequal_sizes(correction):
+    """[2, 3] is padded to [3, 3]; the padded class's noise never matters, so the grid leaves it out."""
+    model = float64_model(
+        RELAXA2C, TinyEnv(ACTION_SPACES["multidiscrete"]), correction=correction, init_temperature=1.0
+    )
+    obs = th.randn(1, 3)
+    actions = enumerate_actions(model.action_space)
+    with th.no_grad():
+        _, log_prob, _ = model.policy.evaluate_actions(obs.expand(len(actions), 3), actions)
+    probability, advantages = log_prob.exp(), th.randn(len(actions), dtype=th.float64) * 3
+    exact = plain_gradient(model, obs.expand(len(actions), 3), actions, probability * advantages)
+    if correction == "exact":
+        ours = expected_at_weights(model, obs, actions, probability, advantages, 1)
+        assert (ours - exact).abs().max() < 1e-9
+        return
+    # five live classes: 2 + 3; a product grid over five dimensions
+    errors = []
+    for nodes in (10, 20):
+        node, weight = next(iter(product_rule(unit_interval_rule(nodes), 5, chunk=10**8)))
+        full = th.full((len(node), 2, 3), 0.5, dtype=th.float64)
+        full[:, 0, :2], full[:, 1] = node[:, :2], node[:, 2:]
+        total = 0.0
+        for action, p, advantage in zip(actions, probability, advantages, strict=True):
+            for part in th.arange(len(node)).split(200_000):
+                wide = model._evaluate(obs.expand(len(part), 3), action.unsqueeze(0).expand(len(part), 2))
+                estimate = model._estimate(wide, advantage.expand(len(part)), full[part].unsqueeze(0))
+                total = total + at_weights(model, estimate, p * weight[part])
+        errors.append((total - exact).abs().max().item())
+    return errors
+
+
+def test_padding_is_inert():
+    """The padded class is never relaxed into ĉ's input and gets neither score nor correction."""
+    model = float64_model(RELAXA2C, TinyEnv(ACTION_SPACES["multidiscrete"]))
+    actions = enumerate_actions(model.action_space)
+    step = model._evaluate(th.randn(len(actions), 3), actions)
+    estimate = model._estimate(step, th.randn(len(actions), dtype=th.float64))
+    assert estimate.grad.shape == (6, 2, 3)
+    assert (estimate.grad[:, 0, 2] == 0).all()
+    assert (estimate.grad[:, 0, :2] != 0).all()
+    other_noise = th.rand(1, 6, 2, 3, dtype=th.float64)
+    moved = other_noise.clone()
+    moved[:, :, 0, 2] = 0.123
+    a = model._estimate(step, step.values.detach(), other_noise).grad
+    assert th.equal(a, model._estimate(step, step.values.detach(), moved).grad)
+
+
+def broken(model, twin):
+    """The model with a broken estimator in the place of its own."""
+    model._estimator = twin
+    return model
+
+
+@pytest.mark.parametrize("twin", [twins.FlippedCorrection, twins.DoubledCorrection, twins.DetachedTilde])
+def test_broken_estimators_are_rejected_by_the_same_comparison(twin):
+    model = float64_model(RELAXA2C, TinyEnv(spaces.Discrete(2)), init_temperature=0.8)
+    obs, actions = th.randn(1, 3), enumerate_actions(model.action_space)
+    with th.no_grad():
+        _, log_prob, _ = model.policy.evaluate_actions(obs.expand(2, 3), actions.flatten())
+    probability, advantages = log_prob.exp(), th.tensor([1.0, -2.0], dtype=th.float64)
+    exact = plain_gradient(model, obs.expand(2, 3), actions, probability * advantages)
+    assert (expected_at_weights(model, obs, actions, probability, advantages, 60) - exact).abs().max() < 1e-9
+    ours = expected_at_weights(broken(model, twin), obs, actions, probability, advantages, 60)
+    assert (ours - exact).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("gsde", [False, True])
+def test_box_with_polynomial_advantages(gsde):
+    """Gauss-Hermite over the executed action; the truth is the reparameterised derivative of E[A(a)] by autograd."""
+    model = float64_model(LAXA2C, TinyEnv(ACTION_SPACES["box"]), use_sde=gsde)
+    obs = th.randn(1, 3)
+    node, weight = (th.cat(part) for part in zip(*product_rule(normal_rule(40), 2), strict=True))
+
+    def advantage(a):
+        return a[:, 0] ** 3 - 2 * a[:, 0] * a[:, 1] + a[:, 1] ** 2
+
+    wide_obs = obs.expand(len(node), 3)
+    model.policy.evaluate_actions(wide_obs, th.zeros(len(node), 2))
+    normal = model.policy.action_dist.distribution
+    executed = normal.mean + normal.stddev * node
+    parameters = [p for p in model.policy.parameters() if p.requires_grad]
+    truth = th.autograd.grad((weight * advantage(executed)).sum(), parameters, allow_unused=True)
+    truth = th.cat([th.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, truth)])
+
+    actions = executed.detach()
+    step = model._evaluate(wide_obs, actions)
+    ours = at_weights(model, model._estimate(step, advantage(actions)), weight)
+    assert truth.abs().max() > 0.01
+    assert (ours - truth).abs().max() < 1e-9
+
+    fresh = at_weights(model, broken(model, twins.FreshNoiseLAX)._estimate(step, advantage(actions)), weight)
+    assert (fresh - truth).abs().max() > 1e-3
+
+
+def test_squashed_actions_use_the_action_before_tanh():
+    model = float64_model(
+        LAXA2C, TinyEnv(ACTION_SPACES["box"]), use_sde=True, policy_kwargs=dict(squash_output=True, log_std_init=-1.0)
+    )
+    squashed = th.tanh(th.randn(6, 2, dtype=th.float64))
+    step = model._evaluate(th.randn(6, 3), squashed)
+    assert th.allclose(step.sample, th.atanh(squashed), atol=1e-9)
+    # the Jacobian of tanh does not depend on θ, so the score is that of the normal
+    plain = plain_gradient(model, th.zeros(6, 3), squashed, th.ones(6, dtype=th.float64))
+    step = model._evaluate(th.zeros(6, 3), squashed)
+    ours = at_weights(model, _score_only(step), th.ones(6, dtype=th.float64))
+    assert th.allclose(ours, plain, atol=1e-9)
+
+
+def _score_only(step):
+    score = step.latent.score(step.sample)
+    return Estimate(step.latent, th.ones(len(score), dtype=score.dtype), score, score)
+
+
+class TwoStates(gym.Env):
+    """A tabular MDP: two states, three actions, two steps. Never stepped: it lends its spaces and tables."""
+
+    observation_space = spaces.Discrete(2)
+    action_space = spaces.Discrete(3)
+    start = np.array([0.4, 0.6])
+    move = np.random.default_rng(0).dirichlet(np.ones(2), size=(2, 3))  # p(s' | s, a)
+    reward = np.random.default_rng(1).normal(size=(2, 3)) * 2
+    horizon = 2
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        return 0, 0.0, True, False, {}
+
+
+@pytest.mark.parametrize("correction", ["coupled", "exact"])
+def test_tabular_mdp_with_returns(correction):
+    """Σ over every trajectory of p(trajectory) Σ_t ĝ_t with returns = ∂ expected return, by autograd on the sum itself."""
+    model = float64_model(RELAXA2C, TwoStates(), correction=correction, init_temperature=0.8)
+    env = TwoStates()
+    states = th.arange(2)
+
+    def log_pi():
+        actions = th.arange(3).repeat(2)
+        _, log_prob, _ = model.policy.evaluate_actions(states.repeat_interleave(3), actions)
+        return log_prob.reshape(2, 3)
+
+    table = log_pi()
+    expected_return, pieces = 0.0, []
+    for s0, a0, s1, a1 in itertools.product(range(2), range(3), range(2), range(3)):
+        probability = env.start[s0] * table[s0, a0].exp() * env.move[s0, a0, s1] * table[s1, a1].exp()
+        r0, r1 = env.reward[s0, a0], env.reward[s1, a1]
+        expected_return = expected_return + probability * (r0 + r1)
+        pieces += [(s0, a0, probability.item(), r0 + r1), (s1, a1, probability.item(), r1)]
+    parameters = [p for p in model.policy.parameters() if p.requires_grad]
+    truth = th.autograd.grad(expected_return, parameters, allow_unused=True)
+    truth = th.cat([th.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, truth)])
+
+    ours = 0.0
+    for state in range(2):
+        mine = [piece for piece in pieces if piece[0] == state]
+        actions = th.tensor([[action] for _, action, _, _ in mine])
+        weights = th.tensor([p for _, _, p, _ in mine], dtype=th.float64)
+        returns = th.tensor([g for _, _, _, g in mine], dtype=th.float64)
+        # a baseline makes no difference; V is subtracted as in training
+        value = model.policy.predict_values(states[state : state + 1]).item()
+        ours = ours + expected_at_weights(model, states[state : state + 1], actions, weights, returns - value, 40)
+    assert truth.abs().max() > 0.01
+    assert (ours - truth).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("space", list(ACTION_SPACES))
+def test_policy_gradient_is_what_train_descends(space):
+    """Ascent direction and batch mean: SGD without clipping, V or entropy moves the weights by lr · policy_gradient."""
+    algorithm = LAXA2C if space == "box" else RELAXA2C
+    model = algorithm(
+        "MlpPolicy",
+        TinyEnv(ACTION_SPACES[space]),
+        learning_rate=0.1,
+        n_steps=16,
+        vf_coef=0.0,
+        max_grad_norm=1e9,
+        cv_guard=False,
+        seed=0,
+        policy_kwargs=dict(optimizer_class=th.optim.SGD),
+        device="cpu",
+    )
+    with th.no_grad():
+        for parameter in model.control_variate.output_layer.parameters():
+            parameter.normal_()
+    model.learn(16)
+    before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
+    model.collect_rollouts(model.env, _no_callback(model), model.rollout_buffer, model.n_steps)
+    state = model.noise_generator.get_state()
+    np_state = np.random.get_state()
+    data = next(model.rollout_buffer.get(batch_size=None))
+    gradient = model.policy_gradient(data.observations, data.actions, data.advantages)
+    assert set(gradient) == set(before)
+    assert all(gradient[name].abs().max() == 0 for name in gradient if "value" in name)
+    model.noise_generator.set_state(state)
+    np.random.set_state(np_state)
+    model.train()
+    for name, parameter in model.policy.named_parameters():
+        assert th.allclose(parameter, before[name] + 0.1 * gradient[name], atol=1e-6), name
+
+
+def _no_callback(model):
+    from stable_baselines3.common.callbacks import CallbackList
+
+    callback = CallbackList([])
+    callback.init_callback(model)
+    return callback
+
+
+def test_policy_gradient_takes_arrays_and_multi_dimensional_box():
+    space = spaces.Box(-1.0, 1.0, (2, 2), np.float32)
+    model = LAXA2C("MlpPolicy", TinyEnv(space), seed=0, device="cpu")
+    gradient = model.policy_gradient(np.zeros((5, 3), np.float32), np.ones((5, 2, 2), np.float32), np.ones(5))
+    assert gradient["log_std"].shape == (4,)
+    with pytest.raises(ValueError, match="batch's shape"):
+        model.policy_gradient(np.zeros((5, 3), np.float32), np.ones((5, 2, 2), np.float32), np.ones((5, 1)))

@@ -34,7 +34,7 @@ CLASSES = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C}
 
 
 class Recorder(BaseCallback):
-    """Every episode's return and step, the first step at which the mean of 100 reached the threshold, and the variances."""
+    """Every episode's return and step, the first step at which the mean of 100 reached the threshold, the variances."""
 
     def __init__(self, threshold: float):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread a process (two cores are shared by the workers) and float64 where exactness is claimed."""
+"""Shared by all tests: one thread a process (the workers share the cores), and float64 where exactness is claimed."""
 
 import pytest
 import torch

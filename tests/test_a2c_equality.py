@@ -38,17 +38,21 @@ def test_same_start_and_same_weights(case):
     algorithm, env, kwargs = CASES[case]
     kwargs = dict(kwargs)
     ours = dict(kwargs.pop("ours", {}), cv_learning_rate=0.0)
-    # A2C writes its optimizer into the policy_kwargs it is given
-    reference = make(A2C, env, {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()})
-    model = make(algorithm, env, {**kwargs, **ours})
-    for a, b in zip(reference.policy.parameters(), model.policy.parameters(), strict=True):
-        assert th.equal(a, b)
-    steps = UPDATES * kwargs.get("n_steps", 5) * 4
-    seen = [], []
-    for agent, log in zip((reference, model), seen, strict=True):
-        agent.learn(steps, callback=lambda local, _, log=log: log.append(local["actions"].copy()) or True)
-    first = kwargs.get("n_steps", 5)
-    assert np.array_equal(np.array(seen[0][:first]), np.array(seen[1][:first]))
+    n_steps = kwargs.get("n_steps", 5)
+    runs = []
+    for cls, more in ((A2C, {}), (algorithm, ours)):
+        # A2C writes its optimizer into the policy_kwargs it is given
+        model = make(cls, env, {**{k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}, **more})
+        start = [p.detach().clone() for p in model.policy.parameters()]
+        actions = []
+        model.learn(
+            UPDATES * n_steps * 4, callback=lambda now, _, log=actions: log.append(now["actions"].copy()) or True
+        )
+        runs.append((start, np.array(actions), model))
+    (start_a, actions_a, reference), (start_b, actions_b, model) = runs
+    assert all(th.equal(a, b) for a, b in zip(start_a, start_b, strict=True))
+    # before the first update rounding cannot have entered
+    assert np.array_equal(actions_a[:n_steps], actions_b[:n_steps])
     for (name, a), b in zip(reference.policy.named_parameters(), model.policy.parameters(), strict=True):
         assert th.allclose(a, b, atol=2e-6, rtol=2e-5), name
     assert model._n_updates == reference._n_updates == UPDATES

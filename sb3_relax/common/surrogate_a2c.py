@@ -105,31 +105,37 @@ class SurrogateA2C(A2C):
         bootstrap_truncated: bool = True,
         max_episode_steps: int = 100_000,
     ):
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            rms_prop_eps=rms_prop_eps,
-            use_rms_prop=use_rms_prop,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            normalize_advantage=normalize_advantage,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-        )
+        try:
+            super().__init__(
+                policy,
+                env,
+                learning_rate=learning_rate,
+                n_steps=n_steps,
+                gamma=gamma,
+                gae_lambda=gae_lambda,
+                ent_coef=ent_coef,
+                vf_coef=vf_coef,
+                max_grad_norm=max_grad_norm,
+                rms_prop_eps=rms_prop_eps,
+                use_rms_prop=use_rms_prop,
+                use_sde=use_sde,
+                sde_sample_freq=sde_sample_freq,
+                rollout_buffer_class=rollout_buffer_class,
+                rollout_buffer_kwargs=rollout_buffer_kwargs,
+                normalize_advantage=normalize_advantage,
+                stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log,
+                policy_kwargs=policy_kwargs,
+                verbose=verbose,
+                seed=seed,
+                device=device,
+                _init_setup_model=False,
+            )
+        except AssertionError:
+            # SB3 refuses Tuple and Dict actions with an assertion of its own
+            self._check_action_space()
+            raise
+        self._check_action_space()
         self.cv_learning_rate = cv_learning_rate
         self.n_cv_steps = n_cv_steps
         self.cv_objective = cv_objective
@@ -138,8 +144,6 @@ class SurrogateA2C(A2C):
         self.n_episodes = n_episodes
         self.bootstrap_truncated = bootstrap_truncated
         self.max_episode_steps = max_episode_steps
-        if env is not None and not isinstance(self.action_space, self.action_spaces):
-            self._refuse_action_space()
         if _init_setup_model:
             self._setup_model()
 
@@ -159,14 +163,17 @@ class SurrogateA2C(A2C):
 
     # -- construction -------------------------------------------------------------------------------------------------
 
-    def _refuse_action_space(self) -> None:
+    def _check_action_space(self) -> None:
+        action_space = getattr(self, "action_space", None)  # none yet without an environment, as in load()
+        if action_space is None or isinstance(action_space, self.action_spaces):
+            return
         accepted = ", ".join(kind.__name__ for kind in self.action_spaces)
         advice = (
             f"use sb3_relax.{self.other_algorithm} instead"
-            if isinstance(self.action_space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary))
+            if isinstance(action_space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary))
             else "flatten it to one of them (for Box use LAXA2C, for the discrete ones RELAXA2C)"
         )
-        raise ValueError(f"{type(self).__name__} takes {accepted} action spaces; got {self.action_space}: {advice}")
+        raise ValueError(f"{type(self).__name__} takes {accepted} action spaces; got {action_space}: {advice}")
 
     def _check_hyperparameters(self) -> None:
         require_count("n_steps", self.n_steps)
@@ -252,6 +259,7 @@ class SurrogateA2C(A2C):
     def train(self) -> None:
         """Update policy, V and ĉ from the current rollout (one joint step over the whole batch)."""
         self.policy.set_training_mode(True)
+        require_rate("learning_rate", self.lr_schedule(self._current_progress_remaining))
         self._update_learning_rate(self.policy.optimizer)
         for data in self.rollout_buffer.get(batch_size=None):
             self._update(data)
@@ -297,6 +305,9 @@ class SurrogateA2C(A2C):
         """V, the action distribution and the features, in one pass of the policy as A2C makes it."""
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()
+        elif isinstance(self.action_space, spaces.MultiBinary):
+            # torch's Bernoulli compares bits in the logits' dtype, and the buffer holds float32
+            actions = actions.to(next(self.policy.parameters()).dtype)
         seen: list[th.Tensor] = []
         extractor = self.policy.vf_features_extractor
         hook = extractor.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach()))
@@ -335,7 +346,7 @@ class SurrogateA2C(A2C):
         return actor, critic
 
     def _estimate(self, step: Evaluation, advantages: th.Tensor, noise: th.Tensor | None = None) -> Estimate:
-        """ĝ per step at the distribution's parameters, with ĉ in full: train() and policy_gradient() both start here."""
+        """ĝ per step at the distribution's parameters, ĉ in full: train() and policy_gradient() both start here."""
         c = self.control_variate.bind(step.latent, step.features)
         return self._estimator(c).finish(step.latent, step.sample, advantages, noise, self.noise_generator)
 
@@ -446,11 +457,9 @@ class SurrogateA2C(A2C):
         step = self._evaluate(observations, actions)  # type: ignore[arg-type]
         estimate = self._estimate(step, th.as_tensor(advantages, device=self.device).to(step.values.dtype))
         named = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
-        gradients = th.autograd.grad(estimate.loss(self._applied(estimate)), list(named.values()), allow_unused=True)
-        return {
-            name: th.zeros_like(parameter) if gradient is None else gradient
-            for (name, parameter), gradient in zip(named.items(), gradients, strict=True)
-        }
+        loss = estimate.loss(self._applied(estimate))
+        gradients = th.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(named, gradients, strict=True))
 
     def learn(
         self: SelfSurrogateA2C,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch as th
@@ -15,6 +16,7 @@ from sb3_relax.common.checks import require_between, require_choice, require_cou
 from sb3_relax.common.surrogate_a2c import SurrogateA2C
 from sb3_relax.estimators import RELAX, Estimator, ExactCorrection
 from sb3_relax.estimators.base import Surrogate
+from sb3_relax.estimators.latents import MAX_SUPPORT
 
 CORRECTIONS = ("coupled", "relaxed", "exact")
 
@@ -91,6 +93,19 @@ class RELAXA2C(SurrogateA2C):
         require_choice("correction", self.correction, CORRECTIONS)
         require_count("n_relaxed", self.n_relaxed)
         require_between("init_temperature", self.init_temperature, 1e-3, 1e3)
+        if self.correction == "exact" and self._joint_actions() > MAX_SUPPORT:
+            raise ValueError(
+                f"correction='exact' enumerates joint actions, and {self.action_space} has {self._joint_actions()}, "
+                f"more than {MAX_SUPPORT}: use correction='coupled'"
+            )
+
+    def _joint_actions(self) -> int:
+        if isinstance(self.action_space, spaces.MultiBinary):
+            return 2 ** get_action_dim(self.action_space)
+        if isinstance(self.action_space, spaces.MultiDiscrete):
+            return math.prod(map(int, self.action_space.nvec))
+        assert isinstance(self.action_space, spaces.Discrete)
+        return int(self.action_space.n)
 
     def _estimator(self, surrogate: Surrogate) -> Estimator:
         if self.correction == "exact":

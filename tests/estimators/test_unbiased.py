@@ -16,7 +16,7 @@ from sb3_relax.estimators import (
     expected_gradient,
 )
 from tests.estimators import twins
-from tests.estimators.problems import DISCRETE, gaussian, gaussian_net, hard_net, random_net, relaxed_net
+from tests.estimators.problems import DISCRETE, gaussian, gaussian_net, hard_net, relaxed_net
 
 TOLERANCE = 1e-10
 
@@ -30,7 +30,7 @@ OBJECTIVES = {
     "constant": lambda latent: lambda b: torch.full((len(b),), 3.0),
     "linear": lambda latent: lambda b: b.flatten(1).sum(1),
     "quadratic": lambda latent: lambda b: (b.flatten(1) - 0.4).square().sum(1),
-    "network": lambda latent: lambda b, f=random_net(latent.theta.numel(), 5.0): f(b, latent.event_ndim),
+    "network": lambda latent: hard_net(latent, 5.0),
     "black box": lambda latent: lambda b: torch.tensor([black_box(row.flatten().tolist()) for row in b]),
 }
 

@@ -1,0 +1,54 @@
+"""ĉ itself."""
+
+import pytest
+import torch as th
+
+from sb3_relax.common.surrogate import ControlVariate, control_variate_arch
+from sb3_relax.estimators import Gaussian, GumbelOneHot, LogisticBernoulli
+
+LATENTS = {
+    "bits": (lambda: LogisticBernoulli(th.randn(7, 4)), 4, 0.6),
+    "classes": (lambda: GumbelOneHot(th.randn(7, 2, 3)), 6, 0.6),
+    "hard classes": (lambda: GumbelOneHot(th.randn(7, 2, 3)), 6, None),
+    "gaussian": (lambda: Gaussian(th.randn(7, 4), th.zeros(4)), 4, None),
+}
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_the_closed_form_slope_is_autograds(name, float64):
+    make, action_dim, temperature = LATENTS[name]
+    latent = make()
+    cv = ControlVariate(5, action_dim, [8, 9], th.nn.ReLU, temperature)
+    th.nn.init.normal_(cv.output_layer.weight)
+    cv.statistics.scale = 3.0
+    c = cv.bind(latent, th.randn(7, 5))
+    z = th.randn(2, *latent.sample().shape, requires_grad=True)
+    value, slope = c.value_and_slope(z)
+    assert th.allclose(value, c(z))
+    assert slope.shape[:2] == (2, 7)
+    (expected,) = th.autograd.grad(c(z).sum(), z, create_graph=True)
+    assert th.allclose(slope.reshape(expected.shape), expected, atol=1e-12)
+    # and so are its derivatives in φ, which Eq 6 needs
+    direction = th.randn_like(expected)
+    ours = th.autograd.grad((slope.reshape(expected.shape) * direction).sum(), list(cv.parameters()), allow_unused=True)
+    theirs = th.autograd.grad((expected * direction).sum(), list(cv.parameters()), allow_unused=True)
+    for a, b in zip(ours, theirs, strict=True):
+        assert th.allclose(th.zeros(()) if a is None else a, th.zeros(()) if b is None else b, atol=1e-10)
+
+
+def test_it_starts_at_zero_and_scales():
+    cv = ControlVariate(3, 2, [4])
+    assert (cv(th.randn(6, 3), th.randn(6, 2)) == 0).all()
+    th.nn.init.ones_(cv.output_layer.bias)
+    cv.statistics.scale = 5.0
+    assert (cv(th.randn(6, 3), th.randn(6, 2)) == 5).all()
+
+
+def test_arch():
+    assert control_variate_arch(dict(pi=[1], vf=[2, 3])) == [2, 3]
+    assert control_variate_arch(dict(pi=[1], vf=[2], cv=[4])) == [4]
+    assert control_variate_arch([5, 6]) == [5, 6]
+    assert control_variate_arch([]) == [64]
+    assert control_variate_arch(dict(pi=[], vf=[])) == [64]
+    with pytest.raises(ValueError, match="positive layer sizes"):
+        control_variate_arch(dict(cv=[0]))

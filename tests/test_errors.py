@@ -121,3 +121,27 @@ def test_critic_steps_need_weights_of_their_own():
     RELAXA2C(Shared, env, device="cpu").learn(10)
     with pytest.raises(ValueError, match="weights that V alone depends on"):
         RELAXA2C(Shared, env, device="cpu", n_critic_steps=2).learn(10)
+
+
+@pytest.mark.parametrize("space", ["discrete", "multibinary", "box"])
+def test_weights_that_became_nan_are_not_blamed_on_the_environment(space):
+    model = (LAXA2C if space == "box" else RELAXA2C)("MlpPolicy", TinyEnv(ACTION_SPACES[space]), device="cpu")
+    with th.no_grad():
+        model.policy.action_net.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"weights must be finite, but action_net.weight is not after 0 updates"):
+        model.learn(10)
+
+
+@pytest.mark.parametrize("setting", [True, False])
+def test_torchs_own_validation_is_left_as_it_was(setting):
+    from torch.distributions import Distribution
+
+    Distribution.set_default_validate_args(setting)
+    try:
+        RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu").learn(10)
+        assert Distribution._validate_args is setting
+        with pytest.raises(ValueError, match="finite"):
+            RELAXA2C("MlpPolicy", TinyEnv(ACTION_SPACES["discrete"], bad=("reward", 0)), device="cpu").learn(10)
+        assert Distribution._validate_args is setting
+    finally:
+        Distribution.set_default_validate_args(True)

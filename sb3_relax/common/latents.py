@@ -50,7 +50,8 @@ def to_sample(distribution: Distribution, latent: Latent, actions: th.Tensor) ->
     """
     theta = latent.theta
     if isinstance(latent, GumbelOneHot):
-        return F.one_hot(actions.long().reshape(theta.shape[:-1]), theta.shape[-1]).to(theta.dtype)
+        index = actions.long().reshape(theta.shape[:-1]).unsqueeze(-1)
+        return th.zeros_like(theta, requires_grad=False).scatter_(-1, index, 1.0)
     if isinstance(latent, LogisticBernoulli):
         return actions.reshape(theta.shape).to(theta.dtype)
     actions = actions.reshape(theta.shape[:-1]).to(theta.dtype)

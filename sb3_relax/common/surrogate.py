@@ -101,29 +101,32 @@ class BoundControlVariate:
         self.features = features
         self.one_hot = isinstance(latent, GumbelOneHot)
 
-    def _relax(self, z: th.Tensor) -> th.Tensor:
+    def _inverse_temperature(self) -> th.Tensor | None:
         log_temperature = self.control_variate.log_temperature
-        if log_temperature is None:
+        return None if log_temperature is None else (-log_temperature).exp()
+
+    def _relax(self, z: th.Tensor, inverse_temperature: th.Tensor | None) -> th.Tensor:
+        if inverse_temperature is None:
             return z
-        z = z * (-log_temperature).exp()
+        z = z * inverse_temperature
         return z.softmax(-1) if self.one_hot else z.sigmoid()
 
     def _flat(self, action: th.Tensor) -> th.Tensor:
         return action.flatten(-2) if self.one_hot else action
 
     def __call__(self, z: th.Tensor) -> th.Tensor:
-        return self.control_variate(self.features, self._flat(self._relax(z)))
+        return self.control_variate(self.features, self._flat(self._relax(z, self._inverse_temperature())))
 
     def value_and_slope(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """c(z) and ∂c/∂z in closed form, by the chain rule through the relaxation."""
-        action = self._relax(z)
+        """c(z) and ∂c/∂z, both of z's leading shape, in closed form: the chain rule through the relaxation."""
+        inverse_temperature = self._inverse_temperature()
+        action = self._relax(z, inverse_temperature)
         value, slope = self.control_variate.value_and_slope(self.features, self._flat(action))
-        log_temperature = self.control_variate.log_temperature
-        if log_temperature is None:
-            return value, slope
         slope = slope.reshape(action.shape)
+        if inverse_temperature is None:
+            return value, slope
         if self.one_hot:
             slope = action * (slope - (action * slope).sum(-1, keepdim=True))
         else:
             slope = action * (1 - action) * slope
-        return value, slope * (-log_temperature).exp()
+        return value, slope * inverse_temperature

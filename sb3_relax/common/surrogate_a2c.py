@@ -24,6 +24,7 @@ from sb3_relax.common.checks import require_between, require_choice, require_cou
 from sb3_relax.common.latents import to_latent, to_sample
 from sb3_relax.common.rollouts import collect_episodes
 from sb3_relax.common.surrogate import ControlVariate, control_variate_arch
+from sb3_relax.common.validation import unchecked_distributions
 from sb3_relax.estimators import Estimate, Estimator, Latent, sample_variance
 from sb3_relax.estimators.base import Surrogate
 
@@ -237,22 +238,36 @@ class SurrogateA2C(A2C):
     ) -> bool:
         """SB3's collection (or whole episodes), refusing NaN and infinity before any weight changes.
 
-        :raises ValueError: for a reward or observation that is not finite
+        :raises ValueError: for a reward, observation or policy weight that is not finite
         """
         try:
-            if self.n_episodes is None:
-                completed = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-            else:
-                completed = collect_episodes(self, env, callback, rollout_buffer, self.n_episodes)
-        except ValueError:
-            # torch's distributions refuse NaN parameters without saying where they came from
+            with unchecked_distributions():
+                if self.n_episodes is None:
+                    completed = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+                else:
+                    completed = collect_episodes(self, env, callback, rollout_buffer, self.n_episodes)
+        except Exception:
+            # a NaN makes torch or the environment fail in ways that do not say where it came from
+            self._require_finite_policy()
             require_finite("observations", self._last_obs, steps=False)  # type: ignore[arg-type]
             raise
         if completed:
-            require_finite("observations", rollout_buffer.observations)
-            require_finite("observations", self._last_obs, steps=False)  # type: ignore[arg-type]
-            require_finite("rewards", rollout_buffer.rewards)
+            try:
+                require_finite("observations", rollout_buffer.observations)
+                require_finite("observations", self._last_obs, steps=False)  # type: ignore[arg-type]
+                require_finite("rewards", rollout_buffer.rewards)
+            except ValueError:
+                self._require_finite_policy()
+                raise
         return completed
+
+    def _require_finite_policy(self) -> None:
+        for name, parameter in self.policy.named_parameters():
+            if not parameter.isfinite().all():
+                raise ValueError(
+                    f"the policy's weights must be finite, but {name} is not after {self._n_updates} updates: "
+                    "lower learning_rate or max_grad_norm"
+                )
 
     # -- one update ---------------------------------------------------------------------------------------------------
 
@@ -261,8 +276,9 @@ class SurrogateA2C(A2C):
         self.policy.set_training_mode(True)
         require_rate("learning_rate", self.lr_schedule(self._current_progress_remaining))
         self._update_learning_rate(self.policy.optimizer)
-        for data in self.rollout_buffer.get(batch_size=None):
-            self._update(data)
+        with unchecked_distributions():
+            for data in self.rollout_buffer.get(batch_size=None):
+                self._update(data)
         explained_var = explained_variance(self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten())
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -287,7 +303,7 @@ class SurrogateA2C(A2C):
         if self.ent_coef != 0:
             loss = loss + self.ent_coef * entropy_loss
 
-        self.policy.optimizer.zero_grad()
+        _clear_gradients(self.policy.optimizer)
         cv_loss = self._backward(loss, estimate)
         self._fit_control_variate(step, advantages, estimate)
         grad_norm = th.nn.utils.clip_grad_norm_(_parameters(self.policy.optimizer), self.max_grad_norm)
@@ -358,7 +374,7 @@ class SurrogateA2C(A2C):
 
     def _backward(self, loss: th.Tensor, estimate: Estimate) -> th.Tensor:
         """Gradients of the loss into the policy, and of the variance objective into φ alone."""
-        self.cv_optimizer.zero_grad()
+        _clear_gradients(self.cv_optimizer)
         if self.cv_objective == "distribution":
             # its graph holds nothing but φ (θ, features and advantages are detached), so one pass serves both
             th.autograd.backward([loss, estimate.objective])
@@ -409,7 +425,7 @@ class SurrogateA2C(A2C):
         for _ in range(self.n_critic_steps - 1):
             value_loss = F.mse_loss(returns, self.policy.predict_values(observations).flatten())
             gradients = th.autograd.grad(self.vf_coef * value_loss, critic)
-            self.policy.optimizer.zero_grad(set_to_none=True)
+            _clear_gradients(self.policy.optimizer)
             for parameter, gradient in zip(critic, gradients, strict=True):
                 parameter.grad = gradient
             th.nn.utils.clip_grad_norm_(critic, self.max_grad_norm)
@@ -513,6 +529,12 @@ class SurrogateA2C(A2C):
 def _parameters(optimizer: th.optim.Optimizer) -> list[th.nn.Parameter]:
     """What an optimizer steps: quicker than walking the module for it, several times an update."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _clear_gradients(optimizer: th.optim.Optimizer) -> None:
+    """``zero_grad()`` without its profiler hooks, which take longer than the work."""
+    for parameter in _parameters(optimizer):
+        parameter.grad = None
 
 
 def _is_tensor_dict(observations: Any) -> bool:

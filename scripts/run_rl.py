@@ -145,7 +145,7 @@ def main() -> None:
             continue
         for seed in task["seeds"]:
             for name, entry in task["algorithms"].items():
-                path = folder / f"{env_id}_{name}_{seed:04d}.json"
+                path = folder / f"{env_id}_{name.replace(' ', '-')}_{seed:04d}.json"
                 if not path.exists():
                     jobs.append((env_id, name, entry, seed, task["threshold"], path))
 

@@ -1,0 +1,130 @@
+"""README's tables, from the records in scripts/results and nothing else.
+
+python scripts/make_tables.py            # rewrites the parts of README.md between <!-- table:NAME --> marks
+python scripts/make_tables.py --check    # fails where README.md is not what the records say
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from records import RESULTS, ROOT, read_records
+from scipy import stats
+
+README = ROOT / "README.md"
+
+
+def interval(values: list[float]) -> str:
+    """Mean ± half of the 95% t-interval, over seeds."""
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else float("nan")
+    digits = 0 if abs(np.mean(values)) >= 1000 else 1
+    return f"{np.mean(values):,.{digits}f} ± {half:,.{digits}f}"
+
+
+def variance_ratio(record: dict[str, Any]) -> float:
+    """Geometric mean over updates of (variance with ĉ) / (without)."""
+    ratios = [with_cv / without for _, with_cv, without in record["variances"] if with_cv > 0 and without > 0]
+    return float(np.exp(np.mean(np.log(ratios))))
+
+
+def ratio_interval(values: list[float]) -> str:
+    if np.ptp(values) == 0:
+        return f"{values[0]:.2f}"
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return f"{np.mean(values):.2f} ± {half:.2f}"
+
+
+def grouped(folder: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """environment → algorithm → records, in the order of the protocol's names."""
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for record in read_records(RESULTS / folder):
+        groups[record["env"]][record["algorithm"]].append(record)
+    return groups
+
+
+def learning_table() -> str:
+    rows = [
+        "| environment (steps) | algorithm | seeds that reach | steps to reach it | training mean at the end "
+        "| evaluation at the end | gradient variance ÷ without ĉ |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for env, algorithms in grouped("learning").items():
+        for name in sorted(algorithms, key=lambda name: (name == "a2c", name)):
+            records = algorithms[name]
+            # a run that never reaches it counts with its whole budget, and is shown
+            steps = [float(r["solved_at"] or r["timesteps"]) for r in records]
+            solved = sum(r["solved_at"] is not None for r in records)
+            budget, threshold = records[0]["timesteps"], records[0]["threshold"]
+            label = {"a2c": "A2C (ĉ = 0)", "relaxa2c": "RELAXA2C", "laxa2c": "LAXA2C"}.get(
+                name, name.replace("relaxa2c-", "RELAXA2C, ")
+            )
+            rows.append(
+                f"| {env} ({budget:,}) | {label} | {solved}/{len(records)} reach {threshold:g} | {interval(steps)} "
+                f"| {interval([r['final_training_mean'] for r in records])} "
+                f"| {interval([float(np.mean(r['evaluation'])) for r in records])} "
+                f"| {ratio_interval([variance_ratio(r) for r in records])} |"
+            )
+    return "\n".join(rows)
+
+
+def defaults_table() -> str:
+    groups = grouped("defaults")
+    environments = list(groups)
+    names = list(dict.fromkeys(name for of_env in groups.values() for name in of_env))
+    rows = [
+        "| setting | " + " | ".join(environments) + " |",
+        "|---|" + "---|" * len(environments),
+    ]
+    for name in sorted(names, key=lambda name: (name != "default", name)):
+        cells = [
+            ratio_interval([variance_ratio(r) for r in groups[env][name]]) if name in groups[env] else "—"
+            for env in environments
+        ]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def bench_table() -> str:
+    record = json.loads((RESULTS / "bench.json").read_text())
+    rows = [
+        "| case | environment | n_steps | steps per second ÷ A2C's [95% interval] | asked | peak memory ÷ A2C's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in record["speed"]:
+        memory = next(m for m in record["memory"] if m["case"] == row["case"])
+        low, high = row["interval"]
+        rows.append(
+            f"| `{row['case']}` | {row['env']} | {row['n_steps']} | {row['ratio']:.2f} [{low:.2f}, {high:.2f}] "
+            f"| ≥ {row['target']} | {memory['ratio']:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+TABLES = {"learning": learning_table, "defaults": defaults_table, "bench": bench_table}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    before = text = README.read_text()
+    for name, table in TABLES.items():
+        pattern = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md has no <!-- table:{name} --> … <!-- /table:{name} -->")
+        body = table()
+        text = pattern.sub(lambda match, body=body: f"{match[1]}{body}\n{match[2]}", text)
+    if arguments.check:
+        if text != before:
+            raise SystemExit("README.md is not what the records say; run `make tables`")
+        return
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

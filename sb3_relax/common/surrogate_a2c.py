@@ -49,7 +49,8 @@ class SurrogateA2C(A2C):
 
     Takes A2C's arguments in A2C's order with A2C's defaults, and after them, by keyword:
 
-    :param cv_learning_rate: φ's own learning rate (Adam), a number or a schedule; 0 leaves ĉ = 0, which is A2C
+    :param cv_learning_rate: φ's own learning rate (Adam), a number or a schedule; 0 leaves ĉ = 0, which is A2C. ĉ is
+        scaled by the size of earlier advantages, so one rate serves all reward scales
     :param n_cv_steps: steps of φ per update, each with relaxation noise of its own, after ĉ was used on the batch
     :param cv_objective: what trains φ. ``"distribution"``: Σ_t ‖ĝ_t‖² at the distribution's parameters (Eq 6, cheap).
         ``"weights"``: ‖Σ_t ĝ_t‖² at the policy's weights (the paper's), by a second pass through the policy
@@ -62,6 +63,20 @@ class SurrogateA2C(A2C):
     :param bootstrap_truncated: in that mode, add γV(s_T) where a time limit cut the episode, as SB3 does.
         Switched off, a time limit is an end like any other
     :param max_episode_steps: in that mode, an episode longer than this is an error
+
+    Logged, besides A2C's keys:
+
+    - ``train/grad_variance``: variance of the policy gradient as applied, over the steps of the batch, summed over the
+      parameters of the action distribution (logits, or mean and log-std); never over the components of one gradient
+    - ``train/grad_variance_no_cv``: the same for Â ∂ log π on the same batch; ``train/grad_variance_ratio``: their
+      ratio
+    - ``train/cv_loss``: φ's objective before its step; ``train/cv_learning_rate``: φ's learning rate
+    - ``train/cv_gain``: η, the share of ĉ the next update applies (with ``cv_guard``)
+    - ``train/temperature``: τ, where actions are relaxed
+    - ``train/grad_norm``: norm of the gradient of the whole loss before clipping
+
+    torch's validation of distribution arguments is off during rollouts and updates (a tenth of A2C's time): rollouts
+    are searched for NaN and infinity as a whole instead, before any weight changes.
     """
 
     #: spaces this class takes, and who takes the others

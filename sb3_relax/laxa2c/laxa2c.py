@@ -11,6 +11,33 @@ from sb3_relax.estimators.base import Surrogate
 
 
 class LAXA2C(SurrogateA2C):
+    """Advantage actor-critic for Box actions, with the LAX estimator in the place of the score function (Eq 5, 9).
+
+    Per step, with advantage Â (GAE or returns, minus V(s)) and a = μ + σε the action that was executed (before tanh
+    where it is squashed)::
+
+        ĝ = [Â - ĉ(a, s)] ∂θ log π(a|s) + ∂θ ĉ(a(ε, s, θ), s)
+
+    Unbiased given the advantage estimator, for any ĉ: bootstrapping, GAE with λ < 1 and clipping are as biased as in
+    A2C. With gSDE, π is the marginal of each step, as in SB3's own log_prob: an approximation for as long as one noise
+    matrix serves several steps, for A2C's score function and for ĉ's correction alike. Paper: Grathwohl et al.,
+    *Backpropagation through the Void*, ICLR 2018, https://arxiv.org/abs/1711.00123.
+
+    When to use it: small λ, small batches or many action dimensions, where the choice of action is a large share of the
+    gradient's variance. With λ near 1 and large batches expect A2C.
+
+    Arguments: A2C's, in its order; then, by keyword, those of :class:`~sb3_relax.common.surrogate_a2c.SurrogateA2C`.
+
+    :raises ValueError: for an action space that is not a Box, or a hyper-parameter out of range
+
+    Example::
+
+        from sb3_relax import LAXA2C
+
+        model = LAXA2C("MlpPolicy", "Pendulum-v1", use_sde=True, gae_lambda=0.9)
+        model.learn(100_000)
+    """
+
     action_spaces = (spaces.Box,)
     other_algorithm = "RELAXA2C"
 

@@ -22,6 +22,39 @@ CORRECTIONS = ("coupled", "relaxed", "exact")
 
 
 class RELAXA2C(SurrogateA2C):
+    """Advantage actor-critic for discrete actions, with the RELAX estimator in the place of the score (Eq 8, 10).
+
+    For Discrete, MultiDiscrete and MultiBinary actions. Per step, with advantage Â (GAE or returns, minus V(s)), z the
+    relaxed action and z̃ the same given the action that was executed::
+
+        ĝ = [Â - ĉ(z̃, s)] ∂θ log π(a|s) + ∂θ ĉ(z, s) - ∂θ ĉ(z̃, s)
+
+    Unbiased given the advantage estimator, for any ĉ: bootstrapping, GAE with λ < 1 and clipping are as biased as in
+    A2C.
+    Paper: Grathwohl et al., *Backpropagation through the Void*, ICLR 2018, https://arxiv.org/abs/1711.00123.
+
+    When to use it: small λ, small batches or many action dimensions. With two actions nothing action-dependent can beat
+    the best state-dependent baseline, and with λ near 1 and large batches expect A2C.
+
+    Arguments: A2C's, in its order; then, by keyword, those below and those of
+    :class:`~sb3_relax.common.surrogate_a2c.SurrogateA2C`.
+
+    :param correction: how E[ĉ] is corrected. ``"coupled"``: one relaxed draw as the value of z and z̃, in closed form
+        (the default: it takes every action space, and where all three could be measured none was clearly better;
+        README, "Which defaults, and why"). ``"relaxed"``: z and z̃ drawn independently, as in the paper.
+        ``"exact"``: Σ_a π(a|s) ĉ(a, s) over at most 4096 joint actions, without relaxation
+    :param n_relaxed: relaxed draws per step, averaged; they cost no environment step (no effect on ``"exact"``)
+    :param init_temperature: τ of softmax(z/τ) and sigmoid(z/τ) at the start; learned with φ
+    :raises ValueError: for another action space, or a hyper-parameter out of range
+
+    Example::
+
+        from sb3_relax import RELAXA2C
+
+        model = RELAXA2C("MlpPolicy", "CartPole-v1", n_critic_steps=10)
+        model.learn(100_000)
+    """
+
     action_spaces = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     other_algorithm = "LAXA2C"
 

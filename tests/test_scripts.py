@@ -1,0 +1,136 @@
+"""The scripts run end to end on small budgets, and what the repository says agrees with what it holds."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sb3_relax
+from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.common.surrogate_a2c import SurrogateA2C
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PROTOCOL = """
+CartPole-v1:
+  seeds: [3, 4]
+  threshold: 15
+  algorithms:
+    relaxa2c: {zoo: relaxa2c, n_timesteps: 3000}
+    broken: {zoo: relaxa2c, n_timesteps: 512, no_such_argument: 1}
+Pendulum-v1:
+  seeds: [3]
+  threshold: -100
+  algorithms:
+    laxa2c: {zoo: laxa2c, n_timesteps: 512}
+"""
+
+
+def script(name, *arguments, check=True):
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
+    protocol, results = tmp_path / "tiny.yml", tmp_path / "results"
+    protocol.write_text(PROTOCOL)
+    done = script("run_rl", "--protocol", protocol, "--results", results, "--jobs", 1, check=False)
+    assert done.returncode == 1
+    assert "2 of 5 runs failed" in done.stderr
+    assert "no_such_argument" in done.stdout
+    records = {path.name: json.loads(path.read_text()) for path in results.iterdir()}
+    assert set(records) == {
+        "CartPole-v1_relaxa2c_0003.json",
+        "CartPole-v1_relaxa2c_0004.json",
+        "Pendulum-v1_laxa2c_0003.json",
+    }
+    record = records["CartPole-v1_relaxa2c_0003.json"]
+    assert record["timesteps"] >= 3000
+    assert record["solved_at"] is None or record["solved_at"] <= 3072
+    assert len(record["evaluation"]) == 100
+    assert sum(record["episode_returns"]) <= record["timesteps"]
+    assert record["variances"]
+    # what is there is not run again
+    before = {path: path.stat().st_mtime_ns for path in results.iterdir()}
+    script("run_rl", "--protocol", protocol, "--results", results, "--jobs", 1, check=False)
+    assert {path: path.stat().st_mtime_ns for path in results.iterdir()} == before
+    wrong = script("run_rl", "--protocol", protocol, "--env", "CartPole-v2", check=False)
+    assert "CartPole-v2 not in tiny.yml; it has CartPole-v1, Pendulum-v1" in wrong.stderr
+
+
+def test_demo_on_a_small_budget_says_that_it_did_not_get_there(tmp_path):
+    done = script("demo", "--timesteps", 600, "--output", tmp_path, check=False)
+    assert done.returncode == 1
+    assert re.search(r"95% interval\) after [\d,]+ steps in \d+ s; threshold 475 NOT reached", done.stdout)
+    assert (tmp_path / "learning_curve.png").stat().st_size > 10_000
+    assert len(json.loads((tmp_path / "evaluation.json").read_text())["evaluation"]) == 100
+    assert RELAXA2C.load(tmp_path / "relaxa2c_cartpole.zip", device="cpu").num_timesteps > 0
+    assert list((tmp_path / "tensorboard").glob("*/events*"))
+
+
+@pytest.mark.slow
+def test_demo_reaches_the_threshold(tmp_path):
+    done = script("demo", "--output", tmp_path)
+    assert "threshold 475 reached" in done.stdout
+
+
+@pytest.mark.slow
+def test_bench(tmp_path):
+    script("bench", "--repeats", 2, "--record", tmp_path / "bench.json")
+    record = json.loads((tmp_path / "bench.json").read_text())
+    assert len(record["speed"]) == 6
+    assert all(0.3 < row["ratio"] < 3 for row in record["speed"])
+    assert record["core_imports_sb3"] is False
+
+
+def test_readme_tables_are_what_the_records_say():
+    script("make_tables", "--check")
+
+
+def test_one_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == sb3_relax.__version__
+    assert f"## {sb3_relax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+ENVIRONMENT_KEYS = {"n_envs", "n_timesteps", "normalize", "policy"}
+
+
+@pytest.mark.parametrize("algorithm", [LAXA2C, RELAXA2C])
+def test_zoo_keys_are_constructor_arguments(algorithm):
+    entries = yaml.safe_load((ROOT / "zoo_hyperparams" / f"{algorithm.__name__.lower()}.yml").read_text())
+    known = {*inspect.signature(algorithm.__init__).parameters, *inspect.signature(SurrogateA2C.__init__).parameters}
+    assert entries
+    for env, entry in entries.items():
+        assert set(entry) <= known | ENVIRONMENT_KEYS, env
+
+
+def test_readme_names_every_argument_and_its_default():
+    readme = (ROOT / "README.md").read_text()
+    arguments = {
+        name: parameter.default
+        for cls in (SurrogateA2C, RELAXA2C)
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    assert len(arguments) == 11
+    for name in arguments:
+        assert f"`{name}`" in readme, name
+    assert arguments["cv_learning_rate"] == 3e-3
+    assert "| `cv_learning_rate` | 3e-3 |" in readme
+
+
+def test_the_drop_in_example_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(example.replace("100_000", "200"), "README.md", "exec"), {})

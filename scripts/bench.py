@@ -74,14 +74,14 @@ def peak_memory(name: str) -> float:
 
 
 def measure_memory(name: str) -> None:
-    import resource
-
     th.set_num_threads(1)
     reference, _, case = name.partition(":")
     env_id, algorithm, kwargs = CASES[case]
     model = build(A2C, env_id, 32) if reference == "A2C" else build(algorithm, env_id, 32, **kwargs)
     seconds_of_learn(model, 30)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # not getrusage's ru_maxrss: that one survives exec, and would give the size of the process that started this one
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def core_imports_sb3() -> bool:
@@ -94,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--record", type=Path, default=RESULTS / "bench.json")
+    parser.add_argument("--only-memory", action="store_true", help="measure memory again, in the record that is there")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -102,7 +103,8 @@ def main() -> None:
 
     th.set_num_threads(1)
     speed = []
-    for name, n_steps in track([(name, n) for name in CASES for n in TARGETS], description="speed"):
+    pairs = [] if arguments.only_memory else [(name, n) for name in CASES for n in TARGETS]
+    for name, n_steps in track(pairs, description="speed"):
         env_id, algorithm, kwargs = CASES[name]
         ratios = speed_ratios(env_id, algorithm, kwargs, n_steps, arguments.repeats)
         low, high = stats.bootstrap((ratios,), np.median, method="percentile", rng=0).confidence_interval
@@ -124,8 +126,11 @@ def main() -> None:
         memory.append(
             {"case": name, "a2c_mb": reference, "mb": ours, "ratio": ours / reference, "target": MEMORY_TARGET}
         )
+    old = json.loads(arguments.record.read_text()) if arguments.only_memory else None
+    speed = old["speed"] if old else speed
     record = {
         "speed": speed,
+        "speed_provenance": old.get("speed_provenance", {k: old[k] for k in ("commit", "argv")}) if old else None,
         "memory": memory,
         "core_imports_sb3": core_imports_sb3(),
         "n_envs": N_ENVS,

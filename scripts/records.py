@@ -29,7 +29,7 @@ def provenance() -> dict[str, Any]:
     packages = ("torch", "stable_baselines3", "gymnasium", "numpy")
     return {
         "commit": commit,
-        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "argv": [Path(sys.argv[0]).name, *(word.replace(f"{ROOT}/", "") for word in sys.argv[1:])],
         "python": platform.python_version(),
         "cpu": platform.machine(),
         "cores": os.cpu_count(),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch as th
 from torch import nn
 
-from sb3_relax.estimators import Estimate
+from sb3_relax.estimators.variance import ChangeMoments
 
 
 class RunningStatistics(nn.Module):
@@ -38,24 +37,21 @@ class RunningStatistics(nn.Module):
         """η, the share of the control variate that is applied."""
         return min(max(-self.cross / self.square, 0.0), 1.0) if self.square > 0 else 0.0
 
-    @th.no_grad()
-    def update(self, estimate: Estimate) -> None:
+    def update(self, mean_square: float, moments: ChangeMoments) -> None:
         """Take in a batch, after it was used.
 
-        :param estimate: made with ĉ in full, whose ``value`` are the advantages
+        :param mean_square: of the advantages
+        :param moments: of the plain score term g and of what ĉ in full changes in it
         """
-        mean_square = estimate.value.square().mean().item()
         if self.seen_batches > 0:
             mean_square = self.scale_decay * self.scale**2 + (1 - self.scale_decay) * mean_square
         self.scale = max(math.sqrt(mean_square), 1e-8)
         self.seen_batches += 1
 
-        plain = estimate.plain.flatten()
-        change = estimate.grad.flatten() - plain
-        size = th.dot(plain, plain).item()
+        size, cross, square = moments.square
         if size > 0:
-            self.cross = self.gain_decay * self.cross + th.dot(plain, change).item() / size
-            self.square = self.gain_decay * self.square + th.dot(change, change).item() / size
+            self.cross = self.gain_decay * self.cross + cross / size
+            self.square = self.gain_decay * self.square + square / size
 
     def get_extra_state(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("scale", "seen_batches", "cross", "square")}

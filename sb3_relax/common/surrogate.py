@@ -7,6 +7,7 @@ import math
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_relax.common.statistics import RunningStatistics
 from sb3_relax.estimators import GumbelOneHot, Latent
@@ -74,19 +75,22 @@ class ControlVariate(nn.Module):
 
     def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """ĉ for ``features [N, F]`` and ``actions [..., N, A]`` → ``[..., N]``."""
-        return self._read_out(self._hidden(features, actions))
+        return self._read_out(self._hidden(features, actions))[0]
 
     def _hidden(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         return th.tanh(self.state_layer(self.state_encoder(features)) + self.action_layer(actions))
 
-    def _read_out(self, hidden: th.Tensor) -> th.Tensor:
-        return self.statistics.scale * self.output_layer(hidden).squeeze(-1)
+    def _read_out(self, hidden: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """ĉ ``[..., N]``, and the scaled weight w that made it of the hidden layer."""
+        weight = self.statistics.scale * self.output_layer.weight
+        return F.linear(hidden, weight, self.statistics.scale * self.output_layer.bias).squeeze(-1), weight
 
     def value_and_slope(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """ĉ and ∂ĉ/∂a, ``[..., N]`` and ``[..., N, A]``: (w ⊙ (1 - h²)) W_a for the last hidden layer h."""
+        """ĉ and ∂ĉ/∂a, ``[..., N]`` and ``[..., N, A]``: (w - w ⊙ h²) W_a for the last hidden layer h."""
         hidden = self._hidden(features, actions)
-        slope = (self.statistics.scale * self.output_layer.weight * (1 - hidden * hidden)) @ self.action_layer.weight
-        return self._read_out(hidden), slope
+        value, weight = self._read_out(hidden)
+        slope = th.addcmul(weight, weight, hidden.square(), value=-1) @ self.action_layer.weight
+        return value, slope
 
     def bind(self, latent: Latent, features: th.Tensor) -> BoundControlVariate:
         """The core's c at fixed states: samples ``[..., N, *event]`` → ``[..., N]``."""

@@ -25,8 +25,9 @@ from sb3_relax.common.latents import to_latent, to_sample
 from sb3_relax.common.rollouts import collect_episodes
 from sb3_relax.common.surrogate import ControlVariate, control_variate_arch
 from sb3_relax.common.validation import unchecked_distributions
-from sb3_relax.estimators import Estimate, Estimator, Latent, sample_variance
+from sb3_relax.estimators import Estimate, Estimator, Latent
 from sb3_relax.estimators.base import Surrogate
+from sb3_relax.estimators.variance import ChangeMoments, change_moments
 
 SelfSurrogateA2C = TypeVar("SelfSurrogateA2C", bound="SurrogateA2C")
 
@@ -71,7 +72,7 @@ class SurrogateA2C(A2C):
     - ``train/grad_variance_no_cv``: the same for Â ∂ log π on the same batch; ``train/grad_variance_ratio``: their
       ratio
     - ``train/cv_loss``: φ's objective before its step; ``train/cv_learning_rate``: φ's learning rate
-    - ``train/cv_gain``: η, the share of ĉ the next update applies (with ``cv_guard``)
+    - ``train/cv_gain``: η, the share of ĉ that was applied (with ``cv_guard``)
     - ``train/temperature``: τ, where actions are relaxed
     - ``train/grad_norm``: norm of the gradient of the whole loss before clipping
 
@@ -312,25 +313,27 @@ class SurrogateA2C(A2C):
         estimate = self._estimate(step, advantages)
         grad = self._applied(estimate)
         value_loss = F.mse_loss(returns, step.values)
-        loss = self.vf_coef * value_loss - estimate.loss(grad)
+        loss = self.vf_coef * value_loss
         entropy = -step.log_prob if step.entropy is None else step.entropy
         entropy_loss = -entropy.mean()
         if self.ent_coef != 0:
             loss = loss + self.ent_coef * entropy_loss
 
         _clear_gradients(self.policy.optimizer)
-        cv_loss = self._backward(loss, estimate)
-        self._fit_control_variate(step, advantages, estimate)
+        cv_loss = self._backward(loss, estimate, grad)
+        self._fit_control_variate(step, advantages)
         grad_norm = th.nn.utils.clip_grad_norm_(_parameters(self.policy.optimizer), self.max_grad_norm)
         self.policy.optimizer.step()
         self._fit_critic(data.observations, returns)
 
+        moments = change_moments(estimate.plain, estimate.grad, step.latent.event_ndim)
         self.logger.record("train/entropy_loss", entropy_loss.item())
         self.logger.record("train/policy_loss", -(advantages * step.log_prob.detach()).mean().item())
         self.logger.record("train/value_loss", value_loss.item())
         self.logger.record("train/grad_norm", grad_norm.item())
-        self.logger.record("train/cv_loss", cv_loss.item())
-        self._record_variance(estimate, grad)
+        self.logger.record("train/cv_loss", moments.square_at(1) if cv_loss is None else cv_loss.item())
+        self._record_variance(moments)
+        self.control_variate.statistics.update(advantages.square().mean().item(), moments)
 
     def _evaluate(self, observations: PyTorchObs, actions: th.Tensor) -> Evaluation:
         """V, the action distribution and the features, in one pass of the policy as A2C makes it."""
@@ -387,16 +390,21 @@ class SurrogateA2C(A2C):
             return estimate.grad
         return th.lerp(estimate.plain, estimate.grad, self.control_variate.statistics.gain)
 
-    def _backward(self, loss: th.Tensor, estimate: Estimate) -> th.Tensor:
-        """Gradients of the loss into the policy, and of the variance objective into φ alone."""
+    def _backward(self, loss: th.Tensor, estimate: Estimate, grad: th.Tensor) -> th.Tensor | None:
+        """Gradients of ``loss`` and of the policy's part (ascent along ``grad``) into the policy, Eq 6's into φ alone.
+
+        :return: φ's objective where it is not the mean of ‖ĝ‖² at the distribution's parameters
+        """
         _clear_gradients(self.cv_optimizer)
+        roots, vectors = [loss, estimate.latent.theta], [None, grad / -estimate.samples]
         if self.cv_objective == "distribution":
-            # its graph holds nothing but φ (θ, features and advantages are detached), so one pass serves both
-            th.autograd.backward([loss, estimate.objective])
-            return estimate.objective
+            # ∂φ mean ‖ĝ‖² = 2/N ĝ · ∂φ ĝ. ĝ's graph holds nothing but φ (θ, features and advantages are detached), so
+            # one pass serves both
+            th.autograd.backward([*roots, estimate.grad_with_graph], [*vectors, estimate.grad * (2 / estimate.samples)])
+            return None
         objective = self._weight_objective(estimate)
         self._set_cv_gradient(objective)
-        loss.backward(retain_graph=self.n_cv_steps > 1)
+        th.autograd.backward(roots, vectors, retain_graph=self.n_cv_steps > 1)
         return objective
 
     def _weight_objective(self, estimate: Estimate) -> th.Tensor:
@@ -416,8 +424,8 @@ class SurrogateA2C(A2C):
         for parameter, gradient in zip(phi, th.autograd.grad(objective, phi, retain_graph=True), strict=True):
             parameter.grad = gradient
 
-    def _fit_control_variate(self, step: Evaluation, advantages: th.Tensor, estimate: Estimate) -> None:
-        """Steps of φ; the first's gradient is there already. ``estimate`` was made before them and stays as it is."""
+    def _fit_control_variate(self, step: Evaluation, advantages: th.Tensor) -> None:
+        """Steps of φ; the first's gradient is there already."""
         rate = require_rate("cv_learning_rate", self.cv_lr_schedule(self._current_progress_remaining))
         self.logger.record("train/cv_learning_rate", rate)
         update_learning_rate(self.cv_optimizer, rate)
@@ -428,7 +436,6 @@ class SurrogateA2C(A2C):
                 again.objective if self.cv_objective == "distribution" else self._weight_objective(again)
             )
             self.cv_optimizer.step()
-        self.control_variate.statistics.update(estimate)
 
     def _fit_critic(self, observations: PyTorchObs, returns: th.Tensor) -> None:
         """V's steps beyond the joint one, on weights the policy does not share.
@@ -446,15 +453,15 @@ class SurrogateA2C(A2C):
             th.nn.utils.clip_grad_norm_(critic, self.max_grad_norm)
             self.policy.optimizer.step()
 
-    def _record_variance(self, estimate: Estimate, grad: th.Tensor) -> None:
-        event_ndim = estimate.latent.event_ndim
-        variance = sample_variance(grad, event_ndim).item()
-        without = sample_variance(estimate.plain, event_ndim).item()
+    def _record_variance(self, moments: ChangeMoments) -> None:
+        without = moments.variance_at(0)
+        gain = self.control_variate.statistics.gain if self.cv_guard else 1.0
+        variance = moments.variance_at(gain)
         self.logger.record("train/grad_variance", variance)
         self.logger.record("train/grad_variance_no_cv", without)
         self.logger.record("train/grad_variance_ratio", variance / without if without > 0 else float("nan"))
         if self.cv_guard:
-            self.logger.record("train/cv_gain", self.control_variate.statistics.gain)
+            self.logger.record("train/cv_gain", gain)
         if self.control_variate.log_temperature is not None:
             self.logger.record("train/temperature", self.control_variate.log_temperature.exp().item())
 

@@ -235,9 +235,8 @@ class GumbelOneHot(RelaxedLatent):
         top = -minus_top
         rest = -torch.logaddexp(minus_top, log_exponential - self.natural())
         # rounding may tie a likely class with the drawn one; H(z̃) = b must hold for every sample
-        below = torch.nextafter(top, top.new_tensor(-torch.inf))
-        rest = rest + (torch.minimum(rest, below) - rest).detach()
-        return torch.where(b.bool(), top, rest)
+        below = torch.nextafter(top, top.new_tensor(-torch.inf))  # top holds no θ, so nor does this
+        return torch.where(b.bool(), top, torch.minimum(rest, below))
 
     def coupling(self, b: Tensor, z: Tensor) -> Tensor:
         return (z - z.amax(-1, keepdim=True)).exp()

@@ -59,7 +59,8 @@ class RELAX(Estimator):
         with torch.enable_grad():
             c, correction = (self._coupled if self.coupled else self._independent)(latent, b, noise)
         score = latent.score(b)
-        return Estimate(latent, value, score, (expand_to(value - c, latent) * score + correction).mean(0))
+        grad = expand_to(value - c, latent) * score + correction
+        return Estimate(latent, value, score, grad[0] if self.draws == 1 else grad.mean(0))
 
     def _coupled(self, latent: RelaxedLatent, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
 
@@ -18,3 +21,46 @@ def sample_variance(grad: Tensor, event_ndim: int) -> Tensor:
     if len(flat) < 2:
         return flat.new_zeros(())
     return flat.var(0).sum()
+
+
+class ChangeMoments(NamedTuple):
+    """What a batch says, as numbers, of an estimate g and of the change d that would make another estimate of it.
+
+    Enough for the variance of every mixture g + η d, so that one pass serves all that is logged or learned of it.
+    """
+
+    square: tuple[float, float, float]  #: batch means of ‖g‖², ⟨g, d⟩ and ‖d‖²
+    covariance: tuple[float, float, float]  #: Σ_i Var(g_i), Σ_i Cov(g_i, d_i) and Σ_i Var(d_i) over the batch
+
+    def square_at(self, share: float) -> float:
+        """Batch mean of ‖g + η d‖² at η = ``share``."""
+        return _quadratic(self.square, share)
+
+    def variance_at(self, share: float) -> float:
+        """Σ_i Var of g + η d over the batch at η = ``share``."""
+        return _quadratic(self.covariance, share)
+
+
+def _quadratic(moments: tuple[float, float, float], share: float) -> float:
+    own, cross, other = moments
+    return max(own + 2 * share * cross + share**2 * other, 0.0)  # rounding alone can make it negative
+
+
+def change_moments(plain: Tensor, changed: Tensor, event_ndim: int) -> ChangeMoments:
+    """:class:`ChangeMoments` of g = ``plain`` and d = ``changed - plain``.
+
+    :param plain: per-sample gradients, ``[*batch, *event]``
+    :param changed: the other estimate, as ``plain``
+    :param event_ndim: number of trailing dimensions that make one gradient
+    """
+    samples = plain.shape[: plain.dim() - event_ndim].numel()
+    pair = torch.stack([plain, changed - plain]).reshape(2, samples, plain.shape[plain.dim() - event_ndim :].numel())
+    centred = pair - pair.mean(1, keepdim=True)
+    (gg, gd), (_, dd) = _gram(pair, samples)
+    (vg, vgd), (_, vd) = _gram(centred, samples - 1)
+    return ChangeMoments((gg, gd, dd), (vg, vgd, vd))
+
+
+def _gram(pair: Tensor, divisor: int) -> list[list[float]]:
+    flat = pair.flatten(1)
+    return (flat @ flat.T / max(divisor, 1)).tolist()

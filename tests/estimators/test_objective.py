@@ -13,6 +13,7 @@ from sb3_relax.estimators import (
     sample_variance,
 )
 from sb3_relax.estimators.exact import product_rule, samples_with_probability, unit_interval_rule
+from sb3_relax.estimators.variance import change_moments
 from tests.estimators.problems import DISCRETE, gaussian_net, hard_net, relaxed_net
 
 
@@ -137,3 +138,20 @@ def test_sample_variance_is_across_samples():
     grad = torch.randn(1000, 2, 3)
     assert torch.allclose(sample_variance(grad, 2), grad.reshape(1000, 6).var(0).sum())
     assert sample_variance(grad[:1], 2) == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_change_moments_are_those_of_the_mixture(share, float64):
+    plain, changed = 2 + torch.randn(50, 2, 3), 1 + torch.randn(50, 2, 3)
+    moments = change_moments(plain, changed, 2)
+    mixture = torch.lerp(plain, changed, share)
+    assert moments.variance_at(share) == pytest.approx(sample_variance(mixture, 2).item())
+    assert moments.square_at(share) == pytest.approx(mixture.flatten(1).square().sum(1).mean().item())
+
+
+def test_change_moments_of_hardly_any_change_keep_their_precision():
+    plain, noise = torch.randn(50, 2, 3), torch.randn(50, 2, 3)
+    moments = change_moments(plain, plain + 1e-4 * noise, 2)
+    assert moments.square[2] == pytest.approx(1e-8 * noise.flatten(1).square().sum(1).mean().item(), rel=1e-2)
+    assert change_moments(plain[:1], noise[:1], 2).variance_at(0.5) == 0
+    assert change_moments(plain[:0], noise[:0], 2).square_at(0.5) == 0

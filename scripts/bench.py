@@ -1,6 +1,6 @@
 """Cost against SB3's A2C: steps per second of whole learn() calls, peak memory, and what importing the core imports.
 
-    python scripts/bench.py [--repeats 15] [--record scripts/results/bench.json]
+    python scripts/bench.py [--repeats 25] [--record scripts/results/bench.json]
 
 Both algorithms learn in turns in one process on one thread, and every ratio compares neighbours in time, so that a
 noisy machine disturbs both alike. Memory is the peak of a fresh process per algorithm.
@@ -92,7 +92,7 @@ def core_imports_sb3() -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--record", type=Path, default=RESULTS / "bench.json")
     parser.add_argument("--only-memory", action="store_true", help="measure memory again, in the record that is there")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)

@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from torch import nn
 
 from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.common.statistics import RunningStatistics
 from sb3_relax.estimators.variance import change_moments
 from tests.helpers import ACTION_SPACES, TinyEnv, randomise
 
@@ -433,7 +434,7 @@ def test_the_guard_applies_what_earlier_batches_speak_for():
     noise.cross, noise.square = 0.0, 0.0
     for _ in range(50):
         plain = th.randn(64, 1, 1) * th.randn(64, 1, 3)
-        noise.update(1.0, change_moments(plain, plain + 3 * th.randn(64, 1, 3), event_ndim=2))
+        noise.update(1.0, change_moments(plain, plain + 3 * th.randn(64, 1, 3), event_ndim=2), 64)
     assert noise.gain < 0.05
 
 
@@ -461,3 +462,64 @@ def test_learns_a_bandit():
 
 def test_gymnasium_id_string():
     assert isinstance(RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu").learn(20).get_env().envs[0], gym.Env)
+
+
+def test_a_vanishing_batch_does_not_silence_the_guard():
+    statistics = RunningStatistics()
+    plain = th.randn(64, 1, 3)
+    for size in (1.0, 1.0, 1.0, 1e-6, 1.0):
+        # ĉ removes half of g, except that in the batch of tiny advantages it is of its usual size
+        change = -0.5 * plain if size == 1 else 0.5 * plain
+        moments = change_moments(size * plain, size * plain + change, event_ndim=2)
+        statistics.update(1.0, moments, 64)
+    assert statistics.gain > 0.5
+
+
+def test_relaxation_noise_is_not_the_noise_of_the_actions():
+    """One seed for both streams would make them the same uniforms."""
+    model = RELAXA2C("MlpPolicy", tiny("multibinary"), seed=0, device="cpu")
+    for seed in (None, 0, 1):
+        if seed is not None:
+            model.set_random_seed(seed)
+        assert not th.equal(th.rand(8), th.rand(8, generator=model.noise_generator))
+    # and two seeds are two streams, one seed one
+    states = []
+    for seed in (1, 1, 2):
+        model.set_random_seed(seed)
+        states.append(th.rand(8, generator=model.noise_generator))
+    assert th.equal(states[0], states[1])
+    assert not th.equal(states[0], states[2])
+
+
+def test_relaxation_noise_goes_on_after_load(tmp_path):
+    model = RELAXA2C("MlpPolicy", tiny("discrete"), seed=0, device="cpu").learn(20)
+    model.save(tmp_path / "agent")
+    loaded = RELAXA2C.load(tmp_path / "agent", device="cpu")
+    fresh = RELAXA2C("MlpPolicy", tiny("discrete"), seed=0, device="cpu")
+    upcoming = [th.rand(8, generator=m.noise_generator) for m in (model, loaded, fresh)]
+    assert th.equal(upcoming[0], upcoming[1])
+    assert not th.equal(upcoming[0], upcoming[2])
+
+
+@pytest.mark.parametrize("n_episodes", [None, 2])
+def test_whole_episodes_are_divided_by_what_earlier_ones_lead_to_expect(n_episodes):
+    """Their own number of steps depends on the actions: below it, terms of mean zero would have a mean."""
+    model = RELAXA2C("MlpPolicy", tiny("discrete", 1), seed=0, device="cpu", n_episodes=n_episodes, n_steps=14)
+    model.learn(14)  # two episodes of 7
+    assert model.control_variate.statistics.steps == 14
+    model.control_variate.statistics.steps = 10.0
+    applied = []
+    original = model._backward
+
+    def spy(loss, estimate, grad):
+        (expected,) = th.autograd.grad(estimate.latent.theta, model.policy.action_net.bias, -grad, retain_graph=True)
+        model.policy.action_net.bias.grad = None
+        objective = original(0 * loss, estimate, grad)
+        applied.append((model.policy.action_net.bias.grad.clone(), expected))
+        return objective
+
+    model._backward = spy
+    model.learn(14)
+    ours, total = applied[0]
+    assert th.allclose(ours, total / (14 if n_episodes is None else 10), atol=1e-6)
+    assert ours.abs().max() > 0

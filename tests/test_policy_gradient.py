@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.estimators import Estimate
-from sb3_relax.estimators.exact import normal_rule, product_rule, unit_interval_rule
+from sb3_relax.estimators.quadrature import normal_rule, product_rule, unit_interval_rule
 from tests.estimators import twins
 from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, randomise
 
@@ -197,7 +197,7 @@ def test_squashed_actions_use_the_action_before_tanh():
 
 def _score_only(step):
     score = step.latent.score(step.sample)
-    return Estimate(step.latent, th.ones(len(score), dtype=score.dtype), score, score)
+    return Estimate(step.latent, th.ones(len(score), dtype=score.dtype), score)
 
 
 class TwoStates(gym.Env):

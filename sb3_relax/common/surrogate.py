@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_relax.common.statistics import RunningStatistics
-from sb3_relax.estimators import GumbelOneHot, Latent
+from sb3_relax.estimators import Latent, RelaxedLatent
 
 #: Hidden layers where the policy's value head has none (as CnnPolicy's): a linear ĉ could not couple a with s.
 FALLBACK_ARCH = [64]
@@ -102,35 +102,32 @@ class BoundControlVariate:
 
     def __init__(self, control_variate: ControlVariate, latent: Latent, features: th.Tensor):
         self.control_variate = control_variate
+        self.latent = latent
         self.features = features
-        self.one_hot = isinstance(latent, GumbelOneHot)
 
-    def _inverse_temperature(self) -> th.Tensor | None:
+    def _temperature(self) -> th.Tensor | None:
         log_temperature = self.control_variate.log_temperature
-        return None if log_temperature is None else (-log_temperature).exp()
+        return None if log_temperature is None else log_temperature.exp()
 
-    def _relax(self, z: th.Tensor, inverse_temperature: th.Tensor | None) -> th.Tensor:
-        if inverse_temperature is None:
+    def _relax(self, z: th.Tensor, temperature: th.Tensor | None) -> th.Tensor:
+        if temperature is None:
             return z
-        z = z * inverse_temperature
-        return z.softmax(-1) if self.one_hot else z.sigmoid()
+        assert isinstance(self.latent, RelaxedLatent)
+        return self.latent.relax(z, temperature)
 
     def _flat(self, action: th.Tensor) -> th.Tensor:
-        return action.flatten(-2) if self.one_hot else action
+        return action.flatten(-self.latent.sample_ndim)
 
     def __call__(self, z: th.Tensor) -> th.Tensor:
-        return self.control_variate(self.features, self._flat(self._relax(z, self._inverse_temperature())))
+        return self.control_variate(self.features, self._flat(self._relax(z, self._temperature())))
 
     def value_and_slope(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """c(z) and ∂c/∂z, both of z's leading shape, in closed form: the chain rule through the relaxation."""
-        inverse_temperature = self._inverse_temperature()
-        action = self._relax(z, inverse_temperature)
+        temperature = self._temperature()
+        action = self._relax(z, temperature)
         value, slope = self.control_variate.value_and_slope(self.features, self._flat(action))
         slope = slope.reshape(action.shape)
-        if inverse_temperature is None:
-            return value, slope
-        if self.one_hot:
-            slope = action * (slope - (action * slope).sum(-1, keepdim=True))
-        else:
-            slope = action * (1 - action) * slope
-        return value, slope * inverse_temperature
+        if temperature is not None:
+            assert isinstance(self.latent, RelaxedLatent)
+            slope = self.latent.relax_gradient(action, slope, temperature)
+        return value, slope

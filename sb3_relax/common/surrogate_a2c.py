@@ -25,8 +25,8 @@ from sb3_relax.common.latents import to_latent, to_sample
 from sb3_relax.common.rollouts import collect_episodes
 from sb3_relax.common.surrogate import ControlVariate, control_variate_arch
 from sb3_relax.common.validation import unchecked_distributions
-from sb3_relax.estimators import Estimate, Estimator, Latent
-from sb3_relax.estimators.base import Surrogate
+from sb3_relax.estimators import Estimate, Latent, TwoPhaseEstimator
+from sb3_relax.estimators.functions import Surrogate
 from sb3_relax.estimators.variance import ChangeMoments, change_moments
 
 SelfSurrogateA2C = TypeVar("SelfSurrogateA2C", bound="SurrogateA2C")
@@ -75,6 +75,10 @@ class SurrogateA2C(A2C):
     - ``train/cv_gain``: η, the share of ĉ that was applied (with ``cv_guard``)
     - ``train/temperature``: τ, where actions are relaxed
     - ``train/grad_norm``: norm of the gradient of the whole loss before clipping
+
+    What keeps the estimate unbiased, beside ĉ and η being fixed before the batch: ĉ must know nothing of what came
+    after the action. A features extractor with batch normalisation lets a batch's later states into ĉ (and dropout
+    makes the policy that is evaluated another than the one that acted): avoid both, as for A2C itself.
 
     torch's validation of distribution arguments is off during rollouts and updates (a tenth of A2C's time): rollouts
     are searched for NaN and infinity as a whole instead, before any weight changes.
@@ -167,7 +171,7 @@ class SurrogateA2C(A2C):
     # -- what an algorithm adds ---------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _estimator(self, surrogate: Surrogate) -> Estimator:
+    def _estimator(self, surrogate: Surrogate) -> TwoPhaseEstimator:
         """The core's estimator for a batch, given c at the batch's states."""
 
     @abstractmethod
@@ -236,16 +240,23 @@ class SurrogateA2C(A2C):
                 activation_fn=self.policy.activation_fn,
                 init_temperature=self._init_temperature(),
             ).to(self.device, dtype=next(self.policy.parameters()).dtype)
-            noise_seed = int(th.randint(2**62, ()))
-        self.noise_generator = th.Generator(device=self.device)
-        self.noise_generator.manual_seed(noise_seed)
+            self.noise_generator = th.Generator(device=self.device)
+            self._seed_noise(int(th.randint(2**31, ())))
+            device, state = getattr(self, "noise_state", ("", np.empty(0, np.uint8)))
+            if device == self.device.type:
+                self.noise_generator.set_state(th.from_numpy(state))  # loaded: the stream goes on where it was saved
         self.cv_optimizer = th.optim.Adam(self.control_variate.parameters(), lr=self.cv_lr_schedule(1.0), fused=True)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed everything A2C seeds, and the relaxation's noise."""
         super().set_random_seed(seed)
         if seed is not None and hasattr(self, "noise_generator"):
-            self.noise_generator.manual_seed(seed)
+            self._seed_noise(seed)
+
+    def _seed_noise(self, seed: int) -> None:
+        # never the seed itself: torch's own generator has it, and the noise would be the numbers behind the actions
+        (mixed,) = np.random.SeedSequence([seed, 0x5B3]).generate_state(1, np.uint64)
+        self.noise_generator.manual_seed(int(mixed >> 1))
 
     # -- collection ---------------------------------------------------------------------------------------------------
 
@@ -333,7 +344,7 @@ class SurrogateA2C(A2C):
         self.logger.record("train/grad_norm", grad_norm.item())
         self.logger.record("train/cv_loss", moments.square_at(1) if cv_loss is None else cv_loss.item())
         self._record_variance(moments)
-        self.control_variate.statistics.update(advantages.square().mean().item(), moments)
+        self.control_variate.statistics.update(advantages.square().mean().item(), moments, estimate.samples)
 
     def _evaluate(self, observations: PyTorchObs, actions: th.Tensor) -> Evaluation:
         """V, the action distribution and the features, in one pass of the policy as A2C makes it."""
@@ -393,10 +404,14 @@ class SurrogateA2C(A2C):
     def _backward(self, loss: th.Tensor, estimate: Estimate, grad: th.Tensor) -> th.Tensor | None:
         """Gradients of ``loss`` and of the policy's part (ascent along ``grad``) into the policy, Eq 6's into φ alone.
 
+        Whole episodes are divided by what earlier batches lead to expect of their length, not by their own: a number of
+        steps that depends on the actions, below a sum whose mean is zero, would leave a mean.
+
         :return: φ's objective where it is not the mean of ‖ĝ‖² at the distribution's parameters
         """
         _clear_gradients(self.cv_optimizer)
-        roots, vectors = [loss, estimate.latent.theta], [None, grad / -estimate.samples]
+        steps = self.control_variate.statistics.steps if self.n_episodes is not None else 0
+        roots, vectors = [loss, estimate.latent.theta], [None, grad / -(steps or estimate.samples)]
         if self.cv_objective == "distribution":
             # ∂φ mean ‖ĝ‖² = 2/N ĝ · ∂φ ĝ. ĝ's graph holds nothing but φ (θ, features and advantages are detached), so
             # one pass serves both
@@ -482,6 +497,8 @@ class SurrogateA2C(A2C):
         :return: name (as in ``policy.named_parameters()``) → gradient of that parameter's shape
         :raises ValueError: for advantages not of shape ``[N]``
 
+        Give it a fresh batch to measure a bias or a variance: φ and η were fitted on the rollout of the last update.
+
         Example::
 
             data = next(model.rollout_buffer.get())
@@ -495,8 +512,13 @@ class SurrogateA2C(A2C):
         step = self._evaluate(observations, actions)  # type: ignore[arg-type]
         estimate = self._estimate(step, th.as_tensor(advantages, device=self.device).to(step.values.dtype))
         named = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
-        loss = estimate.loss(self._applied(estimate))
-        gradients = th.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
+        gradients = th.autograd.grad(
+            estimate.latent.theta,
+            list(named.values()),
+            self._applied(estimate) / estimate.samples,
+            allow_unused=True,
+            materialize_grads=True,
+        )
         return dict(zip(named, gradients, strict=True))
 
     def learn(
@@ -530,6 +552,7 @@ class SurrogateA2C(A2C):
         self, path: str | pathlib.Path | Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
     ) -> None:
         """As SB3's, but atomic for a path: a kill or a full disk leaves the previous file whole."""
+        self.noise_state = (self.device.type, self.noise_generator.get_state().numpy())
         if not isinstance(path, (str, pathlib.Path)):
             super().save(path, exclude, include)
             return

@@ -2,104 +2,190 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimator, expand_to
-from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent
+from sb3_relax.estimators.base import Estimate, Estimator, expand_to
+from sb3_relax.estimators.functions import Objective
+from sb3_relax.estimators.latents import Latent, RelaxedLatent
+from sb3_relax.estimators.quadrature import normal_rule, product_rule
+from sb3_relax.estimators.reparameterised import Gaussian
 
 
-def unit_interval_rule(nodes: int) -> tuple[Tensor, Tensor]:
-    """Tanh-sinh (double exponential) nodes and weights on (0, 1); Takahasi and Mori 1974.
-
-    The samplers' logarithms are singular at both ends, where Gauss-Legendre converges slowly and this rule does not.
-
-    :return: nodes and weights in float64, the weights summing to 1
-    """
-    reach = 3.0  # past it the weights are below 1e-12 in relative size and the nodes crowd the ends
-    t = torch.linspace(-reach, reach, nodes, dtype=torch.float64)
-    inner = math.pi / 2 * torch.sinh(t)
-    weights = torch.cosh(t) / torch.cosh(inner).square()
-    return torch.sigmoid(2 * inner), weights / weights.sum()
-
-
-def normal_rule(nodes: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Hermite nodes and weights for a standard normal, exact for polynomials of degree 2·nodes - 1."""
-    x, w = np.polynomial.hermite_e.hermegauss(nodes)
-    return torch.from_numpy(x), torch.from_numpy(w / w.sum())
-
-
-def product_rule(rule: tuple[Tensor, Tensor], dim: int, chunk: int = 1 << 18) -> Iterator[tuple[Tensor, Tensor]]:
-    """The tensor product of a one-dimensional rule, in chunks of ``[n, dim]`` nodes and ``[n]`` weights."""
-    x, w = rule
-    total = len(x) ** dim
-    for start in range(0, total, chunk):
-        flat = torch.arange(start, min(start + chunk, total))
-        index = torch.stack([flat // len(x) ** i % len(x) for i in range(dim)], dim=-1).reshape(-1, dim)
-        yield x[index], w[index].prod(-1)
-
-
-def samples_with_probability(latent: Latent, nodes: int = 40) -> tuple[Tensor, Tensor]:
+def samples_with_probability(latent: Latent, nodes: int = 40, samples: int = 1) -> tuple[Tensor, Tensor]:
     """Every b of a discrete latent, or Gauss-Hermite's of a Gaussian, with their probabilities.
 
     :param latent: a latent without batch (θ is one event)
-    :return: ``[M, *event]`` and ``[M]``
+    :param nodes: Gauss-Hermite nodes a dimension, for a Gaussian
+    :param samples: K, the number of independent draws
+    :return: ``[M, *event]`` and ``[M]``; for several draws ``[K, M^K, *event]`` and ``[M^K]``
+    :raises TypeError: for another latent
     """
     if isinstance(latent, RelaxedLatent):
         b = latent.support()
-        return b, latent.at(latent.theta.detach().expand(len(b), *latent.theta.shape)).log_prob(b).exp()
-    if isinstance(latent, Gaussian):
+        probability = latent.detach().expand(len(b)).log_prob(b).exp()
+    elif isinstance(latent, Gaussian):
         loc, log_scale = latent.theta.detach().unbind(-1)
         x, w = zip(*product_rule(normal_rule(nodes), loc.numel()), strict=True)
-        return loc + log_scale.exp() * torch.cat(x).to(loc.dtype), torch.cat(w).to(loc.dtype)
-    raise TypeError(f"no enumeration or quadrature is known for {type(latent).__name__}")
+        b, probability = loc + log_scale.exp() * torch.cat(x).to(loc.dtype), torch.cat(w).to(loc.dtype)
+    else:
+        raise TypeError(f"no enumeration or quadrature is known for {type(latent).__name__}")
+    if samples == 1:
+        return b, probability
+    index = torch.cartesian_prod(*[torch.arange(len(b))] * samples).T
+    return b[index], probability[index].prod(0)
 
 
-def exact_gradient(latent: Latent, f: Callable[[Tensor], Tensor], nodes: int = 40) -> Tensor:
-    """∂θ E[f(b)] = Σ_b p(b|θ) f(b) ∂θ log p(b|θ), shape of ``theta``.
+class Gradient(NamedTuple):
+    """∂θ E[f(b, θ)] in its two parts, each of θ's shape."""
+
+    score: Tensor  #: what moves because the distribution of b does: what ``Estimate.grad`` estimates
+    direct: Tensor  #: E[∂θ f(b, θ)], the direct term (Eq 11); zero where f does not depend on θ
+
+    @property
+    def total(self) -> Tensor:
+        """Their sum: the gradient itself."""
+        return self.score + self.direct
+
+
+def exact_gradient(latent: Latent, f: Objective, nodes: int = 40, estimator: Estimator | None = None) -> Gradient:
+    """∂θ E[f(b, θ)] = Σ_b p(b|θ) [f(b) ∂θ log p(b|θ) + ∂θ f(b, θ)].
 
     :param latent: a latent without batch, float64 for full accuracy
-    :param f: ``[M, *event]`` → ``[M]``
+    :param f: ``[..., M, *event]`` → ``[..., M]``; may depend on ``latent.theta``
     :param nodes: Gauss-Hermite nodes a dimension, for a Gaussian
+    :param estimator: whose target to take, where it is not the mean of f (VIMCO's bound)
     """
-    b, probability = samples_with_probability(latent, nodes)
-    wide = latent.at(latent.theta.detach().expand(len(b), *latent.theta.shape))
-    return (expand_to(probability * f(b).detach(), wide) * wide.score(b)).sum(0)
+    samples = 1 if estimator is None else max(estimator.samples, 1)
+    b, probability = samples_with_probability(latent, nodes, samples)
+    wide = latent.detach().expand(len(probability))
+    score = wide.score(b)
+    if samples == 1:
+        value = f(b)
+    else:
+        assert estimator is not None
+        value, score = estimator.target(f(b)), score.sum(0)
+    return Gradient(
+        (expand_to(probability * value.detach(), wide) * score).sum(0),
+        _direct(latent, (probability * value).sum()),
+    )
 
 
-def expected_gradient(estimator: Estimator, latent: Latent, f: Callable[[Tensor], Tensor], nodes: int = 40) -> Tensor:
-    """E[ĝ] of an estimator, shape of ``theta``: b enumerated, all relaxation noise integrated by tanh-sinh.
+def expected_gradient(estimator: Estimator, latent: Latent, f: Objective, nodes: int = 40) -> Gradient:
+    """E[ĝ] and the expected direct term: b enumerated (or Gauss-Hermite), all further noise integrated.
 
-    Independent draws of z and z̃ enter ĝ in separate terms, so both may walk the same nodes: the sum's expectation needs
-    their marginals alone, and the grid keeps ``event`` dimensions instead of twice as many.
+    Uniform noise is integrated by the estimator's own rule (:meth:`Estimator.noise_rule`), a grid over θ's event. Noise
+    with further dimensions (several draws, z and z̃ apart) walks the same nodes in each: those draws enter ĝ in separate
+    terms, so that its expectation needs their marginals alone.
 
-    :param estimator: with one relaxed draw
+    :param estimator: with K of its draws so few that Σ_b over b^K can be visited
     :param latent: a latent without batch, float64 for full accuracy
-    :param f: ``[M, *event]`` → ``[M]``
+    :param f: ``[..., M, *event]`` → ``[..., M]``
     :param nodes: nodes a dimension
     """
+    score, value = torch.zeros_like(latent.theta.detach()), torch.zeros((), dtype=latent.theta.dtype)
+    for estimate, weight in weighted_estimates(estimator, latent, f, nodes):
+        score += (expand_to(weight, estimate.latent) * estimate.grad).sum(0)
+        value = value + (weight * estimate.value).sum()
+    return Gradient(score, _direct(latent, value))
+
+
+def weighted_estimates(
+    estimator: Estimator, latent: Latent, f: Objective, nodes: int, chunk: int = 1 << 17
+) -> Iterator[tuple[Estimate, Tensor]]:
+    """Estimates over batches of all randomness, and the weight of each: an expectation is the sum of products."""
     theta = latent.theta.detach()
-    b, probability = samples_with_probability(latent, nodes)
-    value = f(b).detach()
-    total = torch.zeros_like(theta)
-    needs_noise = estimator.noise_shape(latent) is not None
-    if needs_noise:
-        grid = list(product_rule(unit_interval_rule(nodes), theta.numel()))
-    else:
-        grid = [(theta.new_zeros(1, theta.numel()), theta.new_ones(1))]
-    for (row, p, v), (node, weight) in itertools.product(zip(b, probability, value, strict=True), grid):
-        n = len(node)
-        wide = latent.at(theta.expand(n, *theta.shape))
-        noise = None
-        if needs_noise:
+    noisy = estimator.noise_shape(latent) is not None
+    rows, probability = (
+        (None, theta.new_ones(1))
+        if estimator.samples == 0
+        else samples_with_probability(latent, nodes, estimator.samples)
+    )
+    if estimator.samples == 1 and rows is not None:
+        rows = rows.unsqueeze(0)
+    grid: Iterable[tuple[Tensor, Tensor]] = [(theta.new_zeros(1, theta.numel()), theta.new_ones(1))]
+    if noisy:
+        grid = estimator.noise_rule(latent, nodes, max(chunk // len(probability), 1))
+    for node, weight in grid:
+        n, m = len(node), len(probability)
+        wide = latent.detach().expand(m * n)
+        b = noise = None
+        if rows is not None:
+            b = rows.unsqueeze(2).expand(*rows.shape[:2], n, *rows.shape[2:]).flatten(1, 2)
+            b = b[0] if estimator.samples == 1 else b
+        if noisy:
             shape = estimator.noise_shape(wide)
             assert shape is not None
-            noise = node.to(theta.dtype).reshape(n, *theta.shape).expand(shape)
-        estimate = estimator.finish(wide, row.expand(n, *row.shape), v.expand(n), noise)
-        total += p * (expand_to(weight.to(theta.dtype), wide) * estimate.grad).sum(0)
-    return total
+            noise = node.to(theta.dtype).repeat(m, 1).reshape(m * n, *theta.shape).expand(shape)
+        # statistics that learn from a batch must not learn from the enumeration
+        yield estimator.estimate(wide, f, b, noise), (probability.unsqueeze(1) * weight.to(theta.dtype)).flatten()
+
+
+def _direct(latent: Latent, expectation: Tensor) -> Tensor:
+    if not (expectation.requires_grad and latent.theta.requires_grad):
+        return torch.zeros_like(latent.theta)
+    (gradient,) = torch.autograd.grad(
+        expectation, latent.theta, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return gradient
+
+
+class BiasCheck(NamedTuple):
+    """What :func:`check_unbiased` found."""
+
+    error: float  #: largest |E[ĝ] + E[∂θ f] - ∂θ E[f]| over the components of θ
+    expected: Tensor  #: the estimator's expectation, direct term included
+    exact: Tensor  #: the gradient
+    tolerance: float
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.error <= self.tolerance
+
+
+def check_unbiased(
+    estimator: Estimator, latent: Latent, f: Objective, nodes: int = 48, tolerance: float = 1e-10
+) -> BiasCheck:
+    """Whether an estimator's expectation is the exact gradient: by enumeration and quadrature, without sampling noise.
+
+    For small problems (three bits, one variable of four classes). For large ones see :func:`bias_z_scores`.
+
+    :param latent: a latent without batch, in float64
+    :param f: ``[..., M, *event]`` → ``[..., M]``; may depend on ``latent.theta``
+    :param nodes: quadrature nodes a dimension
+    :raises TypeError: for a latent the estimator does not take
+    :raises ValueError: for a latent in less than float64, which could not show it
+
+    Example::
+
+        assert check_unbiased(RELAX(MLPSurrogate(2).double()), LogisticBernoulli(torch.zeros(2).double()), f).unbiased
+    """
+    estimator.require_latent(latent)
+    if latent.theta.dtype != torch.float64:
+        raise ValueError(f"the latent must be float64 for the check to mean anything; got {latent.theta.dtype}")
+    expected = expected_gradient(estimator, latent, f, nodes).total
+    exact = exact_gradient(latent, f, nodes, estimator).total
+    return BiasCheck((expected - exact).abs().max().item(), expected, exact, tolerance)
+
+
+def bias_z_scores(
+    estimator: Estimator,
+    latent: Latent,
+    f: Objective,
+    exact: Tensor,
+    samples: int = 20_000,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """(mean ĝ - exact) / standard error over independent samples, shape of θ: standard normals where unbiased.
+
+    :param latent: a latent without batch
+    :param exact: the score part of the gradient
+    :param samples: number of estimates
+    """
+    grad = estimator(latent.detach().expand(samples), f, generator).grad
+    return (grad.mean(0) - exact) / (grad.std(0) / math.sqrt(samples)).clamp(min=torch.finfo(grad.dtype).tiny)

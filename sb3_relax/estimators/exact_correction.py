@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, Estimator, Surrogate, expand_to
+from sb3_relax.estimators.base import Estimate, TwoPhaseEstimator, expand_to
+from sb3_relax.estimators.enumeration import wide_support
+from sb3_relax.estimators.functions import Surrogate
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
+from sb3_relax.estimators.surrogates import MLPSurrogate
 
 
-class ExactCorrection(Estimator):
+class ExactCorrection(TwoPhaseEstimator):
     """ĝ = [f(b) - c_φ(b)] ∂θ log p(b|θ) + ∂θ Σ_b p(b|θ) c_φ(b), the sum over every b.
 
     No relaxation and no relaxation noise, at the price of evaluating c everywhere: for supports of up to
@@ -23,11 +28,15 @@ class ExactCorrection(Estimator):
         estimate = ExactCorrection(surrogate)(GumbelOneHot(logits), f)
     """
 
-    unbiased = True
     latents = (LogisticBernoulli, GumbelOneHot)
 
     def __init__(self, surrogate: Surrogate):
+        super().__init__()
         self.surrogate = surrogate
+
+    @classmethod
+    def make(cls, latent: Latent, **kwargs: Any) -> ExactCorrection:
+        return cls(MLPSurrogate.of(latent), **kwargs)
 
     def finish(
         self,
@@ -39,16 +48,14 @@ class ExactCorrection(Estimator):
     ) -> Estimate:
         self._check(latent, value)
         assert isinstance(latent, RelaxedLatent)
-        latent_ = latent.detach()
-        support = latent_.support()
-        # [M, *batch, *event]: every value for every sample, and b itself as one more, in one call of c
-        support = support.reshape(len(support), *(1,) * len(latent.batch_shape), *support.shape[1:])
-        support = support.expand(len(support), *b.shape)
+        fixed = latent.detach()
+        support = wide_support(fixed)
+        score = latent.score(b)
         with torch.enable_grad():
+            # every value for every sample, and b itself as one more, in one call of c
             c = self.surrogate(torch.cat([support, b.unsqueeze(0)]))
-        c_support, c_b = c[:-1], c[-1]
-        # ∂θ Σ p c = Σ p c ∂θ log p
-        weight = latent_.log_prob(support).exp() * c_support
-        correction = (expand_to(weight, latent) * latent_.score(support)).sum(0)
-        score = latent_.score(b)
-        return Estimate(latent, value, score, expand_to(value - c_b, latent) * score + correction)
+            # ∂θ Σ p c = Σ p c ∂θ log p
+            weight = fixed.log_prob(support).exp() * c[:-1]
+            correction = (expand_to(weight, latent) * fixed.score(support)).sum(0)
+            grad = expand_to(value.detach() - c[-1], latent) * score + correction
+        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()))

@@ -6,7 +6,7 @@ made it. A sample is called ``b``. Discrete latents are ``b = H(z)`` of a contin
 noise in log space (Tucker et al. 2017, appendix; Grathwohl et al. 2018, appendix B).
 
 Shapes: ``LogisticBernoulli`` θ ``[*batch, D]``, b and z alike. ``GumbelOneHot`` θ ``[*batch, D, K]``,
-b one-hot along K. ``Gaussian`` θ ``[*batch, D, 2]`` (mean, log-std), b ``[*batch, D]``.
+b one-hot along K. Continuous latents are in ``reparameterised.py``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sb3_relax.estimators.functions import under_transform
+
 #: The logit of a class that cannot be drawn. Finite, since -inf makes NaN gradients; large enough
 #: that exp() of it is exactly zero in float32 and float64.
 MASKED_LOGIT = -1e8
@@ -28,11 +30,10 @@ MASKED_LOGIT = -1e8
 MAX_SUPPORT = 4096
 
 SelfLatent = TypeVar("SelfLatent", bound="Latent")
-SelfRelaxed = TypeVar("SelfRelaxed", bound="RelaxedLatent")
 
 
-def _open_uniform(u: Tensor) -> Tensor:
-    """Move uniforms off 0 and 1, where the samplers' logarithms are infinite."""
+def open_unit(u: Tensor) -> Tensor:
+    """Move numbers of [0, 1] off its ends, where logarithms are infinite."""
     return u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps / 2)
 
 
@@ -41,6 +42,8 @@ class Latent(ABC):
 
     #: number of trailing dimensions of ``theta`` that belong to one sample
     event_ndim: int
+    #: the same of b
+    sample_ndim: int
     theta: Tensor
 
     @property
@@ -67,6 +70,14 @@ class Latent(ABC):
     def detach(self: SelfLatent) -> SelfLatent:
         """The same latent cut from whatever made θ."""
         return self.at(self.theta.detach())
+
+    def expand(self: SelfLatent, *sizes: int) -> SelfLatent:
+        """The same latent with further leading batch dimensions."""
+        return self.at(self.theta.expand(*sizes, *self.theta.shape))
+
+    def inner(self, x: Tensor, y: Tensor) -> Tensor:
+        """⟨x, y⟩ over the event of b: ``[..., *batch]``."""
+        return (x * y).flatten(-self.sample_ndim).sum(-1)
 
 
 class RelaxedLatent(Latent):
@@ -100,19 +111,35 @@ class RelaxedLatent(Latent):
         """Carry a gradient at :meth:`natural` back to one at ``theta``."""
 
     @abstractmethod
+    def base_noise(self, u: Tensor) -> Tensor:
+        """The noise of ``z = natural + noise`` from uniforms of θ's shape: logistic or Gumbel."""
+
+    @abstractmethod
+    def base_score(self, noise: Tensor) -> Tensor:
+        """∂ log p(z) at :meth:`natural`, as a function of the noise ``z - natural``."""
+
+    @abstractmethod
+    def relax(self, z: Tensor, temperature: Tensor | float) -> Tensor:
+        """The relaxed sample inside b's convex hull: σ(z/τ) or softmax(z/τ); H(z) as τ → 0."""
+
+    @abstractmethod
+    def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
+        """``slope`` · ∂relax(z, τ)/∂z at ``relaxed`` = relax(z, τ): shape of z."""
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """μ = E[b], shape of b, detached."""
+
+    @abstractmethod
+    def mean_gradient(self, slope: Tensor) -> Tensor:
+        """``slope`` · ∂μ/∂θ, shape of ``theta``: what a linear function of b contributes to the gradient."""
+
+    @abstractmethod
     def support(self) -> Tensor:
         """Every value of b: ``[M, *event]``.
 
         :raises ValueError: where there are more than ``MAX_SUPPORT``
         """
-
-    def reparameterised(self, b: Tensor, u: Tensor) -> Tensor:
-        """z ~ p(z|θ) given that H(z) = b was seen: the noise is recovered from b, then held fixed.
-
-        Averaged over b this is a draw of z, and ∂z/∂θ is the unconditional one: no noise needs storing.
-        """
-        natural = self.natural()
-        return natural + (self.conditional(b, u) - natural).detach()
 
 
 def _check_support(size: int) -> None:
@@ -129,8 +156,11 @@ class LogisticBernoulli(RelaxedLatent):
     """
 
     event_ndim = 1
+    sample_ndim = 1
 
     def __init__(self, logits: Tensor):
+        if logits.dim() < 1:
+            raise ValueError("logits must have at least one dimension, the bits: [*batch, D]; got a scalar")
         self.theta = logits
 
     def at(self, theta: Tensor) -> LogisticBernoulli:
@@ -157,9 +187,29 @@ class LogisticBernoulli(RelaxedLatent):
 
     def conditional(self, b: Tensor, u: Tensor) -> Tensor:
         # survival function of a logistic truncated to the side of b, inverted: s·[softplus(s·l + log(1-v)) - log v]
-        u = _open_uniform(u)
+        u = open_unit(u)
         sign = 2 * b - 1
         return sign * (F.softplus(sign * self.theta + torch.log1p(-u)) - u.log())
+
+    def base_noise(self, u: Tensor) -> Tensor:
+        u = open_unit(u)
+        return u.log() - torch.log1p(-u)
+
+    def base_score(self, noise: Tensor) -> Tensor:
+        return torch.tanh(noise / 2)
+
+    def relax(self, z: Tensor, temperature: Tensor | float) -> Tensor:
+        return (z / temperature).sigmoid()
+
+    def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
+        return relaxed * (1 - relaxed) * slope / temperature
+
+    def mean(self) -> Tensor:
+        return self.theta.detach().sigmoid()
+
+    def mean_gradient(self, slope: Tensor) -> Tensor:
+        p = self.mean()
+        return slope * p * (1 - p)
 
     def coupling(self, b: Tensor, z: Tensor) -> Tensor:
         # 1 - p_b (1 - e^{-|z|}), with 1 - e^{-|z|} = -expm1(-|z|)
@@ -187,10 +237,16 @@ class GumbelOneHot(RelaxedLatent):
     """
 
     event_ndim = 2
+    sample_ndim = 2
 
     def __init__(self, logits: Tensor, mask: Tensor | None = None):
+        if logits.dim() < 2:
+            raise ValueError(
+                f"logits must be [*batch, D, K], variables and classes last; got shape {tuple(logits.shape)}: "
+                "for one variable, logits.unsqueeze(-2)"
+            )
         if mask is not None:
-            if not bool(mask.any(-1).all()):
+            if not under_transform() and not bool(mask.any(-1).all()):
                 raise ValueError("the mask leaves a variable without any class; at least one must be allowed")
             logits = torch.where(mask, logits, torch.full((), MASKED_LOGIT, dtype=logits.dtype, device=logits.device))
         self.theta = logits
@@ -210,6 +266,9 @@ class GumbelOneHot(RelaxedLatent):
         return self.theta.log_softmax(-1)
 
     def pull_back(self, g: Tensor) -> Tensor:
+        if self.mask is not None:
+            # the relaxation gives a masked class noise of its own, which must not move its logit
+            g = g.masked_fill(~self.mask, 0.0)
         return g - self.probabilities * g.sum(-1, keepdim=True)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -229,7 +288,7 @@ class GumbelOneHot(RelaxedLatent):
         return F.one_hot(z.argmax(-1), z.shape[-1]).to(z.dtype)
 
     def conditional(self, b: Tensor, u: Tensor) -> Tensor:
-        log_exponential = (-_open_uniform(u).log()).log()
+        log_exponential = (-open_unit(u).log()).log()
         # the drawn class: a Gumbel located at logsumexp of the normalised logits, which is 0
         minus_top = (b * log_exponential).sum(-1, keepdim=True)
         top = -minus_top
@@ -237,6 +296,24 @@ class GumbelOneHot(RelaxedLatent):
         # rounding may tie a likely class with the drawn one; H(z̃) = b must hold for every sample
         below = torch.nextafter(top, top.new_tensor(-torch.inf))  # top holds no θ, so nor does this
         return torch.where(b.bool(), top, torch.minimum(rest, below))
+
+    def base_noise(self, u: Tensor) -> Tensor:
+        return -(-open_unit(u).log()).log()
+
+    def base_score(self, noise: Tensor) -> Tensor:
+        return -torch.expm1(-noise)
+
+    def relax(self, z: Tensor, temperature: Tensor | float) -> Tensor:
+        return (z / temperature).softmax(-1)
+
+    def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
+        return relaxed * (slope - (relaxed * slope).sum(-1, keepdim=True)) / temperature
+
+    def mean(self) -> Tensor:
+        return self.probabilities
+
+    def mean_gradient(self, slope: Tensor) -> Tensor:
+        return self.pull_back(self.probabilities * slope)
 
     def coupling(self, b: Tensor, z: Tensor) -> Tensor:
         return (z - z.amax(-1, keepdim=True)).exp()
@@ -246,7 +323,8 @@ class GumbelOneHot(RelaxedLatent):
         allowed = torch.ones(dim, classes, dtype=torch.bool)
         if self.mask is not None:
             # a class is left out only where no sample of the batch may draw it
-            allowed = self.mask.expand(self.theta.shape).reshape(-1, dim, classes).any(0).cpu()
+            rows = self.mask.expand(self.theta.shape).reshape(-1, dim, classes)
+            allowed = rows.any(0).cpu() if len(rows) else allowed
         choices = [row.nonzero().flatten().tolist() for row in allowed]
         size = 1
         for choice in choices:
@@ -254,42 +332,3 @@ class GumbelOneHot(RelaxedLatent):
         _check_support(size)
         index = torch.tensor(list(itertools.product(*choices)), device=self.theta.device).reshape(size, dim)
         return F.one_hot(index, classes).to(self.theta.dtype)
-
-
-class Gaussian(Latent):
-    """D independent normals b = μ + σ ε.
-
-    :param loc: μ, ``[*batch, D]``
-    :param log_scale: log σ, broadcastable to ``loc``
-    """
-
-    event_ndim = 2
-
-    def __init__(self, loc: Tensor, log_scale: Tensor):
-        self.theta = torch.stack([loc, log_scale.expand_as(loc)], dim=-1)
-
-    def at(self, theta: Tensor) -> Gaussian:
-        latent = Gaussian.__new__(Gaussian)
-        latent.theta = theta
-        return latent
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        with torch.no_grad():
-            loc, log_scale = self.theta.unbind(-1)
-            noise = torch.randn(loc.shape, dtype=loc.dtype, device=loc.device, generator=generator)
-            return loc + log_scale.exp() * noise
-
-    def log_prob(self, b: Tensor) -> Tensor:
-        loc, log_scale = self.theta.unbind(-1)
-        return torch.distributions.Normal(loc, log_scale.exp()).log_prob(b).sum(-1)
-
-    def score(self, b: Tensor) -> Tensor:
-        loc, log_scale = self.theta.detach().unbind(-1)
-        inverse_scale = (-log_scale).exp()
-        noise = (b - loc) * inverse_scale
-        return torch.stack([noise * inverse_scale, noise * noise - 1], dim=-1)
-
-    def path(self, b: Tensor) -> Tensor:
-        """∂b/∂θ with the noise ε = (b - μ)/σ of this very b held fixed: (1, b - μ), shape of ``theta``."""
-        offset = b - self.theta.detach()[..., 0]
-        return torch.stack([torch.ones_like(offset), offset], dim=-1)

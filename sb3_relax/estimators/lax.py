@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, Estimator, Surrogate, expand_to, value_and_slope
-from sb3_relax.estimators.latents import Gaussian, Latent
+from sb3_relax.estimators.base import Estimate, TwoPhaseEstimator, expand_to
+from sb3_relax.estimators.functions import Surrogate, value_and_slope
+from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.reparameterised import ReparameterisedLatent
+from sb3_relax.estimators.surrogates import MLPSurrogate
 
 
-class LAX(Estimator):
+class LAX(TwoPhaseEstimator):
     """ĝ = [f(b) - c_φ(b)] ∂θ log p(b|θ) + ∂θ c_φ(b), with b = T(θ, ε) (Eq 5).
 
     The noise is that of the very b that was drawn, ε = (b - μ)/σ: fresh noise in both places is biased, and in the
     correction alone it throws away the correlation that lowers the variance. c = f gives the reparameterisation
     gradient, c = 0 gives REINFORCE.
 
-    :param surrogate: c_φ, ``[*batch, D]`` → ``[*batch]``
+    When to use it: continuous b and a black box (with a differentiable f, Reparam).
+
+    :param surrogate: c_φ, ``[*batch, D]`` → ``[*batch]``; a module, unless the caller trains φ
 
     Example::
 
-        estimate = LAX(surrogate)(Gaussian(loc, log_scale), f)
+        estimate = LAX(MLPSurrogate(D))(Gaussian(loc, log_scale), f)
     """
 
-    unbiased = True
-    latents = (Gaussian,)
+    latents = (ReparameterisedLatent,)
 
     def __init__(self, surrogate: Surrogate):
+        super().__init__()
         self.surrogate = surrogate
+
+    @classmethod
+    def make(cls, latent: Latent, **kwargs: Any) -> LAX:
+        return cls(MLPSurrogate.of(latent), **kwargs)
 
     def finish(
         self,
@@ -38,10 +49,9 @@ class LAX(Estimator):
         generator: torch.Generator | None = None,
     ) -> Estimate:
         self._check(latent, value)
-        assert isinstance(latent, Gaussian)
+        assert isinstance(latent, ReparameterisedLatent)
+        score = latent.score(b)
         with torch.enable_grad():
             c, slope = value_and_slope(self.surrogate, b)
-        score = latent.score(b)
-        return Estimate(
-            latent, value, score, expand_to(value - c, latent) * score + slope.unsqueeze(-1) * latent.path(b)
-        )
+            grad = expand_to(value.detach() - c, latent) * score + latent.path_gradient(b, slope)
+        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()))

@@ -5,20 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, Estimator, expand_to
-from sb3_relax.estimators.latents import Gaussian, GumbelOneHot, Latent, LogisticBernoulli
+from sb3_relax.estimators.base import Estimate, TwoPhaseEstimator, expand_to
+from sb3_relax.estimators.latents import Latent
 
 
-class Reinforce(Estimator):
-    """ĝ = f(b) ∂θ log p(b|θ) (Eq 2). Needs nothing of f but its value; the baseline every other is measured against.
+class Reinforce(TwoPhaseEstimator):
+    """ĝ = f(b) ∂θ log p(b|θ) (Eq 2).
+
+    Needs nothing of f but its value, and takes every latent: what every other estimator is measured against.
+    When not: whenever f can be called twice (RLOO), or a control variate can be learned (RELAX).
 
     Example::
 
         estimate = Reinforce()(LogisticBernoulli(logits), lambda b: (b - 0.499).square().sum(-1))
     """
 
-    unbiased = True
-    latents = (LogisticBernoulli, GumbelOneHot, Gaussian)
+    latents = (Latent,)
 
     def finish(
         self,
@@ -30,4 +32,4 @@ class Reinforce(Estimator):
     ) -> Estimate:
         self._check(latent, value)
         score = latent.score(b)
-        return Estimate(latent, value, score, expand_to(value, latent) * score)
+        return Estimate(latent, value, expand_to(value.detach(), latent) * score, score=score)

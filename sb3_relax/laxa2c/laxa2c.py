@@ -6,8 +6,8 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_relax.common.surrogate_a2c import SurrogateA2C
-from sb3_relax.estimators import LAX, Estimator
-from sb3_relax.estimators.base import Surrogate
+from sb3_relax.estimators import LAX, TwoPhaseEstimator
+from sb3_relax.estimators.functions import Surrogate
 
 
 class LAXA2C(SurrogateA2C):
@@ -19,9 +19,11 @@ class LAXA2C(SurrogateA2C):
         ĝ = [Â - ĉ(a, s)] ∂θ log π(a|s) + ∂θ ĉ(a(ε, s, θ), s)
 
     Unbiased given the advantage estimator, for any ĉ: bootstrapping, GAE with λ < 1 and clipping are as biased as in
-    A2C. With gSDE, π is the marginal of each step, as in SB3's own log_prob: an approximation for as long as one noise
-    matrix serves several steps, for A2C's score function and for ĉ's correction alike. Paper: Grathwohl et al.,
-    *Backpropagation through the Void*, ICLR 2018, https://arxiv.org/abs/1711.00123.
+    A2C. Paper: Grathwohl et al., *Backpropagation through the Void*, ICLR 2018, https://arxiv.org/abs/1711.00123.
+
+    With gSDE, π is the marginal of each step, as in SB3's own log_prob. Where one noise matrix serves several steps
+    (SB3's default ``sde_sample_freq=-1``: a whole rollout), a state depends on the noise of the action that is to come,
+    and every baseline, V as in A2C and ĉ on top, adds a bias: ``sde_sample_freq=1`` has none.
 
     When to use it: small λ, small batches or many action dimensions, where the choice of action is a large share of the
     gradient's variance. With λ near 1 and large batches expect A2C.
@@ -41,7 +43,7 @@ class LAXA2C(SurrogateA2C):
     action_spaces = (spaces.Box,)
     other_algorithm = "RELAXA2C"
 
-    def _estimator(self, surrogate: Surrogate) -> Estimator:
+    def _estimator(self, surrogate: Surrogate) -> TwoPhaseEstimator:
         return LAX(surrogate)
 
     def _cv_action_dim(self) -> int:

@@ -14,8 +14,8 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_relax.common.checks import require_between, require_choice, require_count
 from sb3_relax.common.surrogate_a2c import SurrogateA2C
-from sb3_relax.estimators import RELAX, Estimator, ExactCorrection
-from sb3_relax.estimators.base import Surrogate
+from sb3_relax.estimators import RELAX, ExactCorrection, TwoPhaseEstimator
+from sb3_relax.estimators.functions import Surrogate
 from sb3_relax.estimators.latents import MAX_SUPPORT
 
 CORRECTIONS = ("coupled", "relaxed", "exact")
@@ -140,7 +140,7 @@ class RELAXA2C(SurrogateA2C):
         assert isinstance(self.action_space, spaces.Discrete)
         return int(self.action_space.n)
 
-    def _estimator(self, surrogate: Surrogate) -> Estimator:
+    def _estimator(self, surrogate: Surrogate) -> TwoPhaseEstimator:
         if self.correction == "exact":
             return ExactCorrection(surrogate)
         return RELAX(surrogate, coupled=self.correction == "coupled", draws=self.n_relaxed)

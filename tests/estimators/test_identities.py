@@ -4,7 +4,7 @@ import torch
 
 from sb3_relax.estimators import LAX, RELAX, ExactCorrection, GumbelOneHot, LogisticBernoulli, Reinforce
 from sb3_relax.estimators.base import expand_to
-from sb3_relax.estimators.exact import product_rule, unit_interval_rule
+from sb3_relax.estimators.quadrature import product_rule, unit_interval_rule
 from tests.estimators import twins
 from tests.estimators.problems import gaussian, gaussian_net, hard_net, relaxed_net
 

@@ -2,8 +2,9 @@
 
 import torch
 
-from sb3_relax.estimators import LAX, RELAX, Estimate, GumbelOneHot, LogisticBernoulli
-from sb3_relax.estimators.base import expand_to, value_and_slope
+from sb3_relax.estimators import LAX, NVIL, REBAR, RELAX, Estimate, GumbelOneHot, LogisticBernoulli
+from sb3_relax.estimators.base import expand_to
+from sb3_relax.estimators.functions import value_and_slope
 
 
 class DetachedTilde(RELAX):
@@ -12,29 +13,61 @@ class DetachedTilde(RELAX):
     def __init__(self, surrogate):
         super().__init__(surrogate, coupled=False)
 
-    def _independent(self, latent, b, noise):
-        theta = latent.theta.detach().expand(1, *latent.theta.shape).clone().requires_grad_()
-        leaf = latent.at(theta)
-        z = leaf.reparameterised(b, noise[0])
-        z_tilde = leaf.conditional(b, noise[1]).detach()
-        (correction,) = torch.autograd.grad(self.surrogate(z).sum(), theta, create_graph=True)
-        return self.surrogate(z_tilde), correction
+    def finish(self, latent, b, value, noise=None, generator=None):
+        z, z_tilde = latent.conditional(b, noise).detach()
+        _, slope = value_and_slope(self.surrogate, z)
+        score = latent.score(b)
+        grad = expand_to(value - self.surrogate(z_tilde), latent) * score + latent.pull_back(slope)
+        return Estimate(latent, value, grad.mean(0), score=score)
 
 
-class FlippedCorrection(RELAX):
+class _ScaledCorrection(RELAX):
+    factor: float
+
+    def finish(self, latent, b, value, noise=None, generator=None):
+        estimate = super().finish(latent, b, value, noise)
+        c, _ = value_and_slope(self.surrogate, latent.conditional(b, noise))
+        score_part = (expand_to(value - c, latent) * estimate.score).mean(0)
+        grad = score_part + self.factor * (estimate.grad - score_part)
+        return Estimate(latent, value, grad, score=estimate.score)
+
+
+class FlippedCorrection(_ScaledCorrection):
     """The correction with the wrong sign."""
 
-    def _coupled(self, latent, b, noise):
-        c, correction = super()._coupled(latent, b, noise)
-        return c, -correction
+    factor = -1.0
 
 
-class DoubledCorrection(RELAX):
+class DoubledCorrection(_ScaledCorrection):
     """The correction counted twice (or, the other way round, scaled by 1/N twice)."""
 
-    def _coupled(self, latent, b, noise):
-        c, correction = super()._coupled(latent, b, noise)
-        return c, 2 * correction
+    factor = 2.0
+
+
+class SameBatchNVIL(NVIL):
+    """The running mean taken from the batch it is used on."""
+
+    def finish(self, latent, b, value, noise=None, generator=None):
+        self._check(latent, value)
+        score = latent.score(b)
+        return Estimate(latent, value, expand_to(value - value.mean(), latent) * score, score=score)
+
+
+class LeakyREBAR(REBAR):
+    """φ's variance objective by .backward(): it reaches what made f, and θ."""
+
+    def estimate(self, latent, f, b, noise):
+        estimate = super().estimate(latent, f, b, noise)
+        backward = estimate.backward
+
+        def leaky():
+            estimate.objective.backward(retain_graph=True)
+            for parameter in self.parameters():
+                parameter.grad = None
+            backward()
+
+        estimate.backward = leaky
+        return estimate
 
 
 class LogPbGumbel(GumbelOneHot):
@@ -69,8 +102,8 @@ class FreshNoiseLAX(LAX):
         other = 2 * loc - b
         c, slope = value_and_slope(self.surrogate, other)
         score = latent.score(b)
-        grad = expand_to(value - c, latent) * score + slope.unsqueeze(-1) * latent.path(other)
-        return Estimate(latent, value, score, grad)
+        grad = expand_to(value - c, latent) * score + latent.path_gradient(other, slope)
+        return Estimate(latent, value, grad, score=score)
 
 
 class FreshCorrectionLAX(LAX):
@@ -82,5 +115,5 @@ class FreshCorrectionLAX(LAX):
         c, _ = value_and_slope(self.surrogate, b)
         _, slope = value_and_slope(self.surrogate, other)
         score = latent.score(b)
-        grad = expand_to(value - c, latent) * score + slope.unsqueeze(-1) * latent.path(other)
-        return Estimate(latent, value, score, grad)
+        grad = expand_to(value - c, latent) * score + latent.path_gradient(other, slope)
+        return Estimate(latent, value, grad, score=score)

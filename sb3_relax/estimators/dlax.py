@@ -1,0 +1,62 @@
+"""DLAX (Eq 7; Grathwohl et al. 2018, appendix): LAX for a discrete b through its relaxation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sb3_relax.estimators.base import Estimate, TwoPhaseEstimator, expand_to
+from sb3_relax.estimators.functions import Surrogate, value_and_slope
+from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
+from sb3_relax.estimators.surrogates import MLPSurrogate
+
+
+class DLAX(TwoPhaseEstimator):
+    """ĝ = f(b) ∂θ log p(b|θ) - c_φ(z) ∂θ log p(z|θ) + ∂θ c_φ(z), with b = H(z) (Eq 7).
+
+    Both score terms are noisy and their noise is not the same, so it stays behind RELAX, which conditions on b: it is
+    here to be compared. z is drawn given b.
+
+    :param surrogate: c_φ of the relaxed sample, ``[*batch, *event]`` → ``[*batch]``; a module, unless the caller
+        trains φ
+
+    Example::
+
+        estimate = DLAX(MLPSurrogate(D))(LogisticBernoulli(logits), f)
+    """
+
+    latents = (LogisticBernoulli, GumbelOneHot)
+
+    def __init__(self, surrogate: Surrogate):
+        super().__init__()
+        self.surrogate = surrogate
+
+    @classmethod
+    def make(cls, latent: Latent, **kwargs: Any) -> DLAX:
+        return cls(MLPSurrogate.of(latent), **kwargs)
+
+    def noise_shape(self, latent: Latent) -> tuple[int, ...]:
+        return tuple(latent.theta.shape)
+
+    def finish(
+        self,
+        latent: Latent,
+        b: Tensor,
+        value: Tensor,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        self._check(latent, value)
+        assert isinstance(latent, RelaxedLatent)
+        noise = self._noise(latent, noise, generator)
+        with torch.no_grad():
+            z = latent.conditional(b, noise)
+            base_score = latent.base_score(z - latent.natural())
+        score = latent.score(b)
+        with torch.enable_grad():
+            c, slope = value_and_slope(self.surrogate, z)
+            grad = expand_to(value.detach(), latent) * score
+            grad = grad + latent.pull_back(slope - expand_to(c, latent) * base_score)
+        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()))

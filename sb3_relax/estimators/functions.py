@@ -1,0 +1,108 @@
+"""Calling f and c: shapes, finiteness, and gradients with respect to their input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+#: f: maps samples ``[..., *batch, *event]`` to values ``[..., *batch]``.
+Objective = Callable[[Tensor], Tensor]
+
+#: c_φ: maps relaxed or hard samples ``[..., *batch, *event]`` to values ``[..., *batch]``.
+Surrogate = Callable[[Tensor], Tensor]
+
+
+def under_transform() -> bool:
+    """Whether a torch.func transform (vmap) is at work, where tensors have no values to look at and no leaves."""
+    try:
+        torch.empty(0).requires_grad_()
+    except RuntimeError:
+        return True
+    return False
+
+
+def require_finite(what: str, tensor: Tensor) -> None:
+    """Refuse NaN and infinity.
+
+    :raises ValueError: saying where the first one was seen
+    """
+    if under_transform():
+        return
+    finite = tensor.isfinite()
+    if not finite.all():
+        first = tuple((~finite).nonzero()[0].tolist())
+        raise ValueError(f"{what} must be finite; got {tensor[first].item()} at index {first}")
+
+
+def evaluate(f: Objective, b: Tensor, shape: torch.Size) -> Tensor:
+    """f(b), checked.
+
+    :param shape: what f must return
+    :raises TypeError: where f returns anything but a tensor
+    :raises ValueError: where f returns another shape, or a value that is not finite
+    """
+    value = f(b)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"f must return a tensor of shape {tuple(shape)}; got {type(value).__name__}")
+    if value.shape != shape:
+        raise ValueError(
+            f"f must return one value per sample: for samples of shape {tuple(b.shape)} "
+            f"a tensor of shape {tuple(shape)}; got {tuple(value.shape)}"
+        )
+    require_finite("f(b)", value.detach())
+    return value
+
+
+def evaluate_with_slope(
+    f: Objective, z: Tensor, shape: torch.Size, who: str, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """f(z) and ∂f/∂z per sample, for estimators that need f's gradient.
+
+    :param z: where to take them; its own graph (to a temperature, say) is kept
+    :param who: the estimator, for the error
+    :param create_graph: whether the slope needs a graph of its own (to φ)
+    :return: the value, attached to f's own graph, and the slope, shape of z
+    :raises TypeError: where f returns a value without a graph to its input (a black box)
+    """
+    if under_transform():
+        return _functional_value_and_slope(f, z)
+    z = z if z.requires_grad else z.detach().requires_grad_()
+    with torch.enable_grad():
+        value = evaluate(f, z, shape)
+    slope = None
+    if value.requires_grad:
+        (slope,) = torch.autograd.grad(value.sum(), z, create_graph=create_graph, retain_graph=True, allow_unused=True)
+    if slope is None:
+        raise TypeError(
+            f"{who} needs ∂f/∂b, but f returned a value without a graph to its input (a black box, or a constant). "
+            "Use an estimator with needs_grad_f = False, such as RELAX, RLOO or DisARM"
+        )
+    return value, slope
+
+
+def value_and_slope(surrogate: Surrogate, z: Tensor) -> tuple[Tensor, Tensor]:
+    """c(z) ``[..., *batch]`` and ∂c/∂z, shape of z, both with graphs to φ alone.
+
+    Taken from the surrogate's own ``value_and_slope`` where it has one (a closed form saves the second derivative that
+    training φ needs), else from autograd.
+    """
+    closed_form = getattr(surrogate, "value_and_slope", None)
+    if closed_form is not None:
+        return closed_form(z)
+    if under_transform():
+        return _functional_value_and_slope(surrogate, z)
+    z = z.detach().requires_grad_()
+    c = surrogate(z)
+    (slope,) = torch.autograd.grad(c.sum(), z, create_graph=True)
+    return c, slope
+
+
+def _functional_value_and_slope(f: Objective, z: Tensor) -> tuple[Tensor, Tensor]:
+    def summed(z: Tensor) -> tuple[Tensor, Tensor]:
+        value = f(z)
+        return value.sum(), value
+
+    slope, value = torch.func.grad(summed, has_aux=True)(z)
+    return value, slope

@@ -1,0 +1,206 @@
+"""Hierarchical latents: one estimator per stochastic layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sb3_relax.estimators.base import Estimate, Estimator, TwoPhaseEstimator
+from sb3_relax.estimators.functions import evaluate
+from sb3_relax.estimators.latents import Latent, RelaxedLatent
+from sb3_relax.estimators.reparameterised import Gaussian
+
+#: Layer l: the samples of the layers below, ``b_1 … b_{l-1}``, → the latent of layer l.
+Layer = Callable[..., Latent]
+
+
+class Randomness:
+    """Where :func:`layered` gets its random numbers; a test may put quadrature in its place."""
+
+    def __init__(self, generator: torch.Generator | None = None):
+        self.generator = generator
+
+    def sample(self, latent: Latent) -> Tensor:
+        """b of one layer."""
+        return latent.sample(self.generator)
+
+    def draw(self, estimator: Estimator, latent: Latent) -> Tensor | None:
+        """What an estimator asks for beside the b of its layer."""
+        return estimator.draw(latent, self.generator)
+
+    def noise(self, estimator: Estimator, latent: Latent) -> Tensor | None:
+        """An estimator's uniforms."""
+        return estimator.draw_noise(latent, self.generator)
+
+    def base_noise(self, latent: Latent) -> Tensor:
+        """The noise that makes a smooth sample: logistic or Gumbel for discrete latents, normal for a Gaussian."""
+        theta = latent.theta
+        if isinstance(latent, RelaxedLatent):
+            return latent.base_noise(
+                torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=self.generator)
+            )
+        shape = theta.shape[:-1]
+        return torch.randn(shape, dtype=theta.dtype, device=theta.device, generator=self.generator)
+
+
+class LayeredEstimate:
+    """The gradients of all layers.
+
+    :param value: f(b_1, …, b_L), ``[*batch]``, attached to f's own graph
+    :param layers: one estimate per layer, each of its own θ_l
+    """
+
+    def __init__(self, value: Tensor, layers: Sequence[Estimate]):
+        self.value = value
+        self.layers = layers
+
+    def backward(self) -> None:
+        """ĝ_l into what made θ_l alone, the direct term of f once, and the sum of Eq 6 over layers into each φ_l."""
+        # every φ first: their graphs must be whole
+        phi: list[tuple[Tensor, Tensor | None]] = []
+        for estimate in self.layers:
+            parameters = [parameter for parameter in estimate.phi if parameter.requires_grad]
+            if parameters:
+                phi.extend(zip(parameters, estimate.phi_gradients(parameters, retain_graph=True), strict=True))
+        roots, vectors = [], []
+        for estimate in self.layers:
+            if estimate.latent.theta.requires_grad:
+                roots.append(estimate.latent.theta)
+                vectors.append(estimate.grad / estimate.samples)
+        if self.value.requires_grad:
+            roots.append(self.value)
+            vectors.append(torch.full_like(self.value, 1 / max(self.value.numel(), 1)))
+        if roots:
+            torch.autograd.backward(roots, vectors)
+        for parameter, gradient in phi:
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        for estimate in self.layers:
+            estimate.learn()
+
+
+def layered(
+    layers: Sequence[Layer],
+    estimators: Sequence[Estimator],
+    f: Callable[..., Tensor],
+    generator: torch.Generator | None = None,
+    temperature: float = 0.5,
+    randomness: Randomness | None = None,
+) -> LayeredEstimate:
+    """∂ E[f(b_1, …, b_L)] with b_l ~ p(b_l | b_1, …, b_{l-1}), one estimator per layer.
+
+    One pass draws b_1 … b_L and f once. Layer l keeps b_{<l} as drawn and estimates the gradient at θ_l, which goes
+    into what made θ_l and no further. An estimator that needs f's value alone, at one sample, is finished with that
+    pass's value. Any other calls f as a function of b_l: the layers above are drawn again for each value of b_l; where
+    f is called between the corners (Concrete, REBAR, Reparam) they are made smooth, with one noise for all calls.
+
+    :param layers: layer l maps the samples ``b_1 … b_{l-1}`` (none for the first) to its latent
+    :param estimators: one for each layer; each may be the estimator of several layers only if its φ fits them all
+    :param f: ``b_1, …, b_L`` → ``[*batch]``; may depend on every θ and on its own parameters (Eq 11). Where an
+        estimator evaluates several values of b_l at once, all samples, and f's values, have one leading dimension more
+    :param generator: source of all randomness
+    :param temperature: τ of the smooth samples above a relaxed layer
+    :param randomness: replaces ``generator``, for tests
+    :raises TypeError: for an estimator that does not take its layer's latent, one whose target is not the mean of f
+        (VIMCO), and a pathwise one (Reparam) below a discrete layer
+    :raises ValueError: for another number of estimators than layers, and what f's values are refused for
+
+    Example::
+
+        estimate = layered([lambda: q1, lambda b1: LogisticBernoulli(net(b1))], [RELAX(c1), RELAX(c2)], f)
+        estimate.backward()
+    """
+    if len(layers) != len(estimators) or not layers:
+        raise ValueError(f"one estimator per layer is needed; got {len(estimators)} for {len(layers)} layers")
+    source = randomness or Randomness(generator)
+    latents: list[Latent] = []
+    samples: list[Tensor] = []
+    for layer, estimator in zip(layers, estimators, strict=True):
+        latent = layer(*samples)
+        estimator.require_latent(latent)
+        if type(estimator).target is not Estimator.target:
+            raise TypeError(
+                f"{type(estimator).__name__} estimates another objective than E[f], and cannot be a layer's"
+            )
+        latents.append(latent)
+        samples.append(source.sample(latent))
+    for number, estimator in enumerate(estimators):
+        if estimator.pathwise and any(isinstance(above, RelaxedLatent) for above in latents[number + 1 :]):
+            raise TypeError(
+                f"{type(estimator).__name__} differentiates f through the layers above, and one of them is discrete: "
+                "use LAX, Reinforce or RLOO below it"
+            )
+    batch = latents[0].batch_shape
+    value = evaluate(lambda _: f(*samples), samples[0], batch)
+
+    estimates = []
+    for number, (latent, b, estimator) in enumerate(zip(latents, samples, estimators, strict=True)):
+        noise = source.noise(estimator, latent)
+        if isinstance(estimator, TwoPhaseEstimator) and estimator.samples == 1:
+            estimates.append(estimator.finish(latent, b, value.detach(), noise))
+            continue
+        above = _FromLayer(number, layers, samples, value.detach(), f, source, temperature)
+        own = b if estimator.relaxes_f and estimator.samples == 1 else source.draw(estimator, latent)
+        of_b = above.smooth if estimator.relaxes_f else above.drawn
+        estimates.append(estimator.estimate(latent, of_b, own, noise))
+    return LayeredEstimate(value, estimates)
+
+
+class _FromLayer:
+    """f as a function of b_l alone, with the layers below as drawn and those above made from it."""
+
+    def __init__(
+        self,
+        number: int,
+        layers: Sequence[Layer],
+        samples: Sequence[Tensor],
+        value: Tensor,
+        f: Callable[..., Tensor],
+        source: Randomness,
+        temperature: float,
+    ):
+        self.below = samples[:number]
+        self.own = samples[number]
+        self.above = layers[number + 1 :]
+        self.value = value
+        self.f = f
+        self.source = source
+        self.temperature = temperature
+        self._noise: list[Tensor] = []  # of the smooth samples above, drawn once
+
+    def _below(self, b: Tensor) -> list[Tensor]:
+        # one leading dimension more where several values of b_l are asked for at once
+        leading = b.shape[: b.dim() - self.own.dim()]
+        return [*(sample.expand(*leading, *sample.shape) for sample in self.below), b]
+
+    def drawn(self, b: Tensor) -> Tensor:
+        """f with every layer above drawn anew."""
+        samples = self._below(b)
+        for layer in self.above:
+            samples.append(self.source.sample(layer(*samples)))
+        return self.f(*samples)
+
+    def smooth(self, b: Tensor) -> Tensor:
+        """f with every layer above a smooth function of b_l; at the b_l that was drawn, f as it was."""
+        if b is self.own:
+            return self.value
+        samples = self._below(b)
+        for number, layer in enumerate(self.above):
+            latent = layer(*samples)
+            if number == len(self._noise):
+                # one noise for all values of b_l, so of the shape without their leading dimension
+                theta = latent.theta.detach()
+                first = theta[0] if b.dim() > self.own.dim() else theta
+                self._noise.append(self.source.base_noise(latent.at(first)))
+            samples.append(self._smooth_sample(latent, self._noise[number]))
+        return self.f(*samples)
+
+    def _smooth_sample(self, latent: Latent, noise: Tensor) -> Tensor:
+        if isinstance(latent, RelaxedLatent):
+            return latent.relax(latent.natural() + noise, self.temperature)
+        if isinstance(latent, Gaussian):
+            loc, log_scale = latent.theta.unbind(-1)
+            return loc + log_scale.exp() * noise
+        raise TypeError(f"no smooth sample of {type(latent).__name__} is known: use it in the last layer alone")

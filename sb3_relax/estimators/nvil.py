@@ -1,0 +1,89 @@
+"""NVIL (Mnih and Gregor 2014)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sb3_relax.estimators.base import Estimate, TwoPhaseEstimator, expand_to
+from sb3_relax.estimators.latents import Latent
+
+
+class NVIL(TwoPhaseEstimator):
+    """ĝ = (f(b) - C_ψ - m) ∂θ log p(b|θ) / max(1, √v): a learned and a running baseline.
+
+    C_ψ is a function of the input, fitted by squared error; m and v are running averages over *earlier* batches of the
+    mean and variance of f - C_ψ, updated by ``Estimate.backward()``.
+    When to use it: one evaluation of an f that is no more than a number. When not: f may be called twice (RLOO).
+    arXiv:1402.0030.
+
+    :param baseline: C_ψ of the detached θ, which stands for the input, ``[*batch, *event]`` → ``[*batch]``; a closure
+        may read the input itself. ``None``: none
+    :param normalise: divide by max(1, √v), as the paper; then E[ĝ] is the gradient over a positive number, and not the
+        gradient. Off by default, so that the estimator is unbiased
+    :param decay: weight of the past in m and v
+
+    Example::
+
+        estimate = NVIL()(LogisticBernoulli(logits), f)
+    """
+
+    latents = (Latent,)
+    mean: Tensor
+    variance: Tensor
+    seen: Tensor
+
+    def __init__(self, baseline: nn.Module | None = None, normalise: bool = False, decay: float = 0.8):
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1); got {decay}")
+        self.baseline = baseline
+        self.normalise = normalise
+        self.decay = decay
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("variance", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
+
+    def finish(
+        self,
+        latent: Latent,
+        b: Tensor,
+        value: Tensor,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        self._check(latent, value)
+        signal = value.detach()
+        if self.baseline is not None:
+            with torch.enable_grad():
+                fitted = self.baseline(latent.theta.detach())
+            if fitted.shape != value.shape:
+                raise ValueError(
+                    f"the baseline must have the batch's shape {tuple(value.shape)}; got {tuple(fitted.shape)}"
+                )
+            signal = signal - fitted
+        centred = signal - self.mean.to(signal.dtype)
+        weight = centred.detach()
+        if self.normalise:
+            weight = weight / self.variance.to(signal.dtype).sqrt().clamp(min=1)
+        score = latent.score(b)
+        return Estimate(
+            latent,
+            value,
+            expand_to(weight, latent) * score,
+            score=score,
+            phi=tuple(self.parameters()),
+            phi_loss=centred.square().mean() if self.baseline is not None else None,
+            learn=lambda: self.take_in(signal.detach()),
+        )
+
+    @torch.no_grad()
+    def take_in(self, signal: Tensor) -> None:
+        """Let m and v take in f - C_ψ of one batch."""
+        if signal.numel() == 0:
+            return
+        keep = torch.where(self.seen, self.decay, 0.0)
+        variance = signal.var(correction=0)
+        self.mean.copy_(keep * self.mean + (1 - keep) * signal.mean())
+        self.variance.copy_(keep * self.variance + (1 - keep) * variance)
+        self.seen.fill_(True)

@@ -1,0 +1,100 @@
+"""REBAR (Tucker et al. 2017): RELAX with c(z) = η f(σ_τ(z)), and a learned residual where wanted."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sb3_relax.estimators.base import Estimate, Estimator, require_samples
+from sb3_relax.estimators.functions import Objective, Surrogate, evaluate, evaluate_with_slope, value_and_slope
+from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
+from sb3_relax.estimators.relax import relax_estimate, relaxation_shape
+from sb3_relax.estimators.surrogates import require_temperature
+
+
+class REBAR(Estimator):
+    """RELAX with c(z) = η f(σ_τ(z)) + r_ρ(z): f itself, relaxed, is the control variate (Eq 8; arXiv:1703.07370).
+
+    φ is η, log τ and ρ. Without ``residual`` it is REBAR; with one it is what Grathwohl et al. call RELAX on the VAE.
+    When to use it: f differentiable and defined between the corners, two evaluations (three with independent noise).
+
+    :param temperature: τ at the start
+    :param scale: η at the start
+    :param residual: r_ρ, ``[..., *batch, *event]`` → ``[..., *batch]``
+    :param coupled: as in :class:`RELAX`
+    :param draws: as in :class:`RELAX`; here each costs an evaluation of f
+    :raises ValueError: for a temperature or number of draws that is not positive
+
+    Example::
+
+        estimate = REBAR()(LogisticBernoulli(logits), f)
+        estimate = REBAR(residual=MLPSurrogate(D))(LogisticBernoulli(logits), f)
+    """
+
+    needs_grad_f = True
+    relaxes_f = True
+    latents = (LogisticBernoulli, GumbelOneHot)
+    evaluations = 2
+
+    def __init__(
+        self,
+        temperature: float = 0.5,
+        scale: float = 1.0,
+        residual: Surrogate | None = None,
+        coupled: bool = True,
+        draws: int = 1,
+    ):
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(require_temperature(temperature))))
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
+        self.residual = residual
+        self.coupled = coupled
+        self.draws = require_samples(draws, least=1, what="draws")
+        self.evaluations = 1 + draws * (1 if coupled else 2)
+
+    def noise_shape(self, latent: Latent) -> tuple[int, ...]:
+        """``[draws, *theta.shape]``, with a leading 2 (for z and z̃) where they are drawn independently."""
+        return relaxation_shape(latent, self.coupled, self.draws)
+
+    def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
+        assert b is not None
+        assert noise is not None
+        assert isinstance(latent, RelaxedLatent)
+        value = evaluate(f, b, latent.batch_shape)
+        surrogate = RelaxedObjective(f, latent, self.log_temperature.exp(), self.scale, self.residual)
+        return relax_estimate(surrogate, latent, b, value, noise, self.coupled, tuple(self.parameters()))
+
+
+class RelaxedObjective:
+    """c(z) = η f(σ_τ(z)) + r(z) for one f and latent, with its slope."""
+
+    def __init__(
+        self, f: Objective, latent: RelaxedLatent, temperature: Tensor, scale: Tensor, residual: Surrogate | None
+    ):
+        self.f = f
+        self.latent = latent
+        self.temperature = temperature
+        self.scale = scale
+        self.residual = residual
+
+    def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """c(z) and ∂c/∂z, the chain rule through the relaxation, all draws in one call of f."""
+        relaxed = self.latent.relax(z, self.temperature)
+        leading = relaxed.shape[: relaxed.dim() - self.latent.theta.dim()]
+        # f sees one leading dimension of draws, and none where there is one draw
+        shape = (
+            self.latent.batch_shape if leading.numel() == 1 else torch.Size([leading.numel(), *self.latent.batch_shape])
+        )
+        batched = relaxed.reshape(shape + relaxed.shape[relaxed.dim() - self.latent.sample_ndim :])
+        value, slope = evaluate_with_slope(self.f, batched, shape, "REBAR", create_graph=True)
+        c = self.scale * value.reshape(leading + self.latent.batch_shape)
+        slope = self.scale * self.latent.relax_gradient(relaxed, slope.reshape(relaxed.shape), self.temperature)
+        if self.residual is not None:
+            r, r_slope = value_and_slope(self.residual, z)
+            return c + r, slope + r_slope
+        return c, slope
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.value_and_slope(z)[0]

@@ -1,0 +1,75 @@
+"""Every estimator by name, for tests and command lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sb3_relax.estimators.arm import ARM
+from sb3_relax.estimators.base import Estimator
+from sb3_relax.estimators.concrete import Concrete
+from sb3_relax.estimators.disarm import DisARM
+from sb3_relax.estimators.dlax import DLAX
+from sb3_relax.estimators.double_cv import DoubleCV
+from sb3_relax.estimators.enumeration import Exact
+from sb3_relax.estimators.exact_correction import ExactCorrection
+from sb3_relax.estimators.gumbel_rao import GumbelRao
+from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.lax import LAX
+from sb3_relax.estimators.muprop import MuProp
+from sb3_relax.estimators.nvil import NVIL
+from sb3_relax.estimators.rebar import REBAR
+from sb3_relax.estimators.reinforce import Reinforce
+from sb3_relax.estimators.relax import RELAX
+from sb3_relax.estimators.reparam import Reparam
+from sb3_relax.estimators.rloo import RLOO
+from sb3_relax.estimators.rodeo import RODEO
+from sb3_relax.estimators.straight_through import StraightThrough
+from sb3_relax.estimators.vimco import VIMCO
+
+#: name → class. A new estimator's one line: every shared test and command line finds it here.
+ESTIMATORS: dict[str, type[Estimator]] = {
+    "reinforce": Reinforce,
+    "reparam": Reparam,
+    "concrete": Concrete,
+    "straight_through": StraightThrough,
+    "gumbel_rao": GumbelRao,
+    "nvil": NVIL,
+    "muprop": MuProp,
+    "vimco": VIMCO,
+    "rloo": RLOO,
+    "arm": ARM,
+    "disarm": DisARM,
+    "double_cv": DoubleCV,
+    "rodeo": RODEO,
+    "rebar": REBAR,
+    "lax": LAX,
+    "dlax": DLAX,
+    "relax": RELAX,
+    "exact_correction": ExactCorrection,
+    "exact": Exact,
+}
+
+
+def estimators_of(latent: Latent) -> list[str]:
+    """Names of the estimators that take ``latent``."""
+    return [name for name, kind in ESTIMATORS.items() if isinstance(latent, kind.latents)]
+
+
+def make(name: str, latent: Latent, **kwargs: Any) -> Estimator:
+    """An estimator by name, with default parts (surrogate, baseline, temperature) fitting ``latent``.
+
+    :param name: a key of :data:`ESTIMATORS`
+    :param latent: the latent it is for: its event's size, dtype and device are used, not its θ
+    :param kwargs: for the class's constructor
+    :raises ValueError: for an unknown name, listing those that take ``latent``
+    :raises TypeError: for a latent that the estimator does not take
+
+    Example::
+
+        estimate = make("relax", q)(q, f)
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {name!r}; for {type(latent).__name__}: {', '.join(estimators_of(latent))}")
+    estimator = ESTIMATORS[name].make(latent, **kwargs)
+    estimator.require_latent(latent)
+    return estimator.to(latent.theta.device, latent.theta.dtype)

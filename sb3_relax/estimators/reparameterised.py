@@ -1,0 +1,150 @@
+"""Continuous latents b = T(θ, ε): normals, and implicitly reparameterised torch.distributions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+from torch.distributions import Beta, Dirichlet, Distribution, Gamma
+
+from sb3_relax.estimators.latents import Latent, open_unit
+
+
+class ReparameterisedLatent(Latent):
+    """A continuous latent whose sample moves with θ while its noise stays: b = T(θ, ε)."""
+
+    @abstractmethod
+    def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
+        """``slope`` · ∂b/∂θ at the noise of this very b: shape of ``theta``, with the graph of ``slope``.
+
+        :param b: the sample, ``[..., *batch, *event]``
+        :param slope: a derivative in b, shape of ``b``
+        """
+
+
+class Gaussian(ReparameterisedLatent):
+    """D independent normals b = μ + σ ε.
+
+    :param loc: μ, ``[*batch, D]``
+    :param log_scale: log σ, broadcastable to ``loc``
+    """
+
+    event_ndim = 2
+    sample_ndim = 1
+
+    def __init__(self, loc: Tensor, log_scale: Tensor):
+        self.theta = torch.stack([loc, log_scale.expand_as(loc)], dim=-1)
+
+    def at(self, theta: Tensor) -> Gaussian:
+        latent = Gaussian.__new__(Gaussian)
+        latent.theta = theta
+        return latent
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        with torch.no_grad():
+            loc, log_scale = self.theta.unbind(-1)
+            noise = torch.randn(loc.shape, dtype=loc.dtype, device=loc.device, generator=generator)
+            return loc + log_scale.exp() * noise
+
+    def log_prob(self, b: Tensor) -> Tensor:
+        loc, log_scale = self.theta.unbind(-1)
+        return torch.distributions.Normal(loc, log_scale.exp()).log_prob(b).sum(-1)
+
+    def score(self, b: Tensor) -> Tensor:
+        loc, log_scale = self.theta.detach().unbind(-1)
+        inverse_scale = (-log_scale).exp()
+        noise = (b - loc) * inverse_scale
+        return torch.stack([noise * inverse_scale, noise * noise - 1], dim=-1)
+
+    def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
+        # the noise ε = (b - μ)/σ of this very b is held fixed: ∂b/∂μ = 1, ∂b/∂log σ = b - μ
+        return torch.stack([slope, slope * (b - self.theta.detach()[..., 0])], dim=-1)
+
+
+class Implicit(ReparameterisedLatent):
+    """A Gamma, Beta or Dirichlet of torch.distributions, reparameterised implicitly (Figurnov et al. 2018).
+
+    θ is ``[*batch, D, 2]`` for Gamma (concentration, rate) and Beta (concentration1, concentration0), b
+    ``[*batch, D]``; for Dirichlet both are ``[*batch, K]``. ∂b/∂θ is torch's, an approximation that is good
+    to about 1e-3.
+
+    :param distribution: the distribution; its parameters may be attached to whatever made them
+    :raises TypeError: for any other distribution
+
+    Example::
+
+        q = Implicit(torch.distributions.Gamma(concentration, rate))
+    """
+
+    sample_ndim = 1
+
+    def __init__(self, distribution: Distribution):
+        if isinstance(distribution, Gamma):
+            self.theta = torch.stack([distribution.concentration, distribution.rate], dim=-1)
+        elif isinstance(distribution, Beta):
+            self.theta = torch.stack([distribution.concentration1, distribution.concentration0], dim=-1)
+        elif isinstance(distribution, Dirichlet):
+            self.theta = distribution.concentration
+        else:
+            raise TypeError(
+                f"Implicit takes torch.distributions' Gamma, Beta and Dirichlet; got {type(distribution).__name__} "
+                "(for a Normal use Gaussian)"
+            )
+        self.family: type[Gamma] | type[Beta] | type[Dirichlet] = type(distribution)
+        self.event_ndim = 1 if self.family is Dirichlet else 2
+        if self.theta.dim() < self.event_ndim:
+            raise ValueError(f"the distribution must have a dimension for its variables; got {distribution}")
+
+    def at(self, theta: Tensor) -> Implicit:
+        latent = Implicit.__new__(Implicit)
+        latent.theta, latent.family, latent.event_ndim = theta, self.family, self.event_ndim
+        return latent
+
+    def _distribution(self, theta: Tensor) -> Distribution:
+        if self.family is Dirichlet:
+            return Dirichlet(theta, validate_args=False)
+        first, second = theta.unbind(-1)
+        return (Gamma if self.family is Gamma else Beta)(first, second, validate_args=False)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        with torch.no_grad():
+            if generator is None:
+                return self._draw()
+            # torch.distributions draws from the global generator alone
+            with torch.random.fork_rng():
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+                return self._draw()
+
+    def _draw(self) -> Tensor:
+        if self.family is Gamma:
+            return self._distribution(self.theta).sample()
+        # normalised gammas: torch's own Dirichlet sampler takes neither vmap nor an empty batch
+        gamma = Gamma(self.theta, torch.ones_like(self.theta), validate_args=False).sample()
+        x = open_unit(gamma / gamma.sum(-1, keepdim=True))  # at 0 and 1 the score is infinite
+        return x if self.family is Dirichlet else x[..., 0]
+
+    def log_prob(self, b: Tensor) -> Tensor:
+        log_prob = self._distribution(self.theta).log_prob(b)
+        return log_prob if self.family is Dirichlet else log_prob.sum(-1)
+
+    def score(self, b: Tensor) -> Tensor:
+        theta = self.theta.detach()
+        if self.family is Gamma:
+            concentration, rate = theta.unbind(-1)
+            return torch.stack([rate.log() + b.log() - concentration.digamma(), concentration / rate - b], dim=-1)
+        x = b if self.family is Dirichlet else torch.stack([b, 1 - b], dim=-1)
+        return x.log() - theta.digamma() + theta.sum(-1, keepdim=True).digamma()
+
+    def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
+        # ∂b/∂θ = -∂θF(b|θ)/p(b|θ): the backward of torch's own rsample, at a b drawn before
+        theta = self.theta.detach()
+        if self.family is Gamma:
+            concentration, rate = theta.unbind(-1)
+            by_concentration = torch._standard_gamma_grad(concentration.expand_as(b), b * rate) / rate
+            return torch.stack([slope * by_concentration, -slope * b / rate], dim=-1)
+        if self.family is Beta:
+            b, slope = torch.stack([b, 1 - b], dim=-1), torch.stack([slope, torch.zeros_like(slope)], dim=-1)
+        theta = theta.expand_as(b)
+        total = theta.sum(-1, keepdim=True).expand_as(b)
+        return torch._dirichlet_grad(b, theta, total) * (slope - (b * slope).sum(-1, keepdim=True))

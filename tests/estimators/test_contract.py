@@ -1,0 +1,373 @@
+"""What every estimator of ESTIMATORS promises beside its mean: what it touches, counts, refuses and survives."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from sb3_relax.estimators import (
+    ESTIMATORS,
+    NVIL,
+    REBAR,
+    RELAX,
+    Gaussian,
+    GumbelOneHot,
+    Implicit,
+    LogisticBernoulli,
+    MLPSurrogate,
+    TwoPhaseEstimator,
+    estimators_of,
+    make,
+)
+from tests.estimators import twins
+from tests.estimators.problems import event_size, lively
+
+N = 6
+
+
+def beta(theta):
+    return Implicit(torch.distributions.Beta(theta[..., 0].exp(), theta[..., 1].exp(), validate_args=False))
+
+
+#: name → (shape of what makes θ, latent of it)
+LATENTS = {
+    "bits": ((3,), LogisticBernoulli),
+    "classes": ((2, 3), GumbelOneHot),
+    "masked": ((2, 3), lambda theta: GumbelOneHot(theta, torch.tensor([[True, True, False], [True, True, True]]))),
+    "gaussian": ((3, 2), lambda theta: Gaussian(theta[..., 0], theta[..., 1])),
+    "gamma": ((3, 2), lambda theta: Implicit(torch.distributions.Gamma(theta[..., 0].exp(), theta[..., 1].exp()))),
+    "beta": ((3, 2), beta),
+    "dirichlet": ((3,), lambda theta: Implicit(torch.distributions.Dirichlet(theta.exp(), validate_args=False))),
+}
+PAIRS = [(name, kind) for name, (shape, of) in LATENTS.items() for kind in estimators_of(of(torch.zeros(shape)))]
+every_pair = pytest.mark.parametrize(("latent_name", "name"), PAIRS, ids=[f"{a}-{b}" for a, b in PAIRS])
+
+
+class Problem:
+    """θ made of weights, and an f with parameters that depends on θ as well."""
+
+    def __init__(self, latent_name, batch=(N,), dtype=torch.float64):
+        shape, self.of = LATENTS[latent_name]
+        self.weights = torch.randn(*batch, *shape, dtype=dtype, requires_grad=True)
+        self.latent = self.of(2 * self.weights.tanh())
+        self.net = nn.Sequential(nn.Linear(event_size(self.latent), 5), nn.Tanh(), nn.Linear(5, 1)).to(dtype)
+        self.calls = 0
+
+    def f(self, b):
+        x = b.flatten(-self.latent.sample_ndim)
+        self.calls += x.shape[:-1].numel()
+        theta = self.latent.theta.clamp(-9, 9).flatten(len(self.latent.batch_shape)).sum(-1)
+        return self.net(x).squeeze(-1) + x.sum(-1) * theta.sin()
+
+    def estimator(self, name, **kwargs):
+        return lively(make(name, self.latent, **kwargs))
+
+    def grads(self):
+        return [self.weights.grad, *(p.grad for p in self.net.parameters())]
+
+
+def seeded():
+    return torch.Generator().manual_seed(3)
+
+
+def zeros_where_none(gradients, like):
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, like, strict=True)]
+
+
+def check_backward(problem, estimator):
+    """θ, f and φ receive exactly what the contract says."""
+    f_parameters, phi = list(problem.net.parameters()), list(estimator.parameters())
+    estimate = estimator(problem.latent, problem.f, seeded())
+    made_theta = [problem.weights, *f_parameters]
+    scalar = (problem.latent.theta * estimate.grad).sum() / N + estimate.value.sum() / N
+    expected = torch.autograd.grad(scalar, made_theta, retain_graph=True, allow_unused=True)
+    expected_phi = [None] * len(phi)
+    if phi and estimate.objective.requires_grad:
+        expected_phi = torch.autograd.grad(estimate.objective, phi, retain_graph=True, allow_unused=True)
+    estimator(problem.latent, problem.f, seeded()).backward()
+    for ours, theirs in zip(problem.grads(), zeros_where_none(expected, made_theta), strict=True):
+        assert torch.allclose(torch.zeros(()) if ours is None else ours, theirs, atol=1e-10)
+    for parameter, gradient in zip(phi, expected_phi, strict=True):
+        assert (parameter.grad is None) == (gradient is None)
+        assert gradient is None or torch.allclose(parameter.grad, gradient, atol=1e-10)
+    return phi
+
+
+@every_pair
+def test_nothing_leaks(latent_name, name, float64):
+    problem = Problem(latent_name)
+    phi = check_backward(problem, problem.estimator(name))
+    assert problem.weights.grad.abs().max() > 0
+    # c is at work in this test, so Eq 6 has something to say
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in phi)
+
+
+@pytest.mark.parametrize("coupled", [True, False])
+def test_nothing_leaks_from_rebar_with_a_residual(coupled, float64):
+    problem = Problem("bits")
+    check_backward(problem, problem.estimator("rebar", residual=MLPSurrogate.of(problem.latent), coupled=coupled))
+
+
+def test_a_leak_is_caught(float64):
+    problem = Problem("bits")
+    with pytest.raises(AssertionError):
+        check_backward(problem, lively(twins.LeakyREBAR()))
+
+
+def test_nvil_trains_its_baseline_on_squared_error(float64):
+    problem = Problem("bits")
+    baseline = nn.Sequential(nn.Linear(3, 1), nn.Flatten(-2))
+    estimator = lively(NVIL(baseline))
+    expected = (
+        (problem.f(problem.latent.sample(seeded())).detach() - baseline(problem.latent.theta) - 0.4).square().mean()
+    )
+    expected = torch.autograd.grad(expected, list(baseline.parameters()))
+    estimate = estimator(problem.latent, problem.f, seeded())
+    estimate.backward()
+    for parameter, gradient in zip(baseline.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, gradient)
+
+
+def test_nvil_learns_its_statistics_from_the_batch_afterwards(float64):
+    estimator, latent = NVIL(decay=0.5), LogisticBernoulli(torch.zeros(100, 2, requires_grad=True))
+    estimates = []
+    for step in range(3):
+        estimates.append(estimator(latent, lambda b, step=step: b.sum(-1) + 10 * step))
+        estimates[-1].backward()
+    assert torch.equal(estimates[0].grad, estimates[0].plain)  # nothing seen before
+    values = [estimate.value for estimate in estimates]
+    after_two = 0.5 * values[0].mean() + 0.5 * values[1].mean()
+    assert torch.allclose(estimates[2].grad, (values[2] - after_two).unsqueeze(-1) * estimates[2].score)
+
+
+@every_pair
+def test_declared_evaluations_are_those_made(latent_name, name, float64):
+    problem = Problem(latent_name)
+    estimator = problem.estimator(name)
+    estimate = estimator(problem.latent, problem.f)
+    expected = estimator.evaluations if name != "exact" else len(problem.latent.support())
+    assert problem.calls == N * expected
+    assert estimate.value.shape == (N,)
+    assert estimate.grad.shape == problem.latent.theta.shape
+    assert not estimate.grad.requires_grad
+
+
+@every_pair
+def test_needs_grad_f_is_declared_and_refused_early(latent_name, name, float64):
+    problem = Problem(latent_name)
+    estimator = problem.estimator(name)
+
+    def black_box(b):
+        return problem.f(b.detach()).detach()
+
+    if ESTIMATORS[name].needs_grad_f:
+        with pytest.raises(TypeError, match=r"needs ∂f/∂b, but f returned a value without a graph"):
+            estimator(problem.latent, black_box)
+        assert all(gradient is None for gradient in problem.grads())
+    else:
+        assert estimator(problem.latent, black_box).grad.isfinite().all()
+
+
+BAD = {
+    "shape": (lambda value: value.unsqueeze(-1), ValueError, "one value per sample"),
+    "nan": (lambda value: value * float("nan"), ValueError, r"f\(b\) must be finite; got nan"),
+    "number": (lambda value: 3.0, TypeError, "must return a tensor"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@every_pair
+def test_bad_values_of_f(latent_name, name, bad, float64):
+    problem = Problem(latent_name)
+    spoil, error, message = BAD[bad]
+    estimator = problem.estimator(name)
+    with pytest.raises(error, match=message):
+        estimator(problem.latent, lambda b: spoil(problem.f(b)))
+    assert all(gradient is None for gradient in problem.grads())
+    assert all(parameter.grad is None for parameter in estimator.parameters())
+
+
+@every_pair
+def test_parameters_that_are_not_finite(latent_name, name, float64):
+    problem = Problem(latent_name)
+    theta = problem.latent.theta.detach().clone()
+    theta.flatten()[0] = float("nan")
+    with pytest.raises(ValueError, match="the latent's parameters must be finite; got nan"):
+        problem.estimator(name)(problem.latent.at(theta), problem.f)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_wrong_latents_name_what_would_do(name):
+    for latent_name, (shape, of) in LATENTS.items():
+        latent = of(torch.zeros(1, *shape))
+        if name in estimators_of(latent):
+            continue
+        with pytest.raises(TypeError, match=rf"takes .*; got {type(latent).__name__}, which these take: .*reinforce"):
+            make(name, latent)
+        assert latent_name
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match=r"unknown estimator 'relaxx'; for LogisticBernoulli: reinforce, .*relax"):
+        make("relaxx", LogisticBernoulli(torch.zeros(3)))
+
+
+@every_pair
+def test_two_phases_are_one_estimator(latent_name, name, float64):
+    """Drawing b, learning f(b) elsewhere and finishing is the call itself."""
+    problem = Problem(latent_name)
+    estimator = problem.estimator(name)
+    if not isinstance(estimator, TwoPhaseEstimator):
+        return
+    generator = seeded()
+    b = estimator.draw(problem.latent, generator)
+    value = torch.tensor(problem.f(b).tolist())
+    finished = estimator.finish(problem.latent, b, value, generator=generator)
+    assert torch.allclose(finished.grad, estimator(problem.latent, problem.f, seeded()).grad)
+
+
+@every_pair
+def test_vmap_over_seeds(latent_name, name, float64):
+    problem = Problem(latent_name)
+    estimator = problem.estimator(name)
+
+    def one(_):
+        return estimator(problem.latent, problem.f).grad
+
+    grads = torch.func.vmap(one, randomness="different")(torch.arange(400))
+    assert grads.shape == (400, *problem.latent.theta.shape)
+    if name != "exact":
+        assert grads.std(0).amax() > 0
+    # and they are estimates of the same thing as without vmap
+    wide = Problem.__new__(Problem)
+    wide.__dict__.update(problem.__dict__)
+    wide.latent = problem.latent.expand(400)
+    theta = wide.latent.theta
+
+    def f(b):
+        x = b.flatten(-wide.latent.sample_ndim)
+        total = theta.clamp(-9, 9).flatten(2).sum(-1)
+        return problem.net(x).squeeze(-1) + x.sum(-1) * total.sin()
+
+    plain = estimator(wide.latent, f).grad
+    error = ((grads.var(0) + plain.var(0)) / 400).sqrt()
+    assert ((grads.mean(0) - plain.mean(0)).abs() <= 5 * error + 1e-9).all()
+
+
+SHAPES = {"no batch": (), "empty": (0,), "two dimensions": (2, 3), "one": (1,)}
+
+
+@pytest.mark.parametrize("batch", SHAPES)
+@every_pair
+def test_batches_of_any_shape(latent_name, name, batch, float64):
+    problem = Problem(latent_name, SHAPES[batch])
+    estimate = problem.estimator(name)(problem.latent, problem.f)
+    assert estimate.value.shape == SHAPES[batch]
+    assert estimate.grad.shape == problem.latent.theta.shape
+    estimate.backward()
+    assert problem.weights.grad.isfinite().all()
+
+
+@every_pair
+def test_expanded_and_strided_parameters(latent_name, name, float64):
+    """The same numbers in another memory layout give the same estimates."""
+    problem = Problem(latent_name)
+    estimator = problem.estimator(name)
+    theta = problem.latent.theta.detach()[:1].expand_as(problem.latent.theta)
+    strided = torch.stack([theta, theta + 1], dim=-1)[..., 0]
+    assert not theta.is_contiguous()
+    assert not strided.is_contiguous()
+
+    def f(b):
+        return problem.net(b.flatten(-problem.latent.sample_ndim)).squeeze(-1)
+
+    grads = [
+        copy.deepcopy(estimator)(problem.latent.at(t), f, seeded()).grad
+        for t in (theta, strided, theta.clone(memory_format=torch.contiguous_format))
+    ]
+    assert torch.equal(grads[0], grads[2])
+    assert torch.equal(grads[1], grads[2])
+
+
+EXTREME = {
+    "bits": LogisticBernoulli(torch.tensor([[90.0, -90.0, 0.0]]).expand(200, 3)),
+    "classes": GumbelOneHot(torch.tensor([[[90.0, -90.0, 0.0], [-90.0, 0.0, 0.1]]]).expand(200, 2, 3)),
+    "masked": GumbelOneHot(
+        torch.tensor([[[90.0, -90.0, 0.0], [-90.0, 0.0, 0.1]]]).expand(200, 2, 3),
+        torch.tensor([[True, True, False], [True, True, True]]),
+    ),
+    "one bit": LogisticBernoulli(torch.full((200, 1), 90.0)),
+    "two classes": GumbelOneHot(torch.tensor([[[90.0, -90.0]]]).expand(200, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("extreme", EXTREME)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_extreme_logits_in_single_precision(extreme, name):
+    latent = EXTREME[extreme]
+    if name not in estimators_of(latent):
+        return
+    latent = latent.at(latent.theta.clone().requires_grad_())
+    estimator = lively(make(name, latent))
+
+    def f(b):
+        return (b.flatten(-latent.sample_ndim) - 0.3).square().sum(-1)
+
+    estimate = estimator(latent, f)
+    estimate.backward()
+    assert estimate.grad.dtype == torch.float32
+    assert estimate.grad.isfinite().all()
+    assert latent.theta.grad.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in estimator.parameters())
+    if latent.event_ndim == 2:
+        # gradients at one-hot logits sum to zero, and a masked class gets none
+        assert estimate.grad.sum(-1).abs().max() < 1e-3 * max(1, estimate.grad.abs().max())
+        if latent.mask is not None:
+            assert estimate.grad[:, 0, 2].abs().max() == 0
+    # a certain bit has no gradient; DLAX's estimate of it has its noise all the same, the two score terms being two
+    if extreme in ("one bit", "two classes") and name != "dlax":
+        assert estimate.grad.abs().max() < 1e-6
+
+
+def test_masks_are_for_one_hots():
+    with pytest.raises(ValueError, match="at least one must be allowed"):
+        GumbelOneHot(torch.zeros(2, 3), torch.tensor([[True, True, True], [False, False, False]]))
+    with pytest.raises(ValueError, match=r"logits must be \[\*batch, D, K\]"):
+        GumbelOneHot(torch.zeros(3))
+    with pytest.raises(ValueError, match="got a scalar"):
+        LogisticBernoulli(torch.zeros(()))
+    with pytest.raises(TypeError, match="for a Normal use Gaussian"):
+        Implicit(torch.distributions.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: make("rloo", LogisticBernoulli(torch.zeros(2)), samples=1),
+            "samples must be a whole number of at least 2",
+        ),
+        (lambda: make("concrete", LogisticBernoulli(torch.zeros(2)), temperature=0.0), "temperature must be positive"),
+        (lambda: REBAR(temperature=float("nan")), "temperature must be positive"),
+        (lambda: RELAX(MLPSurrogate(2), draws=0), "draws must be a whole number of at least 1"),
+        (lambda: NVIL(decay=1.0), r"decay must be in \[0, 1\)"),
+        (lambda: MLPSurrogate(3, hidden=()), "at least one layer"),
+    ],
+)
+def test_bad_settings(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_every_class_is_exported_and_documented():
+    import sb3_relax.estimators as core
+
+    for kind in ESTIMATORS.values():
+        assert getattr(core, kind.__name__) is kind
+        assert kind.__name__ in core.__all__
+        assert "Example::" in kind.__doc__
+        assert isinstance(kind.unbiased, bool)
+        assert isinstance(kind.needs_grad_f, bool)
+        assert kind.latents
+        assert kind.evaluations >= 1

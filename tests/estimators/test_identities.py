@@ -2,7 +2,26 @@
 
 import torch
 
-from sb3_relax.estimators import LAX, RELAX, ExactCorrection, GumbelOneHot, LogisticBernoulli, Reinforce
+from sb3_relax.estimators import (
+    ARM,
+    DLAX,
+    LAX,
+    REBAR,
+    RELAX,
+    RLOO,
+    RODEO,
+    VIMCO,
+    DisARM,
+    DoubleCV,
+    Exact,
+    ExactCorrection,
+    GumbelOneHot,
+    LogisticBernoulli,
+    MuProp,
+    Reinforce,
+    gradient_variance,
+    make,
+)
 from sb3_relax.estimators.base import expand_to
 from sb3_relax.estimators.quadrature import product_rule, unit_interval_rule
 from tests.estimators import twins
@@ -108,3 +127,123 @@ def test_gaussian_batches_of_any_shape(float64):
     estimate = LAX(gaussian_net(latent))(wide, f_smooth)
     assert estimate.grad.shape == (2, 3, 2, 2)
     assert estimate.value.shape == (2, 3)
+
+
+def test_rebar_is_relax_with_the_relaxed_objective(float64):
+    latent = LogisticBernoulli(torch.randn(9, 3))
+    net = hard_net(LogisticBernoulli(torch.zeros(3)))
+    for coupled in (True, False):
+        rebar = REBAR(temperature=0.4, scale=0.7, coupled=coupled)
+        relax = RELAX(lambda z: 0.7 * net((z / 0.4).sigmoid()), coupled=coupled)
+        noise = rebar.draw_noise(latent)
+        b = latent.sample()
+        expected = relax.finish(latent, b, net(b).detach(), noise).grad
+        assert torch.allclose(rebar.estimate(latent, net, b, noise).grad, expected)
+
+
+def test_rebar_without_scale_is_reinforce_and_with_residual_alone_is_relax(float64):
+    latent = LogisticBernoulli(torch.randn(9, 3))
+    residual, net = relaxed_net(LogisticBernoulli(torch.zeros(3))), hard_net(LogisticBernoulli(torch.zeros(3)))
+    b = latent.sample()
+    noise = REBAR().draw_noise(latent)
+    value = net(b).detach()
+    plain = Reinforce().finish(latent, b, value).grad
+    assert torch.allclose(REBAR(scale=0.0).estimate(latent, net, b, noise).grad, plain)
+    with_residual = REBAR(scale=0.0, residual=residual).estimate(latent, net, b, noise).grad
+    assert torch.allclose(with_residual, RELAX(residual).finish(latent, b, value, noise).grad)
+
+
+def test_dlax_without_c_is_reinforce(float64):
+    latent = GumbelOneHot(torch.randn(6, 2, 3))
+    b, value = latent.sample(), torch.randn(6)
+    grad = DLAX(lambda z: (0 * z).sum((-2, -1))).finish(latent, b, value).grad
+    assert torch.equal(grad, Reinforce().finish(latent, b, value).grad)
+
+
+def test_rloo_is_reinforce_less_the_others(float64):
+    latent = LogisticBernoulli(torch.randn(6, 3))
+    b, value = latent.expand(4).sample(), torch.randn(4, 6)
+    centred = (value - value.mean(0)).unsqueeze(-1)
+    assert torch.allclose(RLOO(4).finish(latent, b, value).grad, (centred * latent.score(b)).sum(0) / 3)
+
+
+def test_disarm_is_arm_given_the_pair(float64):
+    """DisARM is ARM with u integrated out given the two samples: on every piece of (0, 1), ARM's mean is DisARM."""
+    latent = LogisticBernoulli(torch.tensor([0.8]))
+    p = latent.theta.sigmoid().item()
+    for low, high in ((0.0, 1 - p), (1 - p, p), (p, 1.0)):
+        wide = latent.expand(2)
+        u = torch.tensor([[low + 0.2 * (high - low)], [high - 0.2 * (high - low)]])  # symmetric about the middle
+        arm, disarm = (e.estimate(wide, lambda b: 3 * b.sum(-1) + 1, None, u).grad for e in (ARM(), DisARM()))
+        assert torch.allclose(arm.mean(0), disarm.mean(0))
+
+
+def test_double_cv_without_scale_is_rloo_and_at_minus_one_knows_a_linear_f(float64):
+    latent = LogisticBernoulli(torch.randn(50, 4))
+    weight = torch.randn(4)
+    b = latent.expand(3).sample()
+    linear = DoubleCV(3).estimate(latent, lambda b: b @ weight, b, None).grad
+    assert torch.allclose(linear, latent.mean_gradient(weight.expand(50, 4)))  # the gradient, without variance
+    net = hard_net(LogisticBernoulli(torch.zeros(4)))
+    grad = DoubleCV(3, scale=0.0).estimate(latent, net, b, None).grad
+    assert torch.allclose(grad, RLOO(3).finish(latent, b, net(b).detach()).grad)
+
+
+def test_rodeo_without_scales_is_rloo(float64):
+    latent = LogisticBernoulli(torch.randn(50, 4))
+    net = hard_net(LogisticBernoulli(torch.zeros(4)))
+    rodeo = RODEO(3)
+    with torch.no_grad():
+        rodeo.baseline_scale.zero_()
+        rodeo.global_scale.zero_()
+    b = latent.expand(3).sample()
+    assert torch.allclose(rodeo.estimate(latent, net, b, None).grad, RLOO(3).finish(latent, b, net(b).detach()).grad)
+
+
+def test_muprop_knows_a_linear_f(float64):
+    for latent in (LogisticBernoulli(torch.randn(50, 4)), GumbelOneHot(torch.randn(50, 2, 3))):
+        weight = torch.randn(latent.sample().shape[1:])
+        grad = MuProp()(latent, lambda b, w=weight: (b * w).flatten(1).sum(1)).grad
+        assert torch.allclose(grad, latent.mean_gradient(weight.expand_as(latent.sample())))
+
+
+def test_vimco_with_two_samples_by_hand(float64):
+    latent = LogisticBernoulli(torch.randn(1, 2))
+    b, w = latent.expand(2).sample(), torch.tensor([[0.3], [-1.0]])
+    bound = 0.5 * (w[0].exp() + w[1].exp())
+    # each log-weight replaced by the other: the bound is that other
+    expected = (bound.log() - w[1]) * latent.score(b[0]) + (bound.log() - w[0]) * latent.score(b[1])
+    estimate = VIMCO(2).finish(latent, b, w)
+    assert torch.allclose(estimate.grad, expected)
+    assert torch.allclose(estimate.value, bound.log())
+
+
+def test_exact_has_no_variance_and_knows_the_expectation(float64):
+    latent = GumbelOneHot(torch.randn(1, 3).expand(5, 1, 3))
+    net = hard_net(GumbelOneHot(torch.zeros(1, 3)))
+    estimate = Exact()(latent, net)
+    expected = (latent.probabilities[0, 0] * net(torch.eye(3).unsqueeze(1))).sum()
+    assert torch.allclose(estimate.value, expected.expand(5))
+    assert torch.allclose(estimate.grad, estimate.grad[:1].expand_as(estimate.grad))
+
+
+def test_learned_parts_lower_the_variance():
+    """Eq 6 by gradient descent does what it is for, for every estimator that has a φ to train."""
+    torch.manual_seed(0)
+    one = LogisticBernoulli(torch.tensor([0.4, -0.3, 0.2]))
+
+    def f(b):
+        return (b - 0.45).square().sum(-1) + b[..., 0] * b[..., 1]
+
+    for name in ("relax", "rebar", "dlax", "double_cv", "rodeo", "exact_correction"):
+        estimator = make(name, one)
+        if name == "double_cv":
+            torch.nn.init.zeros_(estimator.scale)
+        before = gradient_variance(estimator, one, f, 20_000)
+        optimizer = torch.optim.Adam(estimator.parameters(), 1e-2)
+        for _ in range(300):
+            optimizer.zero_grad()
+            estimator(one.expand(64), f).backward()
+            optimizer.step()
+        after = gradient_variance(estimator, one, f, 20_000)
+        assert after.variance + 4 * after.standard_error < before.variance - 4 * before.standard_error, name

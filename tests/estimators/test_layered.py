@@ -1,0 +1,283 @@
+"""Two stochastic layers: the expectation of every layer's estimate, by enumeration and quadrature of all randomness."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sb3_relax.estimators import (
+    ESTIMATORS,
+    VIMCO,
+    Gaussian,
+    GumbelOneHot,
+    LogisticBernoulli,
+    RelaxedLatent,
+    Reparam,
+    check_unbiased,
+    layered,
+    make,
+)
+from sb3_relax.estimators.layered import Randomness
+from sb3_relax.estimators.quadrature import product_rule
+from tests.estimators.problems import lively
+
+TOLERANCE = 1e-10
+BITS = [name for name, kind in ESTIMATORS.items() if issubclass(LogisticBernoulli, kind.latents)]
+LAYERABLE = [name for name in BITS if ESTIMATORS[name].unbiased and name != "vimco"]
+
+
+class Everywhere(Randomness):
+    """Every random number is a dimension of one grid: values of b are enumerated, uniforms integrated.
+
+    A first pass finds out what is asked for; in the second every request gets its part of the grid, and ``weight``
+    gathers the probability of what was handed out.
+    """
+
+    def __init__(self, nodes):
+        super().__init__()
+        self.nodes = nodes
+        self.requests = None
+        self.asked = []
+
+    def prepare(self):
+        """After the first pass: lay out the grid."""
+        sizes = [size for size, _ in self.asked]
+        self.requests = iter([part for _, part in self._parts(sizes)])
+        self.weight = torch.ones(math.prod(sizes))
+        return math.prod(sizes)
+
+    def _parts(self, sizes):
+        total = math.prod(sizes)
+        flat = torch.arange(total)
+        for size, (_, values) in zip(sizes, self.asked, strict=True):
+            total //= size
+            yield None, (values, flat // total % size)
+
+    def _request(self, values):
+        """``[M, …]`` values: one of them now, or all of them along the grid."""
+        if self.requests is None:
+            self.asked.append((len(values), values))
+            return values[:1]
+        values, index = next(self.requests)
+        return values[index]
+
+    def _samples(self, latent, count=1):
+        support = latent.support() if isinstance(latent, RelaxedLatent) else None
+        index = torch.cartesian_prod(*[torch.arange(len(support))] * count).reshape(-1, count)
+        return self._request(support[index])  # [batch, count, *event]
+
+    def _weigh(self, latent, b):
+        if self.requests is not None:
+            probability = latent.detach().log_prob(b).exp()
+            self.weight = self.weight * (probability.prod(0) if probability.dim() > 1 else probability)
+
+    def sample(self, latent):
+        leading = latent.theta.dim() - 1 - latent.event_ndim  # several values of the layer below at once
+        count = math.prod(latent.theta.shape[:leading])
+        b = self._samples(latent, count).movedim(1, 0)
+        b = b.reshape(*latent.theta.shape[:leading], *b.shape[1:])
+        self._weigh(latent, b)
+        return b
+
+    def draw(self, estimator, latent):
+        if estimator.samples == 0:
+            return None
+        b = self._samples(latent, estimator.samples).movedim(1, 0)
+        b = b[0] if estimator.samples == 1 else b
+        self._weigh(latent, b)
+        return b
+
+    def noise(self, estimator, latent):
+        if estimator.noise_shape(latent) is None:
+            return None
+        if estimator.samples == 0:
+            # ARM and DisARM: jumps at p and 1-p, which differ along the grid, so nodes in relative places of each piece
+            return self._pieces(latent)
+        node, weight = next(product_rule_of(estimator, latent, self.nodes))
+        return self._uniform(latent, node, weight).expand(estimator.noise_shape(latent))
+
+    def _uniform(self, latent, node, weight):
+        chosen = self._request(torch.cat([node, weight.unsqueeze(-1)], dim=-1))
+        if self.requests is not None:
+            self.weight = self.weight * chosen[..., -1]
+        return chosen[..., :-1].reshape(latent.theta.shape[:1] + latent.theta.shape[1:])
+
+    def _pieces(self, latent):
+        dim = latent.theta.shape[-1]
+        piece = self._request(torch.cartesian_prod(*[torch.arange(3)] * dim).reshape(-1, dim))
+        p = latent.theta.detach().sigmoid()
+        ends = torch.stack([torch.zeros_like(p), torch.minimum(p, 1 - p), torch.maximum(p, 1 - p), torch.ones_like(p)])
+        low, high = ends.gather(0, piece.unsqueeze(0))[0], ends.gather(0, piece.unsqueeze(0) + 1)[0]
+        if self.requests is not None:
+            self.weight = self.weight * (high - low).prod(-1)
+        return (low + high) / 2
+
+    def base_noise(self, latent):
+        node, weight = next(product_rule_of(make("relax", latent), latent, self.nodes))
+        return latent.base_noise(self._uniform(latent, node, weight))
+
+
+def product_rule_of(estimator, latent, nodes):
+    one = latent.at(latent.theta.detach()[0])
+    yield from estimator.noise_rule(one, nodes, 1 << 20)
+
+
+def problem(kind):
+    """b1 of one bit (or one of two classes), b2 of one bit; f of both and of θ2's weights."""
+    torch.manual_seed(1)
+    first = torch.tensor([0.6]) if kind is LogisticBernoulli else torch.tensor([[0.5, -0.4]])
+    first.requires_grad_()
+    size = first.numel()
+    above = nn.Linear(size, 1)
+    net = nn.Sequential(nn.Linear(size + 1, 5), nn.Tanh(), nn.Linear(5, 1))
+
+    def layers(batch):
+        ndim = 1 if kind is LogisticBernoulli else 2
+        return [
+            lambda: kind(first.expand(batch, *first.shape)),
+            lambda b1: LogisticBernoulli(2 * above(b1.flatten(-ndim))),
+        ]
+
+    def f(b1, b2):
+        x = torch.cat([b1.flatten(-1 if kind is LogisticBernoulli else -2), b2], dim=-1)
+        return 4 * net(x).squeeze(-1) + above.bias.sin() * x.sum(-1)
+
+    return first, above, net, layers, f
+
+
+def exact(kind):
+    """Σ_b1 Σ_b2 p(b1) p(b2|b1) f(b1, b2), differentiated by autograd."""
+    first, above, net, layers, f = problem(kind)
+    latent = kind(first)
+    support = latent.support()
+    wide = latent.expand(len(support))
+    one, two = layers(len(support))
+    total = 0.0
+    for bit in (0.0, 1.0):
+        b2 = torch.full((len(support), 1), bit)
+        total = total + (one().log_prob(support) + two(support).log_prob(b2)).exp() @ f(support, b2)
+    assert wide.batch_shape == (len(support),)
+    return torch.autograd.grad(total, [first, above.weight, above.bias, *net.parameters()])
+
+
+@pytest.mark.parametrize("name", LAYERABLE)
+@pytest.mark.parametrize("kind", [LogisticBernoulli, GumbelOneHot])
+def test_two_layers(kind, name, float64):
+    expected = exact(kind)
+    first, above, net, layers, f = problem(kind)
+    below = name if issubclass(kind, ESTIMATORS[name].latents) else "reinforce"
+    # bits: the estimator under test in both layers; classes, whose noise has a dimension more: in the first
+    above_it = name if kind is LogisticBernoulli or below != name else "reinforce"
+    latents = [layer(*args) for layer, args in zip(layers(1), [(), (kind(first).support()[:1],)], strict=True)]
+    estimators = [lively(make(n, latent)) for n, latent in zip((below, above_it), latents, strict=True)]
+    source = Everywhere(52)
+    layered(layers(1), estimators, f, randomness=source)
+    batch = source.prepare()
+    estimate = layered(layers(batch), estimators, f, randomness=source)
+    weight = source.weight.detach()
+    assert weight.sum().item() == pytest.approx(1, abs=1e-9)
+    # backward() takes batch means; the grid wants weights
+    roots = [e.latent.theta for e in estimate.layers] + [estimate.value]
+    vectors = [weight.reshape(-1, *(1,) * e.latent.event_ndim) * e.grad for e in estimate.layers] + [weight]
+    ours = torch.autograd.grad(roots, [first, above.weight, above.bias, *net.parameters()], vectors)
+    for a, b in zip(ours, expected, strict=True):
+        assert (a - b).abs().max() < TOLERANCE
+    assert max(g.abs().max() for g in expected) > 0.05
+
+
+def test_backward_is_the_batch_mean(float64):
+    """θ's weights, f's parameters and each φ hold what the estimates say, and nothing else."""
+    _, _, net, layers, f = problem(LogisticBernoulli)
+    estimators = [lively(make(name, LogisticBernoulli(torch.zeros(1)))) for name in ("relax", "rebar")]
+    first, above, net, layers, f = problem(LogisticBernoulli)
+    parameters = [first, above.weight, above.bias, *net.parameters()]
+
+    def estimate():
+        return layered(layers(50), estimators, f, torch.Generator().manual_seed(2))
+
+    reference = estimate()
+    scalar = sum((e.latent.theta * e.grad).sum() for e in reference.layers) / 50 + reference.value.mean()
+    expected = torch.autograd.grad(scalar, parameters, retain_graph=True)
+    phi = [
+        torch.autograd.grad(e.objective, list(estimator.parameters()), retain_graph=True)
+        for e, estimator in zip(reference.layers, estimators, strict=True)
+    ]
+    estimate().backward()
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-12)
+    for estimator, gradients in zip(estimators, phi, strict=True):
+        for parameter, gradient in zip(estimator.parameters(), gradients, strict=True):
+            assert torch.allclose(parameter.grad, gradient, atol=1e-12)
+
+
+def test_one_layer_is_the_estimator_itself(float64):
+    latent = LogisticBernoulli(torch.randn(2, requires_grad=True))
+    for name in ("relax", "rloo", "rebar", "disarm"):
+        estimator = lively(make(name, latent))
+
+        def f(b):
+            return (b - 0.3).square().sum(-1)
+
+        assert check_unbiased(estimator, latent, f).unbiased
+        estimate = layered([lambda: latent.expand(40_000)], [estimator], f)
+        grad = estimate.layers[0].grad
+        z = (grad.mean(0) - check_unbiased(estimator, latent, f).exact) / (grad.std(0) / 200)
+        assert z.abs().max() < 4.5
+
+
+def test_continuous_layers_below_discrete_ones(float64):
+    """LAX below a bit by sampling; Reparam there would miss how the bit's distribution moves, and is refused."""
+    theta = torch.tensor([[0.3, -0.5]], requires_grad=True)
+    n = 200_000
+
+    def layers(batch):
+        return [
+            lambda: Gaussian(theta[:, 0].expand(batch, 1), theta[:, 1].expand(batch, 1)),
+            lambda b1: LogisticBernoulli(2 * b1),
+        ]
+
+    def f(b1, b2):
+        return (b1.square() + 3 * b2).squeeze(-1)
+
+    one = layers(1)[0]()
+    estimators = [lively(make("lax", one)), make("reinforce", LogisticBernoulli(torch.zeros(1)))]
+    estimate = layered(layers(n), estimators, f, torch.Generator().manual_seed(0))
+    grad = estimate.layers[0].grad.flatten(1)
+    node, weight = next(iter(product_rule(hermite(60), 1)))
+    mean, log_std = theta[0]
+    b1 = mean + log_std.exp() * node[:, 0]
+    exact = torch.autograd.grad((weight * (b1.square() + 3 * (2 * b1).sigmoid())).sum(), theta)[0].flatten()
+    z = (grad.mean(0) - exact) / (grad.std(0) / math.sqrt(n))
+    assert z.abs().max() < 4.5
+    with pytest.raises(TypeError, match="differentiates f through the layers above, and one of them is discrete"):
+        layered(layers(5), [Reparam(), estimators[1]], f)
+
+
+def hermite(nodes):
+    from sb3_relax.estimators.quadrature import normal_rule
+
+    return normal_rule(nodes)
+
+
+def test_gaussian_above_gaussian_by_reparam(float64):
+    theta = torch.tensor([[0.3, -0.5]], requires_grad=True)
+    layers = [
+        lambda: Gaussian(theta[:, 0].expand(50, 1), theta[:, 1].expand(50, 1)),
+        lambda b1: Gaussian(2 * b1, torch.zeros_like(b1)),
+    ]
+    estimate = layered(layers, [Reparam(), Reparam()], lambda b1, b2: (b1 + b2).squeeze(-1))
+    # f is linear: ∂/∂μ1 of E[b1 + 2 b1] is 3 in every sample
+    assert torch.allclose(estimate.layers[0].grad[:, 0, 0], torch.tensor(3.0))
+
+
+def test_bad_calls():
+    latent = LogisticBernoulli(torch.zeros(4, 1))
+    with pytest.raises(ValueError, match="one estimator per layer"):
+        layered([lambda: latent], [], lambda b: b.sum(-1))
+    with pytest.raises(TypeError, match="VIMCO estimates another objective"):
+        layered([lambda: latent], [VIMCO()], lambda b: b.sum(-1))
+    with pytest.raises(TypeError, match="Reparam takes ReparameterisedLatent"):
+        layered([lambda: latent], [Reparam()], lambda b: b.sum(-1))
+    with pytest.raises(ValueError, match="one value per sample"):
+        layered([lambda: latent], [make("relax", latent)], lambda b: b)

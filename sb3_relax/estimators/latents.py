@@ -87,6 +87,13 @@ class RelaxedLatent(Latent):
     def hard(self, z: Tensor) -> Tensor:
         """H(z): the discrete value that z stands for."""
 
+    def sample_relaxed(self, generator: torch.Generator | None = None) -> Tensor:
+        """z ~ p(z|θ), detached, whose H(z) is a sample of b: cheaper than b first and z given b."""
+        with torch.no_grad():
+            theta = self.theta
+            u = torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
+            return self.natural() + self.base_noise(u)
+
     @abstractmethod
     def conditional(self, b: Tensor, u: Tensor) -> Tensor:
         """z̃ ~ p(z | b, θ), differentiable in θ.
@@ -166,15 +173,21 @@ class LogisticBernoulli(RelaxedLatent):
     def at(self, theta: Tensor) -> LogisticBernoulli:
         return LogisticBernoulli(theta)
 
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """p(bit = 1), shape of θ, detached."""
+        return self.theta.detach().sigmoid()
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        with torch.no_grad():
-            return torch.bernoulli(self.theta.sigmoid(), generator=generator)
+        # a comparison, twice as fast on a CPU as torch.bernoulli
+        p = self.probabilities
+        return (torch.rand(p.shape, dtype=p.dtype, device=p.device, generator=generator) < p).to(p.dtype)
 
     def log_prob(self, b: Tensor) -> Tensor:
         return F.logsigmoid((2 * b - 1) * self.theta).sum(-1)
 
     def score(self, b: Tensor) -> Tensor:
-        return b - self.theta.detach().sigmoid()
+        return b - self.probabilities
 
     def hard(self, z: Tensor) -> Tensor:
         return (z > 0).to(z.dtype)
@@ -192,8 +205,7 @@ class LogisticBernoulli(RelaxedLatent):
         return sign * (F.softplus(sign * self.theta + torch.log1p(-u)) - u.log())
 
     def base_noise(self, u: Tensor) -> Tensor:
-        u = open_unit(u)
-        return u.log() - torch.log1p(-u)
+        return open_unit(u).logit()
 
     def base_score(self, noise: Tensor) -> Tensor:
         return torch.tanh(noise / 2)
@@ -205,16 +217,14 @@ class LogisticBernoulli(RelaxedLatent):
         return relaxed * (1 - relaxed) * slope / temperature
 
     def mean(self) -> Tensor:
-        return self.theta.detach().sigmoid()
+        return self.probabilities
 
     def mean_gradient(self, slope: Tensor) -> Tensor:
-        p = self.mean()
-        return slope * p * (1 - p)
+        return slope * self.probabilities * (1 - self.probabilities)
 
     def coupling(self, b: Tensor, z: Tensor) -> Tensor:
-        # 1 - p_b (1 - e^{-|z|}), with 1 - e^{-|z|} = -expm1(-|z|)
-        prob_b = ((2 * b - 1) * self.theta.detach()).sigmoid()
-        return 1 + prob_b * torch.expm1(-z.abs())
+        # 1 - p_b (1 - e^{-|z|}), with p_b = 1 - |b - p| and 1 - e^{-|z|} = -expm1(-|z|)
+        return 1 + (1 - self.score(b).abs()) * torch.expm1(-z.abs())
 
     def support(self) -> Tensor:
         dim = self.theta.shape[-1]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sb3_relax.estimators.base import Estimate, Estimator, require_samples
 from sb3_relax.estimators.functions import Objective, Surrogate, evaluate, evaluate_with_slope, value_and_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
-from sb3_relax.estimators.relax import relax_estimate, relaxation_shape
+from sb3_relax.estimators.relax import condition, draw_relaxed, relax_estimate, relaxation_shape
 from sb3_relax.estimators.surrogates import require_temperature
 
 
@@ -58,13 +58,23 @@ class REBAR(Estimator):
         """``[draws, *theta.shape]``, with a leading 2 (for z and z̃) where they are drawn independently."""
         return relaxation_shape(latent, self.coupled, self.draws)
 
+    def forward(self, latent: Latent, f: Objective, generator: torch.Generator | None = None) -> Estimate:
+        """As every estimator's; where one z serves for both, it is drawn first and b = H(z)."""
+        if not self.coupled or self.draws > 1:
+            return super().forward(latent, f, generator)
+        b, z = draw_relaxed(self, latent, generator)
+        return self._at(latent, f, b, z, z)
+
     def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
         assert b is not None
         assert noise is not None
+        return self._at(latent, f, b, *condition(latent, b, noise, self.coupled))
+
+    def _at(self, latent: Latent, f: Objective, b: Tensor, z: Tensor, z_tilde: Tensor) -> Estimate:
         assert isinstance(latent, RelaxedLatent)
         value = evaluate(f, b, latent.batch_shape)
         surrogate = RelaxedObjective(f, latent, self.log_temperature.exp(), self.scale, self.residual)
-        return relax_estimate(surrogate, latent, b, value, noise, self.coupled, tuple(self.parameters()))
+        return relax_estimate(surrogate, latent, b, value, z, z_tilde, tuple(self.parameters()))
 
 
 class RelaxedObjective:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, TwoPhaseEstimator, expand_to, require_samples
-from sb3_relax.estimators.functions import Surrogate, value_and_slope
+from sb3_relax.estimators.base import Estimate, Estimator, TwoPhaseEstimator, expand_to, require_samples
+from sb3_relax.estimators.functions import Objective, Surrogate, evaluate, require_finite, value_and_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 from sb3_relax.estimators.surrogates import MLPSurrogate
 
@@ -56,6 +56,13 @@ class RELAX(TwoPhaseEstimator):
         """``[draws, *theta.shape]``, with a leading 2 (for z and z̃) where they are drawn independently."""
         return relaxation_shape(latent, self.coupled, self.draws)
 
+    def forward(self, latent: Latent, f: Objective, generator: torch.Generator | None = None) -> Estimate:
+        """As every estimator's; where one z serves for both, it is drawn first and b = H(z)."""
+        if not self.coupled or self.draws > 1:
+            return super().forward(latent, f, generator)
+        b, z = draw_relaxed(self, latent, generator)
+        return self._at(latent, b, evaluate(f, b, latent.batch_shape), z, z)
+
     def finish(
         self,
         latent: Latent,
@@ -65,8 +72,10 @@ class RELAX(TwoPhaseEstimator):
         generator: torch.Generator | None = None,
     ) -> Estimate:
         self._check(latent, value)
-        noise = self._noise(latent, noise, generator)
-        return relax_estimate(self.surrogate, latent, b, value, noise, self.coupled, tuple(self.parameters()))
+        return self._at(latent, b, value, *condition(latent, b, self._noise(latent, noise, generator), self.coupled))
+
+    def _at(self, latent: Latent, b: Tensor, value: Tensor, z: Tensor, z_tilde: Tensor) -> Estimate:
+        return relax_estimate(self.surrogate, latent, b, value, z, z_tilde, tuple(self.parameters()))
 
 
 def relaxation_shape(latent: Latent, coupled: bool, draws: int) -> tuple[int, ...]:
@@ -75,28 +84,45 @@ def relaxation_shape(latent: Latent, coupled: bool, draws: int) -> tuple[int, ..
     return shape if coupled else (2, *shape)
 
 
+def draw_relaxed(estimator: Estimator, latent: Latent, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """z ~ p(z|θ) and b = H(z), checked as in :meth:`Estimator.forward`: ``(b, z)``."""
+    estimator.require_latent(latent)
+    require_finite("the latent's parameters", latent.theta)
+    assert isinstance(latent, RelaxedLatent)
+    z = latent.sample_relaxed(generator)
+    return latent.hard(z), z
+
+
+def condition(latent: Latent, b: Tensor, noise: Tensor, coupled: bool) -> tuple[Tensor, Tensor]:
+    """z and z̃ given b, ``[draws, *θ.shape]``: one tensor for both where they are coupled."""
+    assert isinstance(latent, RelaxedLatent)
+    with torch.no_grad():
+        z = latent.conditional(b, noise)
+    return (z, z) if coupled else (z[0], z[1])
+
+
 def relax_estimate(
     surrogate: Surrogate,
     latent: Latent,
     b: Tensor,
     value: Tensor,
-    noise: Tensor,
-    coupled: bool,
+    z: Tensor,
+    z_tilde: Tensor,
     phi: tuple[Tensor, ...],
 ) -> Estimate:
-    """Eq 8 for a given c, b, f(b) and noise."""
+    """Eq 8 for a given c, b, f(b), z and z̃, averaged over a leading dimension of draws where there is one."""
     assert isinstance(latent, RelaxedLatent)
     with torch.no_grad():
-        z = latent.conditional(b, noise)
-        # z̃ is the last of the two, or the only one
-        coupling = latent.coupling(b, z if coupled else z[1])
+        coupling = latent.coupling(b, z_tilde)
     with torch.enable_grad():
-        c, slope = value_and_slope(surrogate, z)
-        if coupled:
+        if z_tilde is z:
+            c, slope = value_and_slope(surrogate, z)
             slope = slope * coupling
         else:
-            slope = slope[0] - (1 - coupling) * slope[1]
-            c = c[1]
+            both, slopes = value_and_slope(surrogate, torch.stack([z, z_tilde]))
+            c, slope = both[1], slopes[0] - (1 - coupling) * slopes[1]
         score = latent.score(b)
         grad = expand_to(value.detach() - c, latent) * score + latent.pull_back(slope)
-        return Estimate(latent, value, grad[0] if len(grad) == 1 else grad.mean(0), score=score, phi=phi)
+        if grad.dim() > latent.theta.dim():
+            grad = grad[0] if len(grad) == 1 else grad.mean(0)
+        return Estimate(latent, value, grad, score=score, phi=phi)

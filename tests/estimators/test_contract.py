@@ -215,7 +215,7 @@ def test_unknown_names():
 
 @every_pair
 def test_two_phases_are_one_estimator(latent_name, name, float64):
-    """Drawing b, learning f(b) elsewhere and finishing is the call itself."""
+    """Drawing b, learning f(b) elsewhere and finishing is the estimate with f at hand."""
     problem = Problem(latent_name)
     estimator = problem.estimator(name)
     if not isinstance(estimator, TwoPhaseEstimator):
@@ -224,7 +224,10 @@ def test_two_phases_are_one_estimator(latent_name, name, float64):
     b = estimator.draw(problem.latent, generator)
     value = torch.tensor(problem.f(b).tolist())
     finished = estimator.finish(problem.latent, b, value, generator=generator)
-    assert torch.allclose(finished.grad, estimator(problem.latent, problem.f, seeded()).grad)
+    generator = seeded()
+    assert torch.equal(b, estimator.draw(problem.latent, generator))
+    noise = estimator.draw_noise(problem.latent, generator)
+    assert torch.allclose(finished.grad, estimator.estimate(problem.latent, problem.f, b, noise).grad)
 
 
 @every_pair

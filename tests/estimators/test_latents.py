@@ -56,6 +56,23 @@ def test_the_log_p_b_sampler_fails_the_same_comparison():
     assert stats.ks_2samp(log_p + gumbel(N), accepted[:, 0]).pvalue < ALPHA
 
 
+@pytest.mark.parametrize(
+    "latent",
+    [LogisticBernoulli(torch.tensor([0.7])), GumbelOneHot(torch.tensor([[0.5, -1.0, 0.9]]))],
+    ids=["bits", "one-hot"],
+)
+def test_relaxed_samples_have_the_law_of_z_and_b(latent):
+    z = latent.expand(20 * N).sample_relaxed(torch.Generator().manual_seed(0))
+    location = latent.natural().flatten()
+    law = stats.logistic if isinstance(latent, LogisticBernoulli) else stats.gumbel_r
+    for i, loc in enumerate(location.tolist()):
+        assert stats.kstest(z.flatten(1)[:N, i], law(loc=loc).cdf).pvalue > ALPHA
+    b = latent.hard(z)
+    p = latent.mean()
+    error = (p * (1 - p) / len(b)).sqrt()
+    assert ((b.mean(0) - p).abs() < 4.5 * error).all()
+
+
 def test_recovered_noise_gives_back_the_unconditional_law():
     latent = GumbelOneHot(torch.tensor([[0.5, -1.0, 0.9]], dtype=torch.float64).expand(N, 1, 3))
     b = latent.sample()

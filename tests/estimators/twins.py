@@ -56,8 +56,8 @@ class SameBatchNVIL(NVIL):
 class LeakyREBAR(REBAR):
     """φ's variance objective by .backward(): it reaches what made f, and θ."""
 
-    def estimate(self, latent, f, b, noise):
-        estimate = super().estimate(latent, f, b, noise)
+    def _at(self, *args):
+        estimate = super()._at(*args)
         backward = estimate.backward
 
         def leaky():

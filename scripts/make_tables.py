@@ -105,7 +105,59 @@ def bench_table() -> str:
     return "\n".join(rows)
 
 
-TABLES = {"learning": learning_table, "defaults": defaults_table, "bench": bench_table}
+def estimators_table() -> str:
+    """One row per estimator: variance at equal evaluations (median of the instances) and time, REINFORCE = 1."""
+    variance = json.loads((RESULTS / "estimators" / "variance.json").read_text())["rows"]
+    timing = json.loads((RESULTS / "estimators" / "time.json").read_text())["rows"]
+    problems = list(dict.fromkeys(row["problem"] for row in variance))
+    cost = {(row["problem"], row["instance"], row["case"]): row["variance"] * row["evaluations"] for row in variance}
+    seconds = {(row["problem"], row["case"]): row["ratio"] for row in timing}
+    rows = [
+        "| estimator | calls of f | needs ∂f | " + " | ".join(f"{p}: variance, time" for p in problems) + " |",
+        "|---|---|---|" + "---|" * len(problems),
+    ]
+    for case in dict.fromkeys(row["case"] for row in variance):
+        first = next(row for row in variance if row["case"] == case)
+        cells = []
+        for problem in problems:
+            ratios = [
+                value / cost[problem, instance, "reinforce"]
+                for (where, instance, name), value in cost.items()
+                if (where, name) == (problem, case)
+            ]
+            cells.append(f"{np.median(ratios):.2g}, {seconds[problem, case]:.1f}×" if ratios else "—")
+        rows.append(
+            f"| {case} | {first['evaluations']} | {'yes' if first['needs_grad_f'] else 'no'} | "
+            + " | ".join(cells)
+            + " |"
+        )
+    return "\n".join(rows)
+
+
+def peers_table() -> str:
+    record = json.loads((RESULTS / "estimators" / "time.json").read_text())
+    seconds = {(row["problem"], row["case"]): row["microseconds"] for row in record["rows"]}
+    rows = [
+        "| RELAX of | bias, z-score of 100,000 (toy) | variance (toy) | time ÷ ours, toy | time ÷ ours, D = 200 |",
+        "|---|---|---|---|---|",
+    ]
+    for peer in record["peers"]:
+        name = peer["case"].replace("sb3_relax ", "")
+        cells = [
+            f"{seconds[problem, name] / seconds[problem, 'relax']:.1f}" if (problem, name) in seconds else "—"
+            for problem in ("toy", "quadratic")
+        ]
+        rows.append(f"| {peer['case']} | {peer['z']:.1f} | {peer['variance']:.3g} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+TABLES = {
+    "learning": learning_table,
+    "defaults": defaults_table,
+    "bench": bench_table,
+    "estimators": estimators_table,
+    "peers": peers_table,
+}
 
 
 def main() -> None:

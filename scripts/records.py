@@ -1,50 +1,7 @@
-"""Records: one JSON file per run, with everything needed to repeat it."""
+"""The records of the scripts: those of the package, in scripts/results."""
 
-from __future__ import annotations
+from sb3_relax.tasks.records import ROOT, provenance, read_records, write_record
 
-import json
-import os
-import platform
-import subprocess
-import sys
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
-
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "scripts" / "results"
 
-
-def provenance() -> dict[str, Any]:
-    """Commit (with ``+`` where the package or the scripts were changed since), command line and versions."""
-    commit = "unknown"
-    try:
-        git = ["git", "-C", str(ROOT)]
-        commit = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True).strip()
-        watched = ["sb3_relax", "scripts/*.py", "scripts/protocols", "zoo_hyperparams"]
-        if subprocess.check_output([*git, "status", "--porcelain", "--", *watched], text=True).strip():
-            commit += "+"
-    except (OSError, subprocess.CalledProcessError):
-        pass
-    packages = ("torch", "stable_baselines3", "gymnasium", "numpy")
-    return {
-        "commit": commit,
-        "argv": [Path(sys.argv[0]).name, *(word.replace(f"{ROOT}/", "") for word in sys.argv[1:])],
-        "python": platform.python_version(),
-        "cpu": platform.machine(),
-        "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in packages},
-    }
-
-
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Atomically: a killed sweep leaves whole records or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(record) + "\n")
-    os.replace(partial, path)
-
-
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All records below a folder, in the order of their names."""
-    return [json.loads(path.read_text()) for path in sorted(folder.rglob("*.json"))]
+__all__ = ["RESULTS", "ROOT", "provenance", "read_records", "write_record"]

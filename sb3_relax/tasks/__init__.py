@@ -1,0 +1,1 @@
+"""The tasks of the paper beside reinforcement learning, on the estimator core alone."""

@@ -66,9 +66,11 @@ CASES: dict[str, Build] = {
     "rebar + residual": lambda latent: REBAR(residual=MLPSurrogate.of(latent)),
     "double_cv K=2": plain("double_cv", samples=2),
     "rodeo K=2": plain("rodeo", samples=2),
+    "relaxed_double_cv K=2": plain("relaxed_double_cv", samples=2),
     "rebar, independent": plain("rebar", coupled=False),
     "rloo K=3": plain("rloo", samples=3),
     "double_cv K=3": plain("double_cv", samples=3),
+    "relaxed_double_cv K=3": plain("relaxed_double_cv", samples=3),
     "rodeo K=3": plain("rodeo", samples=3),
 }
 

@@ -19,6 +19,7 @@ from sb3_relax.estimators.rebar import REBAR
 from sb3_relax.estimators.registry import ESTIMATORS, estimators_of, make
 from sb3_relax.estimators.reinforce import Reinforce
 from sb3_relax.estimators.relax import RELAX
+from sb3_relax.estimators.relaxed_double_cv import RelaxedDoubleCV
 from sb3_relax.estimators.reparam import Reparam
 from sb3_relax.estimators.reparameterised import Gaussian, Implicit, ReparameterisedLatent
 from sb3_relax.estimators.rloo import RLOO
@@ -56,6 +57,7 @@ __all__ = [
     "MLPSurrogate",
     "MuProp",
     "Reinforce",
+    "RelaxedDoubleCV",
     "RelaxedLatent",
     "Reparam",
     "ReparameterisedLatent",

@@ -20,6 +20,7 @@ from sb3_relax.estimators.nvil import NVIL
 from sb3_relax.estimators.rebar import REBAR
 from sb3_relax.estimators.reinforce import Reinforce
 from sb3_relax.estimators.relax import RELAX
+from sb3_relax.estimators.relaxed_double_cv import RelaxedDoubleCV
 from sb3_relax.estimators.reparam import Reparam
 from sb3_relax.estimators.rloo import RLOO
 from sb3_relax.estimators.rodeo import RODEO
@@ -40,6 +41,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "arm": ARM,
     "disarm": DisARM,
     "double_cv": DoubleCV,
+    "relaxed_double_cv": RelaxedDoubleCV,
     "rodeo": RODEO,
     "rebar": REBAR,
     "lax": LAX,

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
+from sb3_relax.estimators.tanh_network import value_and_slope_of_tanh_network
 
 
 class MLPSurrogate(nn.Module):
     """c_φ(z): a tanh network on the flattened event, ``[..., *event]`` → ``[...]``, that starts at c = 0.
 
-    Its slope ∂c/∂z is known in closed form, layer by layer: w_L W_L' ⊙ (1 - h²) …, so that training φ on Eq 6 takes one
-    backward pass, where autograd would differentiate its own gradient.
+    Its slope ∂c/∂z is known in closed form (:mod:`~sb3_relax.estimators.tanh_network`), so that training φ on Eq 6
+    takes one backward pass, where autograd would differentiate its own gradient.
 
     :param inputs: size of the flattened event (D, or D·K for one-hots)
     :param hidden: widths of the hidden layers
@@ -57,37 +58,31 @@ class MLPSurrogate(nn.Module):
         return cls(inputs, hidden, latent.sample_ndim, squash).to(theta.device, theta.dtype)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self._read_out(self._hidden(self._squash(z))[-1])
+        x = self._squash(z).flatten(-self.event_ndim)
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return self.output(x).squeeze(-1)
 
     def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """c(z) ``[...]`` and ∂c/∂z, shape of z."""
         seen = self._squash(z)
-        hidden = self._hidden(seen)
-        slope = self.output.weight
-        for layer, h in zip(reversed(self.layers), reversed(hidden), strict=True):
-            assert isinstance(layer, nn.Linear)
-            slope = torch.addcmul(slope, slope, h.square(), value=-1) @ layer.weight
+        value, slope = value_and_slope_of_tanh_network(
+            seen.flatten(-self.event_ndim),
+            [(layer.weight, layer.bias) for layer in self.layers],  # type: ignore[misc]
+            self.output.weight,
+            self.output.bias,
+        )
         slope = slope.reshape(z.shape)
         if self.squash == "sigmoid":
             slope = slope * (seen * (1 - seen))
         elif self.squash == "softmax":
             slope = seen * (slope - (seen * slope).sum(-1, keepdim=True))
-        return self._read_out(hidden[-1]), slope
+        return value, slope
 
     def _squash(self, z: Tensor) -> Tensor:
         if self.squash is None:
             return z
         return z.sigmoid() if self.squash == "sigmoid" else z.softmax(-1)
-
-    def _hidden(self, x: Tensor) -> list[Tensor]:
-        x, hidden = x.flatten(-self.event_ndim), []
-        for layer in self.layers:
-            x = torch.tanh(layer(x))
-            hidden.append(x)
-        return hidden
-
-    def _read_out(self, h: Tensor) -> Tensor:
-        return self.output(h).squeeze(-1)
 
 
 def require_temperature(temperature: float) -> float:

@@ -56,13 +56,16 @@ class MLPSurrogate(nn.Module):
             squash = "sigmoid" if latent.sample_ndim == 1 else "softmax"
         return cls(inputs, hidden, latent.sample_ndim, squash).to(theta.device, theta.dtype)
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self._read_out(self._hidden(self._squash(z))[-1])
+    def forward(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
+        return self._read_out(self._hidden(self._squash(z), shift)[-1])
 
-    def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """c(z) ``[...]`` and ∂c/∂z, shape of z."""
+    def value_and_slope(self, z: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """c(z) ``[...]`` and ∂c/∂z, shape of z.
+
+        :param shift: added to what the first hidden layer's tanh sees
+        """
         seen = self._squash(z)
-        hidden = self._hidden(seen)
+        hidden = self._hidden(seen, shift)
         slope = self.output.weight
         for layer, h in zip(reversed(self.layers), reversed(hidden), strict=True):
             assert isinstance(layer, nn.Linear)
@@ -79,15 +82,52 @@ class MLPSurrogate(nn.Module):
             return z
         return z.sigmoid() if self.squash == "sigmoid" else z.softmax(-1)
 
-    def _hidden(self, x: Tensor) -> list[Tensor]:
-        x, hidden = x.flatten(-self.event_ndim), []
+    def _hidden(self, x: Tensor, shift: Tensor | None) -> list[Tensor]:
+        hidden: list[Tensor] = []
+        x = x.flatten(-self.event_ndim)
         for layer in self.layers:
-            x = torch.tanh(layer(x))
+            x = layer(x)
+            if shift is not None and not hidden:
+                x = x + shift
+            x = torch.tanh(x)
             hidden.append(x)
         return hidden
 
     def _read_out(self, h: Tensor) -> Tensor:
         return self.output(h).squeeze(-1)
+
+
+class ThetaSurrogate(MLPSurrogate):
+    """c_φ(z, θ): an :class:`MLPSurrogate` whose first hidden layer also sees E[b|θ], held fixed.
+
+    For problems with an input (amortised inference): θ is all that the distribution knows of the input, and of the
+    layers below, so that one c serves every input. :class:`RELAX`, :class:`REBAR` (as residual) and
+    :class:`RelaxedDoubleCV` hand it their latent. Parameters as :class:`MLPSurrogate`'s.
+
+    Example::
+
+        estimate = RELAX(ThetaSurrogate(200, squash="sigmoid"))(LogisticBernoulli(encoder(x)), f)
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int] = (64, 64), event_ndim: int = 1, squash: str | None = None):
+        super().__init__(inputs, hidden, event_ndim, squash)
+        self.of_theta = nn.Linear(inputs, hidden[0], bias=False)
+
+    def given(self, latent: RelaxedLatent) -> _AtTheta:
+        """This surrogate as a function of z alone, at one θ."""
+        return _AtTheta(self, self.of_theta(latent.mean().flatten(-self.event_ndim)))
+
+
+class _AtTheta:
+    def __init__(self, surrogate: ThetaSurrogate, shift: Tensor):
+        self.surrogate = surrogate
+        self.shift = shift
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.surrogate(z, self.shift)
+
+    def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.surrogate.value_and_slope(z, self.shift)
 
 
 def require_temperature(temperature: float) -> float:

@@ -25,7 +25,7 @@ from sb3_relax.estimators.reparameterised import Gaussian, Implicit, Reparameter
 from sb3_relax.estimators.rloo import RLOO
 from sb3_relax.estimators.rodeo import RODEO
 from sb3_relax.estimators.straight_through import StraightThrough
-from sb3_relax.estimators.surrogates import MLPSurrogate
+from sb3_relax.estimators.surrogates import MLPSurrogate, ThetaSurrogate
 from sb3_relax.estimators.variance import gradient_variance, sample_variance
 from sb3_relax.estimators.vimco import VIMCO
 
@@ -62,6 +62,7 @@ __all__ = [
     "Reparam",
     "ReparameterisedLatent",
     "StraightThrough",
+    "ThetaSurrogate",
     "TwoPhaseEstimator",
     "bias_z_scores",
     "check_unbiased",

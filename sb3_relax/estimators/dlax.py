@@ -56,7 +56,7 @@ class DLAX(TwoPhaseEstimator):
             base_score = latent.base_score(z - latent.natural())
         score = latent.score(b)
         with torch.enable_grad():
-            c, slope = value_and_slope(self.surrogate, z)
+            c, slope = value_and_slope(self.surrogate, z, latent)
             grad = expand_to(value.detach(), latent) * score
             grad = grad + latent.pull_back(slope - expand_to(c, latent) * base_score)
         return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from sb3_relax.estimators.latents import Latent
 
 #: f: maps samples ``[..., *batch, *event]`` to values ``[..., *batch]``.
 Objective = Callable[[Tensor], Tensor]
@@ -85,12 +89,15 @@ def evaluate_with_slope(
     return value, slope
 
 
-def value_and_slope(surrogate: Surrogate, z: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = None) -> tuple[Tensor, Tensor]:
     """c(z) ``[..., *batch]`` and ∂c/∂z, shape of z, both with graphs to φ alone.
 
     Taken from the surrogate's own ``value_and_slope`` where it has one (a closed form saves the second derivative that
-    training φ needs), else from autograd.
+    training φ needs), else from autograd. A surrogate that is a function of θ too has a method ``given``, which makes
+    one of z alone; θ is held fixed in it.
     """
+    if latent is not None and hasattr(surrogate, "given"):
+        surrogate = surrogate.given(latent)
     closed_form = getattr(surrogate, "value_and_slope", None)
     if closed_form is not None:
         return closed_form(z)

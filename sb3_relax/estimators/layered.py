@@ -173,6 +173,9 @@ class _FromLayer:
     def _below(self, b: Tensor) -> list[Tensor]:
         # one leading dimension more where several values of b_l are asked for at once
         leading = b.shape[: b.dim() - self.own.dim()]
+        if not leading:
+            # the very tensors, so that an f may keep what it knows of them
+            return [*self.below, b]
         return [*(sample.expand(*leading, *sample.shape) for sample in self.below), b]
 
     def drawn(self, b: Tensor) -> Tensor:

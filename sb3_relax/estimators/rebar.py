@@ -102,7 +102,7 @@ class RelaxedObjective:
         c = self.scale * value.reshape(leading + self.latent.batch_shape)
         slope = self.scale * self.latent.relax_gradient(relaxed, slope.reshape(relaxed.shape), self.temperature)
         if self.residual is not None:
-            r, r_slope = value_and_slope(self.residual, z)
+            r, r_slope = value_and_slope(self.residual, z, self.latent)
             return c + r, slope + r_slope
         return c, slope
 

@@ -116,10 +116,10 @@ def relax_estimate(
         coupling = latent.coupling(b, z_tilde)
     with torch.enable_grad():
         if z_tilde is z:
-            c, slope = value_and_slope(surrogate, z)
+            c, slope = value_and_slope(surrogate, z, latent)
             slope = slope * coupling
         else:
-            both, slopes = value_and_slope(surrogate, torch.stack([z, z_tilde]))
+            both, slopes = value_and_slope(surrogate, torch.stack([z, z_tilde]), latent)
             c, slope = both[1], slopes[0] - (1 - coupling) * slopes[1]
         score = latent.score(b)
         grad = expand_to(value.detach() - c, latent) * score + latent.pull_back(slope)

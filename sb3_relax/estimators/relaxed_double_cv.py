@@ -54,7 +54,7 @@ class RelaxedDoubleCV(DoubleCV):
             z = latent.conditional(b, noise)
             coupling = latent.coupling(b, z)
         with torch.enable_grad():
-            c, c_slope = value_and_slope(self.surrogate, z)
+            c, c_slope = value_and_slope(self.surrogate, z, latent)
             rest = value.detach() + self.scale * linear - c
             weight = rest - leave_one_out_mean(rest)
             grad = expand_to(weight, latent) * latent.score(b) + latent.pull_back(c_slope * coupling)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
 from sb3_relax.estimators.tanh_network import value_and_slope_of_tanh_network
@@ -57,20 +58,21 @@ class MLPSurrogate(nn.Module):
             squash = "sigmoid" if latent.sample_ndim == 1 else "softmax"
         return cls(inputs, hidden, latent.sample_ndim, squash).to(theta.device, theta.dtype)
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = self._squash(z).flatten(-self.event_ndim)
-        for layer in self.layers:
-            x = torch.tanh(layer(x))
+    def forward(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
+        (weight, bias), *others = self._layers(shift)
+        x = torch.tanh(F.linear(self._squash(z).flatten(-self.event_ndim), weight) + bias)
+        for weight, bias in others:
+            x = torch.tanh(F.linear(x, weight, bias))
         return self.output(x).squeeze(-1)
 
-    def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """c(z) ``[...]`` and ∂c/∂z, shape of z."""
+    def value_and_slope(self, z: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """c(z) ``[...]`` and ∂c/∂z, shape of z.
+
+        :param shift: added to what the first hidden layer's tanh sees
+        """
         seen = self._squash(z)
         value, slope = value_and_slope_of_tanh_network(
-            seen.flatten(-self.event_ndim),
-            [(layer.weight, layer.bias) for layer in self.layers],  # type: ignore[misc]
-            self.output.weight,
-            self.output.bias,
+            seen.flatten(-self.event_ndim), self._layers(shift), self.output.weight, self.output.bias
         )
         slope = slope.reshape(z.shape)
         if self.squash == "sigmoid":
@@ -79,10 +81,49 @@ class MLPSurrogate(nn.Module):
             slope = seen * (slope - (seen * slope).sum(-1, keepdim=True))
         return value, slope
 
+    def _layers(self, shift: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        layers: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in self.layers]  # type: ignore[misc]
+        if shift is not None:
+            layers[0] = (layers[0][0], layers[0][1] + shift)
+        return layers
+
     def _squash(self, z: Tensor) -> Tensor:
         if self.squash is None:
             return z
         return z.sigmoid() if self.squash == "sigmoid" else z.softmax(-1)
+
+
+class ThetaSurrogate(MLPSurrogate):
+    """c_φ(z, θ): an :class:`MLPSurrogate` whose first hidden layer also sees E[b|θ], held fixed.
+
+    For problems with an input (amortised inference): θ is all that the distribution knows of the input, and of the
+    layers below, so that one c serves every input. :class:`RELAX`, :class:`REBAR` (as residual) and
+    :class:`RelaxedDoubleCV` hand it their latent. Parameters as :class:`MLPSurrogate`'s.
+
+    Example::
+
+        estimate = RELAX(ThetaSurrogate(200, squash="sigmoid"))(LogisticBernoulli(encoder(x)), f)
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int] = (64, 64), event_ndim: int = 1, squash: str | None = None):
+        super().__init__(inputs, hidden, event_ndim, squash)
+        self.of_theta = nn.Linear(inputs, hidden[0], bias=False)
+
+    def given(self, latent: RelaxedLatent) -> _AtTheta:
+        """This surrogate as a function of z alone, at one θ."""
+        return _AtTheta(self, self.of_theta(latent.mean().flatten(-self.event_ndim)))
+
+
+class _AtTheta:
+    def __init__(self, surrogate: ThetaSurrogate, shift: Tensor):
+        self.surrogate = surrogate
+        self.shift = shift
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.surrogate(z, self.shift)
+
+    def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.surrogate.value_and_slope(z, self.shift)
 
 
 def require_temperature(temperature: float) -> float:

@@ -1,0 +1,1 @@
+"""Variational autoencoders with binary latents: the data, and what is trained on it."""

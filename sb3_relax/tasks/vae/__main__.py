@@ -1,0 +1,187 @@
+"""Train, evaluate and sample from the discrete VAE.
+
+    python -m sb3_relax.tasks.vae train --dataset digits --model linear1 --estimator relax --iterations 2000
+    python -m sb3_relax.tasks.vae evaluate --output vae
+    python -m sb3_relax.tasks.vae sample --output vae
+    torchrun --nproc-per-node 2 -m sb3_relax.tasks.vae train ...
+
+``train`` writes OUTPUT/checkpoint.pt, tensorboard's events and images, and goes on from the checkpoint where there is
+one: repeat the command after a crash, or with more iterations. The other two read the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sb3_relax.tasks.vae import checkpoint, distributed
+from sb3_relax.tasks.vae.cases import CASES
+from sb3_relax.tasks.vae.data import BINARISATIONS, DATASETS, Dataset, load_dataset
+from sb3_relax.tasks.vae.evaluate import Evaluation
+from sb3_relax.tasks.vae.images import reconstructions, samples, write_png
+from sb3_relax.tasks.vae.model import MODELS, DiscreteVAE
+from sb3_relax.tasks.vae.objective import binarise, bound
+from sb3_relax.tasks.vae.trainer import Config, Trainer, config_of
+
+CHECKPOINT = "checkpoint.pt"
+CHOICES: dict[str, list[str]] = {
+    "dataset": list(DATASETS),
+    "model": list(MODELS),
+    "estimator": list(CASES),
+    "binarisation": list(BINARISATIONS),
+}
+
+
+def prepare_cpu(threads: int) -> None:
+    """The number of threads, and denormals taken as zero: saturated units make many, and each is slow."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+
+
+def load(config: Config, options: argparse.Namespace) -> Dataset:
+    return load_dataset(config.dataset, options.data_dir, config.binarisation, options.cache_dir)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Until ``--iterations``, from the checkpoint where there is one."""
+    device = distributed.local_device(options.device)
+    worker = distributed.start(device)
+    config = config_of(vars(options))
+    data = load(config, options)
+    trainer = Trainer(config, data, device, worker)
+    path = options.output / CHECKPOINT
+    if path.exists():
+        trainer.load(path)
+    if worker.rank != 0:
+        trainer.train(options.iterations, options.every)
+        return
+
+    from torch.utils.tensorboard import SummaryWriter
+    from tqdm import tqdm
+
+    # what a killed run logged beyond its checkpoint is taken back
+    writer = SummaryWriter(str(options.output / "tensorboard"), purge_step=trainer.iteration + 1)
+    bar = tqdm(total=options.iterations, initial=trainer.iteration, unit="it", desc=config.estimator)
+
+    def log(evaluation: Evaluation) -> None:
+        iteration = evaluation.iteration
+        for name, value in asdict(evaluation).items():
+            if name != "iteration" and value is not None:
+                writer.add_scalar(f"vae/{name}", value, iteration)
+        writer.add_image("samples", samples(trainer.model, data.shape, 64), iteration, dataformats="HW")
+        x = pixels(trainer.validation_x[:32], data.binarised)
+        writer.add_image("reconstructions", reconstructions(trainer.model, x, data.shape), iteration, dataformats="HW")
+        writer.flush()
+        bar.set_postfix(train=f"{evaluation.train_elbo:.2f}", validation=f"{evaluation.validation_elbo:.2f}")
+
+    with bar, writer:
+        trainer.train(options.iterations, options.every, path, bar.update, log)
+    print(json.dumps(asdict(trainer.history[-1])))
+
+
+def restore(options: argparse.Namespace) -> tuple[Config, DiscreteVAE, Dataset]:
+    """The model of a checkpoint, and its data."""
+    path = options.output / CHECKPOINT
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; train first, or name the run's folder with --output")
+    device = distributed.local_device(options.device)
+    state = checkpoint.load(path, device)
+    config = Config(**state["config"])
+    data = load(config, options)
+    model = DiscreteVAE.of(config.model, data.train.mean(0), config.units).to(device)
+    model.load_state_dict(state["model"])
+    return config, model, data
+
+
+def pixels(x: torch.Tensor, binarised: bool, seed: int = 0) -> torch.Tensor:
+    """Bits, drawn with a fixed seed where the data are grey."""
+    return x if binarised else binarise(x, torch.Generator(x.device).manual_seed(seed))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """ELBO and IWAE bound of a split, with their standard errors over examples."""
+    config, model, data = restore(options)
+    x = pixels(getattr(data, options.split).to(model.prior.device), data.binarised)
+    generator = torch.Generator(x.device).manual_seed(options.noise_seed)
+    result: dict[str, Any] = {"split": options.split, "examples": len(x)}
+    for name, count in (("elbo", 1), (f"iwae_{options.samples}", options.samples)):
+        values = bound(model, x, count, generator).double()
+        result[name] = values.mean().item()
+        result[f"{name}_standard_error"] = values.std().item() / len(values) ** 0.5
+    print(json.dumps(result))
+    (options.output / f"evaluation_{options.split}.json").write_text(json.dumps({**result, **asdict(config)}) + "\n")
+
+
+def sample(options: argparse.Namespace) -> None:
+    """samples.png and reconstructions.png."""
+    _, model, data = restore(options)
+    generator = torch.Generator(model.prior.device).manual_seed(options.noise_seed)
+    write_png(options.output / "samples.png", samples(model, data.shape, options.count, generator))
+    x = pixels(data.validation[: options.count].to(model.prior.device), data.binarised)
+    write_png(options.output / "reconstructions.png", reconstructions(model, x, data.shape, generator))
+    print(options.output / "samples.png", options.output / "reconstructions.png")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m sb3_relax.tasks.vae", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--output", type=Path, default=Path("vae"), help="the run's folder")
+    common.add_argument("--data-dir", type=Path, help="folder with the data sets' files; default: SB3_RELAX_DATA")
+    common.add_argument("--cache-dir", type=Path, help="for downloads and prepared images")
+    common.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    common.add_argument("--threads", type=int, default=1, help="of one process, on a CPU")
+
+    kinds = {"str": str, "int": int, "float": float}
+    command = commands.add_parser("train", parents=[common], help=train.__doc__)
+    for field in fields(Config):
+        command.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=kinds[str(field.type)],
+            default=field.default,
+            choices=CHOICES.get(field.name),
+            help="default: %(default)s",
+        )
+    command.add_argument("--iterations", type=int, default=100_000, help="of the whole run")
+    command.add_argument("--every", type=int, default=5000, help="iterations between evaluations and checkpoints")
+    command.set_defaults(run=train)
+
+    noise = argparse.ArgumentParser(add_help=False)
+    noise.add_argument("--noise-seed", type=int, default=0)
+    command = commands.add_parser("evaluate", parents=[common, noise], help=evaluate.__doc__)
+    command.add_argument("--split", choices=["train", "validation", "test"], default="validation")
+    command.add_argument("--samples", type=int, default=100, help="K of the IWAE bound")
+    command.set_defaults(run=evaluate)
+    command = commands.add_parser("sample", parents=[common, noise], help=sample.__doc__)
+    command.add_argument("--count", type=int, default=64)
+    command.set_defaults(run=sample)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse and run; errors of the user's making without a traceback."""
+    top = parser()
+    options = top.parse_args(arguments)
+    for name in ("threads", "iterations", "every", "samples", "count"):
+        if getattr(options, name, 1) < 1:
+            top.error(f"--{name} must be at least 1; got {getattr(options, name)}")
+    prepare_cpu(options.threads)
+    try:
+        options.run(options)
+    except (ValueError, FileNotFoundError) as error:
+        top.exit(2, f"{top.prog}: {error}\n")
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""MNIST: handwritten digits, 28 x 28, from the IDX files everyone serves."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from sb3_relax.tasks.vae.files import Published, not_as_published, obtain, require_hash
+
+MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+#: MD5 of the files' content. Gzip wraps the same content in many ways, so this is what tells MNIST from something else.
+CONTENT_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+}
+#: MD5 of the .gz files as the mirrors serve them
+GZIP_MD5 = {
+    "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+}
+#: the last so many images of the training file validate
+VALIDATION = 10_000
+#: what an IDX file of bytes in three dimensions begins with
+IMAGES_MAGIC = 2051
+
+
+def load(data_dir: Path | str | None, cache_dir: Path | str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Training, validation and test intensities, ``[N, 784]`` in [0, 1]; folders as in :func:`~.files.obtain`."""
+    train, test = (read(name, data_dir, cache_dir) for name in CONTENT_MD5)
+    return train[:-VALIDATION], train[-VALIDATION:], test
+
+
+def read(name: str, data_dir: Path | str | None, cache_dir: Path | str | None) -> np.ndarray:
+    """The intensities of one published file, checked."""
+    url = f"{MIRROR}{name}.gz"
+    path = obtain(Published("mnist", (name, f"{name}.gz"), url, f"md5:{GZIP_MD5[name]}"), data_dir, cache_dir)
+    content = read_content(path, url)
+    images = parse_images(path, content, url)
+    require_hash(path, content, f"md5:{CONTENT_MD5[name]}", url)
+    return images.reshape(len(images), -1).astype(np.float32) / 255
+
+
+def read_content(path: Path, url: str) -> bytes:
+    """What a plain or a gzip file holds.
+
+    :raises ValueError: where gzip's own checks fail
+    """
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise not_as_published(path, "a gzip file", f"{error} ({path.stat().st_size:,} bytes)", url) from error
+
+
+def parse_images(path: Path, content: bytes, url: str) -> np.ndarray:
+    """IDX: four big-endian numbers (2051, images, rows, columns), then a byte for each pixel, row by row.
+
+    :raises ValueError: where the first number, or the length that the others give, is not so
+    """
+    magic, *shape = (int.from_bytes(content[i : i + 4], "big") for i in range(0, 16, 4))
+    size = 16 + math.prod(shape)
+    if magic != IMAGES_MAGIC or len(content) != size:
+        came = f"magic number {magic}, shape {shape}, {len(content):,} bytes"
+        expected = f"magic number {IMAGES_MAGIC} and the {size:,} bytes of its shape"
+        raise not_as_published(path, expected, came, url)
+    return np.frombuffer(content, np.uint8, offset=16).reshape(shape)

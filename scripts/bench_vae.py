@@ -1,0 +1,118 @@
+"""Speed of a training iteration of the VAE: every estimator in turns, in one process, on one thread.
+
+    python scripts/bench_vae.py [--rounds 15] [--record scripts/results/vae/bench.json]
+
+Whole iterations on random 28 x 28 bits, batch 24, 200 bits a layer. The process's CPU time is measured, which on an
+idle machine is the wall-clock time and on a busy one is disturbed less; every ratio compares one round's neighbours.
+Beside
+the core's Concrete stands the plainest Concrete iteration that autograd can do, as a check that ours is not slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from records import RESULTS, provenance, write_record
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from sb3_relax.tasks.vae.__main__ import prepare_cpu
+from sb3_relax.tasks.vae.cases import CASES
+from sb3_relax.tasks.vae.data import Dataset
+from sb3_relax.tasks.vae.model import MODELS
+from sb3_relax.tasks.vae.objective import LogWeight
+from sb3_relax.tasks.vae.trainer import Config, Trainer
+
+#: case → the most iterations of Concrete it may cost
+TARGETS = {"relax": 2.5, "rebar": 1.7}
+REFERENCE = "concrete"
+PLAIN = "concrete, plain autograd"
+
+
+def random_data() -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.rand(5000, 784, generator=generator) < torch.rand(784, generator=generator)).float()
+    return Dataset("random bits", x, x[:100], x[:100], (28, 28), "random bits", True)
+
+
+def plain_concrete(trainer: Trainer) -> Callable[[], None]:
+    """Concrete with one layer by .backward() through everything, and nothing else."""
+    model, optimizer, generator = trainer.model, trainer.optimizer, torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        x = trainer.batch(trainer.iteration)
+        optimizer.zero_grad()
+        f = LogWeight(model, x)
+        theta = f.logits(0)
+        u = torch.rand(theta.shape, generator=generator).clamp(1e-7, 1 - 1e-7)
+        f(((theta + u.logit()) / 0.5).sigmoid()).mean().backward()
+        optimizer.step()
+        trainer.iteration += 1
+
+    return step
+
+
+def measure(model: str, rounds: int, steps: int) -> list[dict[str, Any]]:
+    """One row per estimator."""
+    data = random_data()
+    cases: dict[str, Callable[[], None]] = {}
+    for name in CASES:
+        if name == "vimco" and MODELS[model][0] > 1:
+            continue
+        cases[name] = Trainer(Config(model=model, estimator=name), data).step
+    if MODELS[model][0] == 1:
+        cases[PLAIN] = plain_concrete(Trainer(Config(model=model, estimator="concrete"), data))
+    cpu: dict[str, list[float]] = {name: [] for name in cases}
+    wall: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in tqdm(range(rounds + 1), desc=model):
+        for name, step in cases.items():
+            start, start_wall = time.process_time(), time.perf_counter()
+            for _ in range(steps):
+                step()
+            if turn:  # the first warms up
+                cpu[name].append((time.process_time() - start) / steps)
+                wall[name].append((time.perf_counter() - start_wall) / steps)
+    rows = []
+    for name in cases:
+        ratios = np.array(cpu[name]) / np.array(cpu[REFERENCE])
+        rows.append(
+            {
+                "model": model,
+                "case": name,
+                "iterations_per_second": round(float(1 / np.median(cpu[name])), 1),
+                "iterations_per_wall_second": round(float(1 / np.median(wall[name])), 1),
+                "ratio": round(float(np.median(ratios)), 3),
+                "quartiles": [round(float(q), 3) for q in np.quantile(ratios, (0.25, 0.75))],
+                "target": TARGETS.get(name),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=100, help="iterations of one estimator in one round")
+    parser.add_argument("--record", type=Path, default=RESULTS / "vae" / "bench.json")
+    options = parser.parse_args()
+    prepare_cpu(1)
+    rows = [row for model in MODELS for row in measure(model, options.rounds, options.steps)]
+    write_record(options.record, {"rows": rows, "batch_size": 24, "threads": 1, **provenance()})
+    table = Table("model", "estimator", "iterations / CPU second", "time ÷ Concrete's (quartiles)", "asked")
+    for row in rows:
+        low, high = row["quartiles"]
+        asked = f"<= {row['target']}" if row["target"] else ""
+        rate = f"{row['iterations_per_second']:.0f}"
+        table.add_row(row["model"], row["case"], rate, f"{row['ratio']:.2f} [{low:.2f}, {high:.2f}]", asked)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

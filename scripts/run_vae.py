@@ -1,0 +1,248 @@
+"""Table 1: data set × model × estimator × seed, one record per run in scripts/results/vae.
+
+    python scripts/run_vae.py --iterations 100000 --jobs 2                     # the whole table
+    python scripts/run_vae.py --dataset mnist --model linear1 --iterations 500000
+
+For each data set, model and estimator every learning rate of the grid runs for ``--tune-iterations`` with the first
+seed, and the one with the best training ELBO then is used for all seeds (rates.json); the first seed's run goes on from
+there.
+
+Stop it at any time and repeat the command: runs continue from their checkpoints (scripts/runs, outside of git), which
+are written with the record at every evaluation. More ``--iterations`` make runs that are over go on. A run that
+diverges (an estimator may, at a high rate) is recorded as such, and loses the choice of the rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import joblib
+import torch
+from records import RESULTS, ROOT, provenance, write_record
+from tqdm import tqdm
+
+from sb3_relax.tasks.vae.__main__ import pixels, prepare_cpu
+from sb3_relax.tasks.vae.cases import CASES, build
+from sb3_relax.tasks.vae.data import load_dataset
+from sb3_relax.tasks.vae.evaluate import Evaluation
+from sb3_relax.tasks.vae.model import MODELS
+from sb3_relax.tasks.vae.objective import bound
+from sb3_relax.tasks.vae.trainer import Config, Trainer
+
+#: the paper's, less two between them
+RATES = (0.005, 0.001, 0.0005, 0.0001, 0.00005)
+CURVE_POINTS = 200
+Cell = tuple[str, str, str]
+
+
+def name_of(config: Config) -> str:
+    """Of a run's record and checkpoint."""
+    return (
+        f"{config.dataset}_{config.model}_{config.estimator}_lr{config.learning_rate:g}_phi{config.phi_rate:g}"
+        f"_seed{config.seed}"
+    )
+
+
+def thinned(points: list[Any]) -> list[Any]:
+    """At most ``CURVE_POINTS`` of them, the last one among them."""
+    step = -(-len(points) // CURVE_POINTS)
+    return points[::-1][::step][::-1] if points else []
+
+
+def record_of(trainer: Trainer, description: str, origin: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a run: settings, curve, best values so far."""
+    history = trainer.history
+    best_train = max(history, key=lambda e: e.train_elbo)
+    best_validation = max(history, key=lambda e: e.validation_elbo)
+    return {
+        **asdict(trainer.config),
+        "data": description,
+        "iterations": trainer.iteration,
+        "seconds": round(trainer.seconds, 1),
+        "best_train_elbo": best_train.train_elbo,
+        "best_train_iteration": best_train.iteration,
+        "best_validation_elbo": best_validation.validation_elbo,
+        "best_validation_iteration": best_validation.iteration,
+        "curve_keys": list(asdict(history[0])),
+        # rounded, to keep the file small; the best values above are not
+        "curve": [[round(v, 3) if isinstance(v, float) else v for v in asdict(e).values()] for e in thinned(history)],
+        **origin,
+    }
+
+
+def run(
+    config: Config, iterations: int, every: int, folders: tuple[Path, Path], data_dir: Path | None, final: bool
+) -> str | None:
+    """One run from its checkpoint to ``iterations``, its record written at every evaluation.
+
+    :param folders: of records and of checkpoints
+    :param final: whether to end with the IWAE bounds
+    :return: the error's text where it fails
+    """
+    results, runs = folders
+    path, record_path = runs / f"{name_of(config)}.pt", results / f"{name_of(config)}.json"
+    try:
+        prepare_cpu(1)
+        origin = provenance()
+        data = load_dataset(config.dataset, data_dir, config.binarisation)
+        trainer = Trainer(config, data)
+        if path.exists():
+            trainer.load(path)
+        done = read(record_path)
+        whole = done is not None and trainer.iteration >= iterations and done["iterations"] == trainer.iteration
+        if whole and done is not None and (not final or "iwae_100" in done):
+            return None
+
+        def write(_: Evaluation) -> None:
+            write_record(record_path, record_of(trainer, data.description, origin))
+
+        trainer.train(iterations, every, path, on_evaluation=write)
+        record = record_of(trainer, data.description, origin)
+        if final:
+            record["iwae_100"] = {
+                split: bound(
+                    trainer.model,
+                    pixels(getattr(data, split), data.binarised),
+                    100,
+                    torch.Generator().manual_seed(0),
+                )
+                .mean()
+                .item()
+                for split in ("validation", "test")
+            }
+        write_record(record_path, record)
+        return None
+    except Exception as error:
+        if "must be finite" in str(error):
+            record = record_of(trainer, data.description, origin) if trainer.history else {**asdict(config), **origin}
+            write_record(record_path, {**record, "diverged": f"after iteration {trainer.iteration}: {error}"})
+        return f"{name_of(config)}:\n{traceback.format_exc()}"
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def in_parallel(jobs: list[tuple[Any, ...]], count: int, what: str) -> list[str]:
+    """Run all; the errors of those that failed."""
+    failures = []
+    parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered")
+    for failure in tqdm(parallel(joblib.delayed(run)(*job) for job in jobs), total=len(jobs), desc=what, unit="run"):
+        if failure:
+            failures.append(failure)
+            tqdm.write(failure)
+    return failures
+
+
+def elbo_at(record: dict[str, Any] | None, iteration: int) -> float | None:
+    """Training ELBO of a record at an iteration; ``None`` where it diverged before, or never got there."""
+    if record is None or "curve" not in record:
+        return None
+    where, what = (record["curve_keys"].index(key) for key in ("iteration", "train_elbo"))
+    return next((point[what] for point in record["curve"] if point[where] == iteration), None)
+
+
+class Rates:
+    """The learning rate of each data set, model and estimator, and the ELBOs it was chosen by, in rates.json.
+
+    Kept, so that a choice once made stays what it was when more iterations, or more rates, are asked for.
+    """
+
+    def __init__(self, path: Path, iterations: int):
+        self.path = path
+        self.iterations = iterations
+        self.known: dict[str, dict[str, Any]] = read(path) or {}
+
+    def of(self, cell: Cell) -> float | None:
+        """The rate chosen, where it was chosen at this number of iterations."""
+        entry = self.known.get(" ".join(cell))
+        return entry["rate"] if entry and entry["iterations"] == self.iterations else None
+
+    def choose(self, cell: Cell, elbos: dict[float, float | None]) -> None:
+        """Take the rate with the highest ELBO among those that got there."""
+        lasted = {rate: elbo for rate, elbo in elbos.items() if elbo is not None}
+        if not lasted:
+            print(f"{' '.join(cell)}: no learning rate lasted {self.iterations:,} iterations")
+            return
+        self.known[" ".join(cell)] = {
+            "rate": max(lasted, key=lambda rate: lasted[rate]),
+            "iterations": self.iterations,
+            "train_elbos": {f"{rate:g}": elbo for rate, elbo in elbos.items()},
+        }
+        write_record(self.path, self.known)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", nargs="+", default=["mnist", "omniglot"])
+    parser.add_argument("--model", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--estimator", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--iterations", type=int, default=100_000)
+    parser.add_argument("--tune-iterations", type=int, default=10_000)
+    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
+    parser.add_argument("--phi-rate", type=float, default=Config.phi_rate, help="φ's learning rate over θ's")
+    parser.add_argument("--every", type=int, default=5000, help="iterations between evaluations and checkpoints")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--results", type=Path, default=RESULTS / "vae")
+    parser.add_argument("--runs", type=Path, default=ROOT / "scripts" / "runs" / "vae", help="checkpoints")
+    options = parser.parse_args()
+    if options.tune_iterations % options.every or not 0 < options.tune_iterations <= options.iterations:
+        parser.error("--tune-iterations must be a multiple of --every, and no more than --iterations")
+
+    start = time.perf_counter()
+    cells: list[Cell] = []
+    for dataset in options.dataset:
+        load_dataset(dataset, options.data_dir)  # fails, and fills the cache, before any run starts
+        for model in options.model:
+            for estimator in options.estimator:
+                try:
+                    build(estimator, MODELS[model][0], 1)
+                except ValueError as error:
+                    print(f"left out: {dataset}, {model}: {error}")
+                    continue
+                cells.append((dataset, model, estimator))
+
+    def config(cell: Cell, rate: float, seed: int) -> Config:
+        dataset, model, estimator = cell
+        return Config(dataset, model, estimator, seed=seed, learning_rate=rate, phi_rate=options.phi_rate)
+
+    def job(cell: Cell, rate: float, seed: int, iterations: int, final: bool) -> tuple[Any, ...]:
+        folders = (options.results / "runs", options.runs)
+        return config(cell, rate, seed), iterations, options.every, folders, options.data_dir, final
+
+    def record(cell: Cell, rate: float) -> dict[str, Any] | None:
+        return read(options.results / "runs" / f"{name_of(config(cell, rate, 0))}.json")
+
+    rates = Rates(options.results / "rates.json", options.tune_iterations)
+    open_cells = [cell for cell in cells if rates.of(cell) is None]
+    tune = [
+        job(cell, rate, 0, options.tune_iterations, final=False)
+        for cell in open_cells
+        for rate in options.rates
+        if elbo_at(record(cell, rate), options.tune_iterations) is None and "diverged" not in (record(cell, rate) or {})
+    ]
+    in_parallel(tune, options.jobs, "learning rates")
+    for cell in open_cells:
+        rates.choose(cell, {rate: elbo_at(record(cell, rate), options.tune_iterations) for rate in options.rates})
+    jobs = [
+        job(cell, rate, seed, options.iterations, final=True)
+        for seed in range(options.seeds)
+        for cell in cells
+        if (rate := rates.of(cell)) is not None
+    ]
+    failures = in_parallel(jobs, options.jobs, "runs")
+    print(f"{len(jobs) - len(failures)} of {len(jobs)} runs done in {time.perf_counter() - start:.0f} s")
+    if failures:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from peers import PEERS, installed, ours
-from problems import PROBLEMS, Problem
+from problems import PROBLEMS, TIMED_PROBLEMS, Problem
 from records import RESULTS, provenance, write_record
 from rich.console import Console
 from rich.table import Table
@@ -145,28 +145,20 @@ def run_variance(jobs: int) -> None:
     write_record(FOLDER / "variance.json", {"rows": rows, "settings": settings, **provenance()})
 
 
-def step_of(estimator: Estimator, problem: Problem) -> Callable[[], None]:
+def step_of(estimator: Estimator, problem: Problem, two_phases: bool = False) -> Callable[[], None]:
     theta = problem.latent.theta.detach().expand(BATCH, *problem.latent.theta.shape).clone().requires_grad_()
-    parameters = [theta, *estimator.parameters()]
-
-    def step() -> None:
-        for parameter in parameters:
-            parameter.grad = None
-        estimator(problem.latent.at(theta), problem.f).backward()
-
-    return step
-
-
-def two_phase_step_of(estimator: TwoPhaseEstimator, problem: Problem) -> Callable[[], None]:
-    theta = problem.latent.theta.detach().expand(BATCH, *problem.latent.theta.shape).clone().requires_grad_()
-    parameters = [theta, *estimator.parameters()]
+    parameters = [theta, *estimator.parameters(), *problem.parameters]
 
     def step() -> None:
         for parameter in parameters:
             parameter.grad = None
         latent = problem.latent.at(theta)
-        b = latent.sample()
-        estimator.finish(latent, b, problem.f(b)).backward()
+        if two_phases:
+            assert isinstance(estimator, TwoPhaseEstimator)
+            b = latent.sample()
+            estimator.finish(latent, b, problem.f(b)).backward()
+        else:
+            estimator(latent, problem.f).backward()
 
     return step
 
@@ -174,7 +166,7 @@ def two_phase_step_of(estimator: TwoPhaseEstimator, problem: Problem) -> Callabl
 def run_time(repeats: int, calls: int) -> None:
     torch.set_num_threads(1)
     rows = []
-    for problem_name, build_problem in PROBLEMS.items():
+    for problem_name, build_problem in TIMED_PROBLEMS.items():
         problem = build_problem(0)
         steps = {
             name: step_of(build(problem.latent), problem)
@@ -183,9 +175,9 @@ def run_time(repeats: int, calls: int) -> None:
         }
         wide = MLPSurrogate.of(problem.latent, hidden=(200, 200))
         steps["relax, surrogate of 200, 200"] = step_of(RELAX(wide), problem)
-        steps["relax, two phases"] = two_phase_step_of(make("relax", problem.latent), problem)
-        steps["relax, independent, two phases"] = two_phase_step_of(
-            make("relax", problem.latent, coupled=False), problem
+        steps["relax, two phases"] = step_of(make("relax", problem.latent), problem, two_phases=True)
+        steps["relax, independent, two phases"] = step_of(
+            make("relax", problem.latent, coupled=False), problem, two_phases=True
         )
         if isinstance(problem.latent, LogisticBernoulli):
             for peer in installed():

@@ -15,6 +15,7 @@ from sb3_relax.estimators.latents import Latent
 class Problem(NamedTuple):
     latent: Latent  #: without batch
     f: Callable[[Tensor], Tensor]
+    parameters: tuple[Tensor, ...] = ()  #: f's own, to which the direct term goes
 
 
 def toy(instance: int) -> Problem:
@@ -53,9 +54,26 @@ def categorical(instance: int) -> Problem:
     return Problem(GumbelOneHot(theta), lambda b: (b * w).sum((-2, -1)) + (b * v).sum((-2, -1)).square() / 10)
 
 
+def vae(instance: int) -> Problem:
+    """A VAE's step without its encoder: 200 bits through a linear decoder of 784 pixels, whose weights are learned."""
+    generator = torch.Generator().manual_seed(instance)
+    theta = torch.randn(200, generator=generator)
+    weight, pixels = torch.randn(784, 200, generator=generator) / 20, torch.rand(784, generator=generator).round()
+    weight.requires_grad_()
+
+    def f(b: Tensor) -> Tensor:
+        logits = torch.nn.functional.linear(2 * b - 1, weight)
+        return (pixels * logits - torch.nn.functional.softplus(logits)).sum(-1)
+
+    return Problem(LogisticBernoulli(theta), f, (weight,))
+
+
 PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "toy": toy,
     "quadratic": quadratic,
     "decoder": decoder,
     "categorical": categorical,
 }
+
+#: of the time part alone
+TIMED_PROBLEMS: dict[str, Callable[[int], Problem]] = {**PROBLEMS, "vae": vae}

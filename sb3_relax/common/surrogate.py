@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sb3_relax.common.statistics import RunningStatistics
 from sb3_relax.estimators import Latent, RelaxedLatent
+from sb3_relax.estimators.tanh_network import value_and_slope_of_tanh_network
 
 #: Hidden layers where the policy's value head has none (as CnnPolicy's): a linear ĉ could not couple a with s.
 FALLBACK_ARCH = [64]
@@ -75,22 +76,22 @@ class ControlVariate(nn.Module):
 
     def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """ĉ for ``features [N, F]`` and ``actions [..., N, A]`` → ``[..., N]``."""
-        return self._read_out(self._hidden(features, actions))[0]
+        hidden = th.tanh(self._of_state(features) + self.action_layer(actions))
+        return F.linear(hidden, *self._output()).squeeze(-1)
 
-    def _hidden(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        return th.tanh(self.state_layer(self.state_encoder(features)) + self.action_layer(actions))
+    def _of_state(self, features: th.Tensor) -> th.Tensor:
+        """What the state adds to the last hidden layer before its tanh, ``[N, H]``."""
+        return self.state_layer(self.state_encoder(features))
 
-    def _read_out(self, hidden: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """ĉ ``[..., N]``, and the scaled weight w that made it of the hidden layer."""
-        weight = self.statistics.scale * self.output_layer.weight
-        return F.linear(hidden, weight, self.statistics.scale * self.output_layer.bias).squeeze(-1), weight
+    def _output(self) -> tuple[th.Tensor, th.Tensor]:
+        """Weight and bias of the last layer, in the advantages' scale."""
+        scale = self.statistics.scale
+        return scale * self.output_layer.weight, scale * self.output_layer.bias
 
     def value_and_slope(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """ĉ and ∂ĉ/∂a, ``[..., N]`` and ``[..., N, A]``: (w - w ⊙ h²) W_a for the last hidden layer h."""
-        hidden = self._hidden(features, actions)
-        value, weight = self._read_out(hidden)
-        slope = th.addcmul(weight, weight, hidden.square(), value=-1) @ self.action_layer.weight
-        return value, slope
+        """ĉ and ∂ĉ/∂a, ``[..., N]`` and ``[..., N, A]``."""
+        layers = [(self.action_layer.weight, self._of_state(features))]
+        return value_and_slope_of_tanh_network(actions, layers, *self._output())
 
     def bind(self, latent: Latent, features: th.Tensor) -> BoundControlVariate:
         """The core's c at fixed states: samples ``[..., N, *event]`` → ``[..., N]``."""

@@ -95,7 +95,7 @@ def expected_gradient(estimator: Estimator, latent: Latent, f: Objective, nodes:
 
 
 def weighted_estimates(
-    estimator: Estimator, latent: Latent, f: Objective, nodes: int, chunk: int = 1 << 17
+    estimator: Estimator, latent: Latent, f: Objective, nodes: int, chunk: int = 1 << 15
 ) -> Iterator[tuple[Estimate, Tensor]]:
     """Estimates over batches of all randomness, and the weight of each: an expectation is the sum of products."""
     theta = latent.theta.detach()

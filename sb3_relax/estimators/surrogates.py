@@ -8,15 +8,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
+from sb3_relax.estimators.tanh_network import value_and_slope_of_tanh_network
 
 
 class MLPSurrogate(nn.Module):
     """c_φ(z): a tanh network on the flattened event, ``[..., *event]`` → ``[...]``, that starts at c = 0.
 
-    Its slope ∂c/∂z is known in closed form, layer by layer: w_L W_L' ⊙ (1 - h²) …, so that training φ on Eq 6 takes one
-    backward pass, where autograd would differentiate its own gradient.
+    Its slope ∂c/∂z is known in closed form (:mod:`~sb3_relax.estimators.tanh_network`), so that training φ on Eq 6
+    takes one backward pass, where autograd would differentiate its own gradient.
 
     :param inputs: size of the flattened event (D, or D·K for one-hots)
     :param hidden: widths of the hidden layers
@@ -57,7 +59,11 @@ class MLPSurrogate(nn.Module):
         return cls(inputs, hidden, latent.sample_ndim, squash).to(theta.device, theta.dtype)
 
     def forward(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
-        return self._read_out(self._hidden(self._squash(z), shift)[-1])
+        (weight, bias), *others = self._layers(shift)
+        x = torch.tanh(F.linear(self._squash(z).flatten(-self.event_ndim), weight) + bias)
+        for weight, bias in others:
+            x = torch.tanh(F.linear(x, weight, bias))
+        return self.output(x).squeeze(-1)
 
     def value_and_slope(self, z: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """c(z) ``[...]`` and ∂c/∂z, shape of z.
@@ -65,36 +71,26 @@ class MLPSurrogate(nn.Module):
         :param shift: added to what the first hidden layer's tanh sees
         """
         seen = self._squash(z)
-        hidden = self._hidden(seen, shift)
-        slope = self.output.weight
-        for layer, h in zip(reversed(self.layers), reversed(hidden), strict=True):
-            assert isinstance(layer, nn.Linear)
-            slope = torch.addcmul(slope, slope, h.square(), value=-1) @ layer.weight
+        value, slope = value_and_slope_of_tanh_network(
+            seen.flatten(-self.event_ndim), self._layers(shift), self.output.weight, self.output.bias
+        )
         slope = slope.reshape(z.shape)
         if self.squash == "sigmoid":
             slope = slope * (seen * (1 - seen))
         elif self.squash == "softmax":
             slope = seen * (slope - (seen * slope).sum(-1, keepdim=True))
-        return self._read_out(hidden[-1]), slope
+        return value, slope
+
+    def _layers(self, shift: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        layers: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in self.layers]  # type: ignore[misc]
+        if shift is not None:
+            layers[0] = (layers[0][0], layers[0][1] + shift)
+        return layers
 
     def _squash(self, z: Tensor) -> Tensor:
         if self.squash is None:
             return z
         return z.sigmoid() if self.squash == "sigmoid" else z.softmax(-1)
-
-    def _hidden(self, x: Tensor, shift: Tensor | None) -> list[Tensor]:
-        hidden: list[Tensor] = []
-        x = x.flatten(-self.event_ndim)
-        for layer in self.layers:
-            x = layer(x)
-            if shift is not None and not hidden:
-                x = x + shift
-            x = torch.tanh(x)
-            hidden.append(x)
-        return hidden
-
-    def _read_out(self, h: Tensor) -> Tensor:
-        return self.output(h).squeeze(-1)
 
 
 class ThetaSurrogate(MLPSurrogate):

@@ -60,9 +60,20 @@ def test_every_objective(problem, name, objective, float64):
     assert objective == "constant" or check.exact.abs().max() > 1e-3
 
 
+def long_ones_apart(cases):
+    """Several samples and noise multiply: b^K times the nodes of a quadrature over every noise."""
+    for problem, name, objective in cases:
+        latent, nodes = DISCRETE[problem][0](), DISCRETE[problem][1]
+        estimator = make(name, latent)
+        rows = len(latent.support()) ** estimator.samples
+        if estimator.noise_shape(latent) is not None:
+            rows *= nodes ** latent.theta.numel()
+        yield pytest.param(problem, name, objective, marks=[pytest.mark.slow] if rows > 1_000_000 else [])
+
+
 @pytest.mark.parametrize(
     ("problem", "name", "objective"),
-    list(pairs(["three bits", "three classes", "masked classes"], ["network", "black box"])),
+    list(long_ones_apart(pairs(["three bits", "three classes", "masked classes"], ["network", "black box"]))),
 )
 def test_larger_problems(problem, name, objective, float64):
     latent, nodes = DISCRETE[problem][0](), DISCRETE[problem][1]

@@ -4,8 +4,7 @@
 
 Whole iterations on random 28 x 28 bits, batch 24, 200 bits a layer. The process's CPU time is measured, which on an
 idle machine is the wall-clock time and on a busy one is disturbed less; every ratio compares one round's neighbours.
-Beside
-the core's Concrete stands the plainest Concrete iteration that autograd can do, as a check that ours is not slow.
+Beside the core's Concrete stands the plainest Concrete iteration that autograd can do, for scale.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 import traceback
 from dataclasses import asdict
@@ -145,7 +146,8 @@ def elbo_at(record: dict[str, Any] | None, iteration: int) -> float | None:
     if record is None or "curve" not in record:
         return None
     where, what = (record["curve_keys"].index(key) for key in ("iteration", "train_elbo"))
-    return next((point[what] for point in record["curve"] if point[where] == iteration), None)
+    elbo = next((point[what] for point in record["curve"] if point[where] == iteration), None)
+    return elbo if elbo is not None and math.isfinite(elbo) else None
 
 
 class Rates:

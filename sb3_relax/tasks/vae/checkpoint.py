@@ -32,6 +32,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     :raises ValueError: for a file that is no checkpoint, saying what to do
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint ({error}); delete it to start anew") from error
+        reason = str(error).splitlines()[0] if str(error) else "it is empty"
+        raise ValueError(f"{path} is damaged or no checkpoint ({reason}); delete it to start anew") from error
+    if not isinstance(state, dict) or "config" not in state:
+        raise ValueError(f"{path} is no checkpoint of a run; delete it to start anew")
+    return state

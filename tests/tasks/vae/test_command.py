@@ -1,0 +1,109 @@
+"""python -m sb3_relax.tasks.vae, end to end on digits."""
+
+import json
+import subprocess
+import sys
+
+import matplotlib.image
+import pytest
+import torch
+
+from sb3_relax.tasks.vae.__main__ import main
+from sb3_relax.tasks.vae.images import grid
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was():
+    """The command sets the number of threads and the treatment of denormals, which other tests must not notice."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """50 iterations, in two goes."""
+    folder = tmp_path_factory.mktemp("vae")
+    for iterations in ("30", "50"):
+        main(["train", "--output", str(folder), "--iterations", iterations, "--every", "20", "--units", "20"])
+    return folder
+
+
+def test_train_writes_curves_and_images(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    for name in ("running_elbo", "train_elbo", "validation_elbo", "gradient_log_variance"):
+        steps = [event.step for event in events.Scalars(f"vae/{name}")]
+        assert steps == ([20, 30, 40, 50] if name == "running_elbo" else [0, 20, 30, 40, 50])
+    assert set(events.Tags()["images"]) == {"samples", "reconstructions"}
+    elbos = [event.value for event in events.Scalars("vae/validation_elbo")]
+    assert elbos[-1] > elbos[0]
+
+
+def test_evaluate(trained, capsys):
+    main(["evaluate", "--output", str(trained), "--split", "test", "--samples", "20"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["examples"] == 300
+    assert result["elbo"] < result["iwae_20"] < 0
+    assert json.loads((trained / "evaluation_test.json").read_text())["dataset"] == "digits"
+    main(["evaluate", "--output", str(trained), "--split", "test", "--samples", "20"])
+    assert json.loads(capsys.readouterr().out) == result  # fixed noise
+
+
+def test_sample(trained):
+    main(["sample", "--output", str(trained), "--count", "16"])
+    # two rows of 8 images of 8 x 8 with a line between; 32 images of the pairs: four rows
+    assert matplotlib.image.imread(trained / "samples.png").shape[:2] == (17, 71)
+    pairs = matplotlib.image.imread(trained / "reconstructions.png")[..., 0]
+    assert pairs.shape == (35, 71)
+    assert set(pairs[:8, :8].ravel().tolist()) <= {0.0, 1.0}  # x itself
+    assert len(set(pairs[:8, 9:17].ravel().tolist())) > 10  # its reconstruction
+
+
+def test_grid():
+    images = torch.arange(12.0).reshape(3, 4) / 12
+    sheet = grid(images, (2, 2), 2)
+    assert sheet.shape == (5, 5)
+    assert torch.equal(sheet[:2, 3:], images[1].reshape(2, 2))
+    assert torch.equal(sheet[3:, :2], images[2].reshape(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--estimator", "rebarr"], "invalid choice: 'rebarr' (choose from"),
+        (["train", "--model", "linear2", "--estimator", "vimco"], "use a model of one layer (linear1, nonlinear)"),
+        (["train", "--batch-size", "100000"], "digits has 1297 training examples: too few for a batch"),
+        (["train", "--iterations", "0"], "--iterations must be at least 1; got 0"),
+        (["train", "--learning-rate", "-1"], "learning_rate must be positive; got -1.0"),
+        (["evaluate"], "checkpoint.pt is not there; train first, or name the run's folder with --output"),
+        (["train", "--device", "cuda"], "torch sees no CUDA device"),
+    ],
+)
+def test_errors(arguments, message, tmp_path, capsys):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SystemExit) as raised:
+        main([*arguments, "--output", str(tmp_path / "run")])
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_run_is_not_overwritten(trained, capsys):
+    before = (trained / "checkpoint.pt").read_bytes()
+    with pytest.raises(SystemExit):
+        main(["train", "--output", str(trained), "--units", "20", "--seed", "1"])
+    assert "is of a run with seed 0 (now 1)" in capsys.readouterr().err
+    assert (trained / "checkpoint.pt").read_bytes() == before
+
+
+def test_the_task_needs_no_sb3():
+    code = (
+        "import sys\n"
+        "for name in ('stable_baselines3', 'gymnasium', 'sb3_contrib'): sys.modules[name] = None\n"
+        "import sb3_relax.tasks.vae.__main__"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

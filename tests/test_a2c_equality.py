@@ -4,13 +4,27 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
 from tests.helpers import TinyEnv
 
 UPDATES = 20
+
+
+def limited():
+    return TimeLimit(TinyEnv(spaces.Discrete(3), length=50), 6)
+
+
+class Dictionary(TinyEnv):
+    def __init__(self):
+        space = spaces.Dict({"a": spaces.Box(-1.0, 1.0, (3,), np.float32), "b": spaces.Discrete(4)})
+        super().__init__(spaces.Discrete(3), observation_space=space)
+
 
 CASES = {
     "discrete": (RELAXA2C, "CartPole-v1", {}),
@@ -25,12 +39,20 @@ CASES = {
     "gSDE": (LAXA2C, "Pendulum-v1", dict(use_sde=True, sde_sample_freq=4, ent_coef=0.01)),
     "gSDE squashed": (LAXA2C, "Pendulum-v1", dict(use_sde=True, policy_kwargs=dict(squash_output=True))),
     "multidiscrete": (RELAXA2C, lambda: TinyEnv(spaces.MultiDiscrete([2, 4, 3])), {}),
+    "time limits, normalised by VecNormalize": (RELAXA2C, limited, dict(vec_normalize=True, gae_lambda=0.9)),
+    "Dict observations": (RELAXA2C, Dictionary, dict(policy="MultiInputPolicy")),
+    "unshared extractors": (RELAXA2C, "CartPole-v1", dict(policy_kwargs=dict(share_features_extractor=False))),
+    "a schedule of learning rates": (LAXA2C, "Pendulum-v1", dict(learning_rate=LinearSchedule(1e-3, 1e-5, 1.0))),
     "multibinary": (RELAXA2C, lambda: TinyEnv(spaces.MultiBinary(5)), dict(ent_coef=0.02)),
 }
 
 
 def make(algorithm, env, kwargs):
-    return algorithm("MlpPolicy", make_vec_env(env, 4, seed=0), seed=3, device="cpu", **kwargs)
+    kwargs = dict(policy="MlpPolicy", **kwargs) if "policy" not in kwargs else dict(kwargs)
+    env = make_vec_env(env, 4, seed=0)
+    if kwargs.pop("vec_normalize", False):
+        env = VecNormalize(env)
+    return algorithm(env=env, seed=3, device="cpu", **kwargs)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -96,7 +96,20 @@ def test_same_seed_same_weights_bit_for_bit():
     assert not same(weights(runs[0]), weights(other))
 
 
-def test_learning_goes_on_after_load_as_if_never_stopped(tmp_path):
+STOPPED = {
+    "box": (LAXA2C, "box", {}),
+    "discrete": (RELAXA2C, "discrete", {}),
+    "the paper's": (
+        RELAXA2C,
+        "multidiscrete",
+        dict(correction="relaxed", cv_objective="weights", n_cv_steps=2, cv_guard=False),
+    ),
+    "episodes": (RELAXA2C, "multibinary", dict(n_episodes=2)),
+}
+
+
+@pytest.mark.parametrize("case", STOPPED)
+def test_learning_goes_on_after_load_as_if_never_stopped(case, tmp_path):
     """With every generator set alike, 100 + 100 steps through a file are 200 steps."""
 
     def seed_all(model):
@@ -104,9 +117,10 @@ def test_learning_goes_on_after_load_as_if_never_stopped(tmp_path):
         model.env.reset()
         model._last_obs = None
 
-    model = LAXA2C("MlpPolicy", tiny("box"), seed=0, device="cpu").learn(100)
+    algorithm, space, kwargs = STOPPED[case]
+    model = algorithm("MlpPolicy", tiny(space), seed=0, device="cpu", **kwargs).learn(100)
     model.save(tmp_path / "half.zip")
-    loaded = LAXA2C.load(tmp_path / "half.zip", env=tiny("box"), device="cpu")
+    loaded = algorithm.load(tmp_path / "half.zip", env=tiny(space), device="cpu")
     for agent in (model, loaded):
         seed_all(agent)
         agent.learn(100)

@@ -68,11 +68,13 @@ def collect_episodes(
         callback.update_locals(locals())
         if not callback.on_step():
             return False
-        model._update_info_buffer(infos, dones)
+        # rollout/ep_rew_mean is of the episodes that are used: those of environments that have paid are the short ones
+        active = np.flatnonzero(due)
+        model._update_info_buffer([infos[i] for i in active], dones[active])
         n_steps += 1
         lengths += 1
 
-        for i in np.flatnonzero(due):
+        for i in active:
             reward = rewards[i]
             if dones[i] and model.bootstrap_truncated and infos[i].get("TimeLimit.truncated", False):
                 terminal_obs = model.policy.obs_to_tensor(infos[i]["terminal_observation"])[0]

@@ -60,7 +60,9 @@ class SurrogateA2C(A2C):
     :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action
         distribution does not depend on, so neither the policy's weights nor its optimizer state notice
     :param n_episodes: update after this many whole episodes, without bootstrapping, instead of after ``n_steps``
-        (which is then ignored). At least one for every environment
+        (which is then ignored). At least one for every environment. The policy's gradient is divided by the number of
+        steps that earlier updates lead to expect; the first, which has none before it, moves V and ĉ but hardly the
+        policy
     :param bootstrap_truncated: in that mode, add γV(s_T) where a time limit cut the episode, as SB3 does.
         Switched off, a time limit is an end like any other
     :param max_episode_steps: in that mode, an episode longer than this is an error
@@ -316,7 +318,8 @@ class SurrogateA2C(A2C):
     def _update(self, data: RolloutBufferSamples) -> None:
         step = self._evaluate(data.observations, data.actions)
         advantages = data.advantages.to(step.values.dtype)
-        if self.normalize_advantage:
+        if self.normalize_advantage and len(advantages) > 1:
+            # one alone has no standard deviation, and stays as it is, as in PPO.
             # ĉ lives in the same units: it is subtracted from, and corrects, the normalised advantage
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         returns = data.returns.to(step.values.dtype)
@@ -401,17 +404,25 @@ class SurrogateA2C(A2C):
             return estimate.grad
         return th.lerp(estimate.plain, estimate.grad, self.control_variate.statistics.gain)
 
-    def _backward(self, loss: th.Tensor, estimate: Estimate, grad: th.Tensor) -> th.Tensor | None:
-        """Gradients of ``loss`` and of the policy's part (ascent along ``grad``) into the policy, Eq 6's into φ alone.
+    def _divisor(self, estimate: Estimate) -> float:
+        """What the sum of ĝ over the batch is divided by: the number of steps.
 
         Whole episodes are divided by what earlier batches lead to expect of their length, not by their own: a number of
-        steps that depends on the actions, below a sum whose mean is zero, would leave a mean.
+        steps that depends on the actions, below a sum whose mean is zero, would leave a mean. The first batch has none
+        before it. Any number that does not look at it is unbiased; this one is the longest it could be, so that the
+        first step of the policy may be too small to matter, and never too large.
+        """
+        if self.n_episodes is None:
+            return estimate.samples
+        return self.control_variate.statistics.steps or self.n_episodes * self.max_episode_steps
+
+    def _backward(self, loss: th.Tensor, estimate: Estimate, grad: th.Tensor) -> th.Tensor | None:
+        """Gradients of ``loss`` and of the policy's part (ascent along ``grad``) into the policy, Eq 6's into φ alone.
 
         :return: φ's objective where it is not the mean of ‖ĝ‖² at the distribution's parameters
         """
         _clear_gradients(self.cv_optimizer)
-        steps = self.control_variate.statistics.steps if self.n_episodes is not None else 0
-        roots, vectors = [loss, estimate.latent.theta], [None, grad / -(steps or estimate.samples)]
+        roots, vectors = [loss, estimate.latent.theta], [None, grad / -self._divisor(estimate)]
         if self.cv_objective == "distribution":
             # ∂φ mean ‖ĝ‖² = 2/N ĝ · ∂φ ĝ. ĝ's graph holds nothing but φ (θ, features and advantages are detached), so
             # one pass serves both
@@ -487,6 +498,10 @@ class SurrogateA2C(A2C):
     ) -> dict[str, th.Tensor]:
         """The estimator's gradient for every policy parameter: ascent, batch mean, before entropy and clipping.
 
+        The sum over the batch is divided as train() divides it: by N or, with ``n_episodes``, by the number of steps
+        that earlier updates lead to expect (before the first, by the most there could be: ``n_episodes`` times
+        ``max_episode_steps``).
+
         It is what train() applies (Eq 5 for LAXA2C, Eq 8 for RELAXA2C, carried to the policy's weights). Weights that
         the action distribution does not depend on (V's own) get zeros. Relaxation noise comes from
         ``noise_generator``.
@@ -515,7 +530,7 @@ class SurrogateA2C(A2C):
         gradients = th.autograd.grad(
             estimate.latent.theta,
             list(named.values()),
-            self._applied(estimate) / estimate.samples,
+            self._applied(estimate) / self._divisor(estimate),
             allow_unused=True,
             materialize_grads=True,
         )
@@ -541,6 +556,18 @@ class SurrogateA2C(A2C):
         )
 
     # -- persistence --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls: type[SelfSurrogateA2C], *args: Any, seed: int | None = None, **kwargs: Any) -> SelfSurrogateA2C:
+        """As SB3's. The relaxation's noise goes on where it was saved, unless a ``seed`` is given.
+
+        :param seed: replaces the one saved, and starts every stream of random numbers anew
+        """
+        if seed is None:
+            return super().load(*args, **kwargs)
+        model = super().load(*args, seed=seed, **kwargs)
+        model._seed_noise(seed)
+        return model
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_reach", "noise_generator"]

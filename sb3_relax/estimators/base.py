@@ -236,7 +236,7 @@ class TwoPhaseEstimator(Estimator):
         :param noise: uniforms of shape :meth:`noise_shape`; drawn from ``generator`` where ``None``
         :param generator: source of the noise
         :raises TypeError: for a latent this estimator does not take
-        :raises ValueError: for a value or noise of the wrong shape
+        :raises ValueError: for a value or noise of the wrong shape, or a value that is not finite
         """
 
     def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
@@ -251,6 +251,7 @@ class TwoPhaseEstimator(Estimator):
         expected = self._value_shape(latent)
         if value.shape != expected:
             raise ValueError(f"f(b) must have the batch's shape {tuple(expected)}; got {tuple(value.shape)}")
+        require_finite("f(b)", value.detach())
 
     def _noise(self, latent: Latent, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
         if noise is None:

@@ -76,14 +76,17 @@ def evaluate_with_slope(
     if under_transform():
         return _functional_value_and_slope(f, z)
     z = z if z.requires_grad else z.detach().requires_grad_()
-    with torch.enable_grad():
-        value = evaluate(f, z, shape)
     slope = None
-    if value.requires_grad:
-        (slope,) = torch.autograd.grad(value.sum(), z, create_graph=create_graph, retain_graph=True, allow_unused=True)
+    with torch.enable_grad():  # whole: the caller may be under no_grad, where even a sum has no graph
+        value = evaluate(f, z, shape)
+        if value.requires_grad:
+            (slope,) = torch.autograd.grad(
+                value.sum(), z, create_graph=create_graph, retain_graph=True, allow_unused=True
+            )
     if slope is None:
         raise TypeError(
-            f"{who} needs ∂f/∂b, but f returned a value without a graph to its input (a black box, or a constant). "
+            f"{who} needs ∂f/∂b, but f returned a value without a graph to its input (a black box, a constant, or, "
+            "below other layers, an f that knows this one only through the samples of those above). "
             "Use an estimator with needs_grad_f = False, such as RELAX, RLOO or DisARM"
         )
     return value, slope

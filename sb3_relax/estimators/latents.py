@@ -159,6 +159,8 @@ def _check_support(size: int) -> None:
 class LogisticBernoulli(RelaxedLatent):
     """D independent Bernoulli bits, relaxed by logistic noise: z = l + log u - log(1-u), b = 1[z > 0].
 
+    In float32 the uniforms are multiples of 2^-24, so probabilities below 6e-8 are not resolved by samples.
+
     :param logits: l, ``[*batch, D]``
     """
 

@@ -94,7 +94,9 @@ def layered(
     One pass draws b_1 … b_L and f once. Layer l keeps b_{<l} as drawn and estimates the gradient at θ_l, which goes
     into what made θ_l and no further. An estimator that needs f's value alone, at one sample, is finished with that
     pass's value. Any other calls f as a function of b_l: the layers above are drawn again for each value of b_l; where
-    f is called between the corners (Concrete, REBAR, Reparam) they are made smooth, with one noise for all calls.
+    f is called between the corners (Concrete, MuProp, REBAR, Reparam) they are made smooth, with one noise for all
+    calls. Drawn samples carry no derivative: the slopes that DoubleCV and RODEO take at the corners are those of f's
+    direct dependence on b_l. Any slope leaves them unbiased; where there is none at all, they refuse: take RLOO.
 
     :param layers: layer l maps the samples ``b_1 … b_{l-1}`` (none for the first) to its latent
     :param estimators: one for each layer; each may be the estimator of several layers only if its φ fits them all
@@ -104,7 +106,8 @@ def layered(
     :param temperature: τ of the smooth samples above a relaxed layer
     :param randomness: replaces ``generator``, for tests
     :raises TypeError: for an estimator that does not take its layer's latent, one whose target is not the mean of f
-        (VIMCO), and a pathwise one (Reparam) below a discrete layer
+        (VIMCO), a pathwise one (Reparam) below a discrete layer, and one that needs ∂f/∂b_l at the corners where f
+        depends on b_l only through the layers above
     :raises ValueError: for another number of estimators than layers, and what f's values are refused for
 
     Example::

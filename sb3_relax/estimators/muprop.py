@@ -21,6 +21,7 @@ class MuProp(Estimator):
     """
 
     needs_grad_f = True
+    relaxes_f = True  # μ lies between the corners
     evaluations = 2
     latents = (LogisticBernoulli, GumbelOneHot)
 

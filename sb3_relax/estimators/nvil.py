@@ -54,15 +54,18 @@ class NVIL(TwoPhaseEstimator):
     ) -> Estimate:
         self._check(latent, value)
         signal = value.detach()
-        if self.baseline is not None:
-            with torch.enable_grad():
+        phi_loss = None
+        with torch.enable_grad():
+            if self.baseline is not None:
                 fitted = self.baseline(latent.theta.detach())
-            if fitted.shape != value.shape:
-                raise ValueError(
-                    f"the baseline must have the batch's shape {tuple(value.shape)}; got {tuple(fitted.shape)}"
-                )
-            signal = signal - fitted
-        centred = signal - self.mean.to(signal.dtype)
+                if fitted.shape != value.shape:
+                    raise ValueError(
+                        f"the baseline must have the batch's shape {tuple(value.shape)}; got {tuple(fitted.shape)}"
+                    )
+                signal = signal - fitted
+            centred = signal - self.mean.to(signal.dtype)
+            if self.baseline is not None:
+                phi_loss = centred.square().mean()
         weight = centred.detach()
         if self.normalise:
             weight = weight / self.variance.to(signal.dtype).sqrt().clamp(min=1)
@@ -73,7 +76,7 @@ class NVIL(TwoPhaseEstimator):
             expand_to(weight, latent) * score,
             score=score,
             phi=tuple(self.parameters()),
-            phi_loss=centred.square().mean() if self.baseline is not None else None,
+            phi_loss=phi_loss,
             learn=lambda: self.take_in(signal.detach()),
         )
 

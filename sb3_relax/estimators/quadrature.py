@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -48,6 +48,15 @@ def product_rule(
         flat = torch.arange(start, min(start + chunk, size**dim))
         index = torch.stack([flat // size**i % size for i in range(dim)], dim=-1)
         yield x[dimension, index], w[dimension, index].prod(-1)
+
+
+def repeated_rule(
+    rule: Iterable[tuple[Tensor, Tensor]], times: int, chunk: int = 1 << 18
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The product of ``times`` copies of one rule, ``[n, dim]`` nodes → ``[n^times, times·dim]``, in chunks."""
+    x, w = (torch.cat(parts) for parts in zip(*rule, strict=True))
+    for index in torch.cartesian_prod(*[torch.arange(len(x))] * times).split(chunk):
+        yield x[index].flatten(1), w[index].prod(1)
 
 
 def piecewise_rule(breaks: Tensor, nodes: int) -> tuple[Tensor, Tensor]:

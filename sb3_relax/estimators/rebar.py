@@ -73,7 +73,9 @@ class REBAR(Estimator):
     def _at(self, latent: Latent, f: Objective, b: Tensor, z: Tensor, z_tilde: Tensor) -> Estimate:
         assert isinstance(latent, RelaxedLatent)
         value = evaluate(f, b, latent.batch_shape)
-        surrogate = RelaxedObjective(f, latent, self.log_temperature.exp(), self.scale, self.residual)
+        with torch.enable_grad():  # as the rest of c: φ is trained under no_grad too
+            temperature = self.log_temperature.exp()
+        surrogate = RelaxedObjective(f, latent, temperature, self.scale, self.residual)
         return relax_estimate(surrogate, latent, b, value, z, z_tilde, tuple(self.parameters()))
 
 

@@ -23,7 +23,8 @@ class LAXA2C(SurrogateA2C):
 
     With gSDE, π is the marginal of each step, as in SB3's own log_prob. Where one noise matrix serves several steps
     (SB3's default ``sde_sample_freq=-1``: a whole rollout), a state depends on the noise of the action that is to come,
-    and every baseline, V as in A2C and ĉ on top, adds a bias: ``sde_sample_freq=1`` has none.
+    and every baseline, V as in A2C and ĉ on top, adds a bias. With ``sde_sample_freq=1``, a matrix for every step, this
+    bias is gone.
 
     When to use it: small λ, small batches or many action dimensions, where the choice of action is a large share of the
     gradient's variance. With λ near 1 and large batches expect A2C.

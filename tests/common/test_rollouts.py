@@ -7,6 +7,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_relax import RELAXA2C
@@ -84,6 +85,15 @@ def test_steps_beyond_the_share_are_counted_and_dropped():
     model, buffers = collect([[2], [9]], 2)
     assert model.num_timesteps == len(buffers) * 9 * 2
     assert all(len(buffer["rewards"]) == 11 for buffer in buffers)
+
+
+def test_the_logged_episodes_are_those_that_were_used():
+    """Those of an environment that has paid its due are the short ones: with them the mean would be theirs."""
+    lengths = [[2], [9]]
+    env = DummyVecEnv([lambda own=own: Monitor(Counting(own)) for own in lengths])
+    model = RELAXA2C("MlpPolicy", env, seed=0, device="cpu", n_episodes=2)
+    model.learn(9 * 2 * 3)
+    assert [info["l"] for info in model.ep_info_buffer] == [2, 9] * 3
 
 
 @pytest.mark.parametrize("bootstrap", [True, False])

@@ -1,5 +1,6 @@
 """Per-sample identities between estimators."""
 
+import pytest
 import torch
 
 from sb3_relax.estimators import (
@@ -15,6 +16,7 @@ from sb3_relax.estimators import (
     DoubleCV,
     Exact,
     ExactCorrection,
+    Gaussian,
     GumbelOneHot,
     LogisticBernoulli,
     MuProp,
@@ -23,6 +25,7 @@ from sb3_relax.estimators import (
     make,
 )
 from sb3_relax.estimators.base import expand_to
+from sb3_relax.estimators.exact import samples_with_probability
 from sb3_relax.estimators.quadrature import product_rule, unit_interval_rule
 from tests.estimators import twins
 from tests.estimators.problems import gaussian, gaussian_net, hard_net, relaxed_net
@@ -227,15 +230,42 @@ def test_exact_has_no_variance_and_knows_the_expectation(float64):
     assert torch.allclose(estimate.grad, estimate.grad[:1].expand_as(estimate.grad))
 
 
+@pytest.mark.parametrize("samples", [2, 3])
+def test_rodeo_starts_where_bits_hear_least_of_each_other(samples, float64):
+    """For a linear f, H the Taylor term and β = 1: the mean of Var(ĝ_i | bit i of every sample), enumerated, in γ."""
+    latent, weight = LogisticBernoulli(torch.tensor([0.5, -0.8, 0.1])), torch.tensor([1.0, -2.0, 0.5])
+    b, probability = samples_with_probability(latent, samples=samples)
+
+    def cross_talk(scale):
+        rodeo = RODEO(samples)
+        rodeo.global_scale.data.fill_(scale)
+        grad = rodeo.estimate(latent.expand(len(probability)), lambda b: b @ weight, b, None).grad
+        total = 0.0
+        for i in range(3):
+            own = (b[:, :, i].T * 2 ** torch.arange(samples)).sum(1)
+            for value in own.unique():
+                p, g = probability[own == value], grad[own == value, i]
+                total += (p @ (g - p @ g / p.sum()).square()).item()
+        return total
+
+    start = RODEO(samples).global_scale.item()
+    assert cross_talk(start) < min(cross_talk(start + 0.02), cross_talk(start - 0.02))
+    assert 0 < cross_talk(start) < 0.2 * cross_talk(0.0)
+    assert cross_talk(start) / cross_talk(0.0) == pytest.approx((1 - 2 * start) ** 2 + start**2 / (samples - 1))
+
+
 def test_learned_parts_lower_the_variance():
     """Eq 6 by gradient descent does what it is for, for every estimator that has a φ to train."""
     torch.manual_seed(0)
-    one = LogisticBernoulli(torch.tensor([0.4, -0.3, 0.2]))
+    bits = LogisticBernoulli(torch.tensor([0.4, -0.3, 0.2]))
 
     def f(b):
         return (b - 0.45).square().sum(-1) + b[..., 0] * b[..., 1]
 
-    for name in ("relax", "rebar", "dlax", "double_cv", "rodeo", "exact_correction"):
+    continuous = Gaussian(torch.tensor([0.4, -0.3, 0.2]), torch.tensor(-1.0))
+    names = ("relax", "rebar", "dlax", "double_cv", "relaxed_double_cv", "rodeo", "exact_correction", "lax")
+    for name in names:
+        one = continuous if name == "lax" else bits
         estimator = make(name, one)
         if name == "double_cv":
             torch.nn.init.zeros_(estimator.scale)

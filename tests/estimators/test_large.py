@@ -80,3 +80,13 @@ def test_a_small_bias_is_found(problem, off):
     latent, f, exact = PROBLEMS[problem]()
     z = bias_z_scores(make("double_cv", latent), latent, f, off * exact, SAMPLES, torch.Generator().manual_seed(7))
     assert z.abs().max() > LIMIT
+
+
+@pytest.mark.parametrize("name", ["double_cv", "exact"])
+def test_an_estimator_without_variance_is_right_to_rounding(name):
+    """Or off by more: z-scores in units of rounding, neither infinite nor blind."""
+    latent, weight = LogisticBernoulli(torch.tensor([0.3, -0.2])), torch.tensor([1.3, 0.7])
+    exact = latent.mean_gradient(weight)
+    for off, found in ((1.0, False), (1.001, True)):
+        z = bias_z_scores(make(name, latent), latent, lambda b: b @ weight, off * exact, 1_000)
+        assert (z.abs() > 100).all() if found else (z.abs() < 20).all(), z

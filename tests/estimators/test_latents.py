@@ -121,6 +121,17 @@ def test_one_hot_is_finite_and_right_at_extreme_logits(logits, dtype):
         assert torch.equal(latent.hard(z), b)
 
 
+def test_a_tie_made_by_rounding_goes_to_the_class_that_was_drawn():
+    """Both numbers are -log E_b where E_b is large and the other class's exponential vanishes beside it."""
+    info = torch.finfo(torch.float32)
+    for drawn in (0, 1):
+        latent = GumbelOneHot(torch.zeros(1, 2))
+        b = torch.nn.functional.one_hot(torch.tensor([drawn]), 2).float()
+        u = torch.full((1, 2), 1 - info.eps / 2)
+        u[0, drawn] = info.tiny
+        assert torch.equal(latent.hard(latent.conditional(b, u)), b)
+
+
 def test_masked_classes_are_never_drawn_and_get_no_gradient():
     mask = torch.tensor([True, False, True, False])
     latent = GumbelOneHot(torch.randn(500, 2, 4), mask)

@@ -8,6 +8,7 @@ from torch import nn
 
 from sb3_relax.estimators import (
     ESTIMATORS,
+    NVIL,
     VIMCO,
     Gaussian,
     GumbelOneHot,
@@ -269,6 +270,39 @@ def test_gaussian_above_gaussian_by_reparam(float64):
     estimate = layered(layers, [Reparam(), Reparam()], lambda b1, b2: (b1 + b2).squeeze(-1))
     # f is linear: ∂/∂μ1 of E[b1 + 2 b1] is 3 in every sample
     assert torch.allclose(estimate.layers[0].grad[:, 0, 0], torch.tensor(3.0))
+
+
+def test_running_statistics_learn_in_every_layer(float64):
+    estimators = [NVIL(), NVIL()]
+    layers = [lambda: LogisticBernoulli(torch.zeros(50, 1)), lambda b1: LogisticBernoulli(b1)]
+    estimate = layered(layers, estimators, lambda b1, b2: (b1 + 2 * b2).squeeze(-1))
+    assert not any(estimator.seen for estimator in estimators)
+    estimate.backward()
+    assert all(torch.isclose(estimator.mean.double(), estimate.value.mean()) for estimator in estimators)
+
+
+@pytest.mark.parametrize("name", [name for name in BITS if ESTIMATORS[name].needs_grad_f])
+def test_f_that_knows_a_layer_only_through_those_above(name, float64):
+    """Its slope between the corners runs through them; at the corners there is none, and the error says why."""
+    torch.manual_seed(0)
+    first, above = torch.tensor([0.4]), nn.Linear(1, 1)
+    latent = LogisticBernoulli(first)
+    estimators = [lively(make(name, latent)), make("reinforce", latent)]
+    n = 40_000
+
+    def estimate():
+        layers = [lambda: latent.expand(n), lambda b1: LogisticBernoulli(3 * above(b1))]
+        return layered(layers, estimators, lambda b1, b2: (b2 - 0.3).square().sum(-1), torch.Generator().manual_seed(0))
+
+    if name not in ("concrete", "muprop", "rebar"):
+        with pytest.raises(TypeError, match="only through the samples of those above"):
+            estimate()
+        return
+    grad = estimate().layers[0].grad.flatten()
+    if ESTIMATORS[name].unbiased:
+        p = [(3 * above(torch.tensor([b]))).sigmoid().item() for b in (0.0, 1.0)]
+        exact = (0.7**2 - 0.3**2) * (p[1] - p[0]) * (latent.mean() * (1 - latent.mean())).item()
+        assert ((grad.mean() - exact) / (grad.std() / n**0.5)).abs() < 4.5
 
 
 def test_bad_calls():

@@ -22,6 +22,7 @@ from sb3_relax.estimators import (
     check_unbiased,
     make,
 )
+from sb3_relax.estimators.exact import MAX_NOISE_NODES
 from tests.estimators import twins
 from tests.estimators.problems import DISCRETE, OBJECTIVES, gaussian, gaussian_net, hard_net, leaf, lively, relaxed_net
 
@@ -96,7 +97,7 @@ def test_several_samples(name, samples, float64):
         assert error(estimator, latent, OBJECTIVES[objective](latent), 1) < TOLERANCE
 
 
-@pytest.mark.parametrize("problem", ["two bits", "two classes"])
+@pytest.mark.parametrize("problem", ["one bit", "two bits", "two classes"])
 def test_independent_noise(problem, float64):
     """z and z̃ drawn apart, in RELAX, REBAR and REBAR with a learned residual."""
     latent, nodes = DISCRETE[problem][0](), DISCRETE[problem][1]
@@ -134,6 +135,14 @@ def test_nvil_normalised_is_the_gradient_over_a_number(float64):
     assert torch.allclose(check.expected, check.exact / 2.0**0.5)
 
 
+def test_nvil_never_multiplies(float64):
+    """The divisor is max(1, √v): a small variance is left alone."""
+    latent = LogisticBernoulli(leaf(torch.randn(2)))
+    estimator = lively(NVIL(normalise=True))
+    estimator.variance.fill_(0.25)
+    assert check_unbiased(estimator, latent, OBJECTIVES["network"](latent)).unbiased
+
+
 def polynomial(b):
     return (b**3).sum(-1) - 2 * b.prod(-1) + 0.5 * b[..., 0] ** 2
 
@@ -164,6 +173,16 @@ def test_lax_with_a_polynomial_surrogate_is_exact_with_few_nodes(float64):
 def test_broken_relax_is_rejected(twin, problem, float64):
     latent, nodes = DISCRETE[problem][0](), DISCRETE[problem][1]
     assert error(twin(relaxed_net(latent)), latent, OBJECTIVES["network"](latent), nodes) > REJECTED
+
+
+def test_a_bias_that_couples_two_draws_is_rejected(float64):
+    """Where the grid has room for every draw's own nodes; shared nodes never see two draws apart."""
+    latent, nodes = DISCRETE["one bit"][0](), DISCRETE["one bit"][1]
+    f, surrogate = OBJECTIVES["network"](latent), relaxed_net(latent)
+    assert error(RELAX(surrogate, coupled=False), latent, f, nodes) < TOLERANCE
+    assert error(twins.CrossTerm(surrogate), latent, f, nodes) == pytest.approx(1 / 6)
+    # two draws of two samples: four bits' worth of noise would not fit, two do
+    assert nodes**2 <= MAX_NOISE_NODES < nodes**4
 
 
 @pytest.mark.parametrize("coupled", [True, False])

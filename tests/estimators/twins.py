@@ -21,6 +21,35 @@ class DetachedTilde(RELAX):
         return Estimate(latent, value, grad.mean(0), score=score)
 
 
+class CrossTerm(RELAX):
+    """Adds (u - ũ)² of the noises of z and z̃: zero wherever both walk the same nodes, ⅙ in the mean."""
+
+    def __init__(self, surrogate):
+        super().__init__(surrogate, coupled=False)
+
+    def finish(self, latent, b, value, noise=None, generator=None):
+        estimate = super().finish(latent, b, value, noise)
+        u, other = noise
+        return Estimate(latent, value, estimate.grad + (u - other).square().mean(0), score=estimate.score)
+
+
+class ScoreTermOnly(torch.nn.Module):
+    """A surrogate whose correction has no graph: φ is trained on the score term alone."""
+
+    def __init__(self, surrogate):
+        super().__init__()
+        self.surrogate = surrogate
+
+    def forward(self, b):
+        # ExactCorrection's: every value of b for the correction, and last the one that was drawn
+        c = self.surrogate(b)
+        return torch.cat([c[:-1].detach(), c[-1:]])
+
+    def value_and_slope(self, z):
+        c, slope = self.surrogate.value_and_slope(z)
+        return c, slope.detach()
+
+
 class _ScaledCorrection(RELAX):
     factor: float
 

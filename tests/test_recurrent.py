@@ -280,6 +280,14 @@ def test_dict_observations():
     assert gradient["lstm_actor.weight_ih_l0"].abs().max() > 0
 
 
+def test_images():
+    """A policy without layers between LSTM and action: ĉ reads the LSTM all the same."""
+    images = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+    env = make_vec_env(lambda: TinyEnv(spaces.Discrete(3), observation_space=images), 2, seed=0)
+    model = RecurrentRELAXA2C("CnnLstmPolicy", env, seed=0, device="cpu", policy_kwargs=dict(lstm_hidden_size=8))
+    assert model.learn(20).control_variate.state_layer.in_features == 8
+
+
 def test_further_critic_steps_move_nothing_of_the_actor_s():
     model = small("discrete", n_critic_steps=4)
     data = rollout(model)

@@ -236,7 +236,14 @@ def test_errors_name_the_class_to_use():
         RELAXA2C("MaskableMlpPolicy", env)
     with pytest.raises(ValueError, match="derive from sb3-contrib's MaskableActorCriticPolicy"):
         MaskableRELAXA2C(RELAXA2C.policy_aliases["MlpPolicy"], env)
-    model = MaskableRELAXA2C("MlpPolicy", env, device="cpu")
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_mask_that_forbids_everything_is_an_error_before_any_weight_changes(space):
+    size = {"discrete": 3, "multidiscrete": 5, "multibinary": 4}[space]
+    masks = np.arange(size) >= size - 2  # something is left for the last variable
+    masks &= space != "discrete"
+    model = MaskableRELAXA2C("MlpPolicy", ActionMasker(TinyEnv(ACTION_SPACES[space]), lambda _env: masks), device="cpu")
     with pytest.raises(ValueError, match="leaves a variable without any class"):
         model.learn(20)
     assert model._n_updates == 0

@@ -152,12 +152,39 @@ def peers_table() -> str:
     return "\n".join(rows)
 
 
+def toy_table() -> str:
+    rows = ["| estimator | loss over its optimum, at the end | log variance, at the end |", "|---|---|---|"]
+    for row in json.loads((RESULTS / "toy" / "record.json").read_text())["summary"]:
+        rows.append(
+            f"| {row['case']} | {row['excess_loss'] * 1e4:.2f} ± {row['excess_loss_interval'] * 1e4:.2f} "
+            f"| {row['log_variance']:.1f} ± {row['log_variance_interval']:.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def rebar_table() -> str:
+    """The least Var[REBAR] ÷ Var[REINFORCE] over the grid, per target and θ, coupled and independent."""
+    cells = json.loads((RESULTS / "toy" / "rebar.json").read_text())["rows"]
+    logits = list(dict.fromkeys(cell["logit"] for cell in cells))
+    rows = ["| t | " + " | ".join(f"θ = {logit:g}" for logit in logits) + " |", "|---|" + "---|" * len(logits)]
+    for target in dict.fromkeys(cell["target"] for cell in cells):
+        ratios = {(c["logit"], c["coupled"]): c["ratio"] for c in cells if c["target"] == target}
+        rows.append(
+            f"| {target:g} | "
+            + " | ".join(f"{ratios[logit, True]:.4f}, {ratios[logit, False]:.4f}" for logit in logits)
+            + " |"
+        )
+    return "\n".join(rows)
+
+
 TABLES = {
     "learning": learning_table,
     "defaults": defaults_table,
     "bench": bench_table,
     "estimators": estimators_table,
     "peers": peers_table,
+    "toy": toy_table,
+    "rebar": rebar_table,
     "vae": tables_vae.table,
     "vae-bench": tables_vae.bench_table,
 }

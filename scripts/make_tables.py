@@ -48,6 +48,14 @@ def grouped(folder: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return groups
 
 
+LABELS = {
+    "a2c": "A2C (ĉ = 0)",
+    "relaxa2c": "RELAXA2C",
+    "laxa2c": "LAXA2C",
+    "relaxa2c-lstm": "RecurrentRELAXA2C",
+}
+
+
 def learning_table() -> str:
     rows = [
         "| environment (steps) | algorithm | seeds that reach | steps to reach it | training mean at the end "
@@ -61,9 +69,7 @@ def learning_table() -> str:
             steps = [float(r["solved_at"] or r["timesteps"]) for r in records]
             solved = sum(r["solved_at"] is not None for r in records)
             budget, threshold = records[0]["timesteps"], records[0]["threshold"]
-            label = {"a2c": "A2C (ĉ = 0)", "relaxa2c": "RELAXA2C", "laxa2c": "LAXA2C"}.get(
-                name, name.replace("relaxa2c-", "RELAXA2C, ")
-            )
+            label = LABELS.get(name, name.replace("relaxa2c-", "RELAXA2C, "))
             rows.append(
                 f"| {env} ({budget:,}) | {label} | {solved}/{len(records)} reach {threshold:g} | {interval(steps)} "
                 f"| {interval([r['final_training_mean'] for r in records])} "

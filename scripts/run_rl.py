@@ -28,9 +28,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_relax import LAXA2C, RELAXA2C
+import sb3_relax
 
-CLASSES = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C}
+#: by the name of their file in zoo_hyperparams (rl-zoo calls RecurrentPPO ppo_lstm)
+CLASSES = {"laxa2c": "LAXA2C", "relaxa2c": "RELAXA2C", "relaxa2c_lstm": "RecurrentRELAXA2C"}
 
 
 class Recorder(BaseCallback):
@@ -85,12 +86,15 @@ def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, A
 def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: float, path: Path) -> str | None:
     """One run and its record; the error's text where it fails."""
     try:
+        import environments  # noqa: F401  registers them, in this process
+
         th.set_num_threads(1)
         zoo, hyperparams = hyperparams_of(env_id, entry)
         env = make_vec_env(env_id, n_envs=hyperparams.get("n_envs", 1), seed=seed)
         if hyperparams.get("normalize"):
             env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
-        model = CLASSES[zoo](hyperparams["policy"], env, seed=seed, device="cpu", **model_arguments(hyperparams))
+        algorithm = getattr(sb3_relax, CLASSES[zoo])
+        model = algorithm(hyperparams["policy"], env, seed=seed, device="cpu", **model_arguments(hyperparams))
         recorder = Recorder(threshold)
         start = time.perf_counter()
         model.learn(int(hyperparams["n_timesteps"]), callback=recorder)

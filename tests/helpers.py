@@ -67,13 +67,13 @@ class DoubleExtractor(BaseFeaturesExtractor):
 FLOAT64_POLICY = dict(features_extractor_class=DoubleExtractor, net_arch=dict(pi=[5], vf=[5], cv=[6]))
 
 
-def float64_model(algorithm, env, **kwargs):
+def float64_model(algorithm, env, policy="MlpPolicy", **kwargs):
     """A model whose policy and control variate are float64, the latter with random weights (its last layer is zero)."""
     before = th.get_default_dtype()
     th.set_default_dtype(th.float64)
     try:
         policy_kwargs = {**FLOAT64_POLICY, **kwargs.pop("policy_kwargs", {})}
-        model = algorithm("MlpPolicy", env, policy_kwargs=policy_kwargs, seed=0, device="cpu", **kwargs)
+        model = algorithm(policy, env, policy_kwargs=policy_kwargs, seed=0, device="cpu", **kwargs)
         # log_std is made from the default dtype too; orthogonal initialisation leaves the action head near zero
         with th.no_grad():
             for parameter in model.policy.action_net.parameters():

@@ -43,9 +43,9 @@ def at_weights(model, estimate, weight):
     return derivative((latent.theta * weighted).sum(), model)
 
 
-def plain_gradient(model, obs, actions, weight):
+def plain_gradient(model, obs, actions, weight, **context):
     """Σ weight · ∂ log π by autograd on SB3's own log_prob: no code of ours."""
-    _, log_prob, _ = model.policy.evaluate_actions(obs, as_seen(model, actions))
+    _, log_prob, _ = model.policy.evaluate_actions(obs, as_seen(model, actions), **context)
     return derivative((weight * log_prob).sum(), model)
 
 
@@ -58,11 +58,14 @@ def noise_grid(theta_shape, nodes, live):
     return full, weight
 
 
-def expected_at_weights(model, obs, actions, weights, advantages, nodes, live=None):
-    """E over the relaxation noise of Σ_a weight_a ĝ(a), at the policy's weights."""
+def expected_at_weights(model, obs, actions, weights, advantages, nodes, live=None, widen=lambda n: {}):
+    """E over the relaxation noise of Σ_a weight_a ĝ(a), at the policy's weights.
+
+    :param widen: what the policy needs beside the observation, for n copies of it
+    """
     total = 0.0
     for action, weight, advantage in zip(actions, weights, advantages, strict=True):
-        one = model._evaluate(obs, action.unsqueeze(0))
+        one = model._evaluate(obs, action.unsqueeze(0), **widen(1))
         event = one.latent.theta.shape[1:]
         if model._estimator(lambda z: z).noise_shape(one.latent) is None:
             estimate = model._estimate(one, advantage.reshape(1))
@@ -70,7 +73,8 @@ def expected_at_weights(model, obs, actions, weights, advantages, nodes, live=No
             continue
         node, node_weight = noise_grid(event, nodes, live)
         n = len(node)
-        wide = model._evaluate(obs.expand(n, *obs.shape[1:]), action.unsqueeze(0).expand(n, *action.shape))
+        wide_actions = action.unsqueeze(0).expand(n, *action.shape)
+        wide = model._evaluate(obs.expand(n, *obs.shape[1:]), wide_actions, **widen(n))
         shape = model._estimator(lambda z: z).noise_shape(wide.latent)
         estimate = model._estimate(wide, advantage.expand(n), node.expand(shape))
         total = total + at_weights(model, estimate, weight * node_weight)

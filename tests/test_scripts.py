@@ -103,9 +103,11 @@ def test_one_version():
 ENVIRONMENT_KEYS = {"n_envs", "n_timesteps", "normalize", "policy"}
 
 
-@pytest.mark.parametrize("algorithm", [LAXA2C, RELAXA2C])
-def test_zoo_keys_are_constructor_arguments(algorithm):
-    entries = yaml.safe_load((ROOT / "zoo_hyperparams" / f"{algorithm.__name__.lower()}.yml").read_text())
+@pytest.mark.parametrize(
+    ("file", "algorithm"), [("laxa2c", LAXA2C), ("relaxa2c", RELAXA2C), ("relaxa2c_lstm", RELAXA2C)]
+)
+def test_zoo_keys_are_constructor_arguments(file, algorithm):
+    entries = yaml.safe_load((ROOT / "zoo_hyperparams" / f"{file}.yml").read_text())
     known = {*inspect.signature(algorithm.__init__).parameters, *inspect.signature(SurrogateA2C.__init__).parameters}
     assert entries
     for env, entry in entries.items():
@@ -127,10 +129,10 @@ def test_readme_names_every_argument_and_its_default():
     assert "| `cv_learning_rate` | 3e-3 |" in readme
 
 
-def test_the_drop_in_example_of_the_readme_runs(tmp_path, monkeypatch):
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     readme = (ROOT / "README.md").read_text()
     examples = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         exec(compile(example.replace("100_000", "200"), "README.md", "exec"), {})

@@ -38,6 +38,37 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
+#: sb3-contrib's families of policies, by the class each derives from: a word of their names, and who takes them
+POLICY_FAMILIES = {
+    "MaskableActorCriticPolicy": ("Mask", "MaskableRELAXA2C"),
+    "RecurrentActorCriticPolicy": ("Lstm", "RecurrentLAXA2C (Box) or RecurrentRELAXA2C (discrete)"),
+}
+
+
+def other_taker(policy: str) -> str:
+    """Which algorithm has a policy of that name, to end an error with; empty where none is known."""
+    takers = [taker for word, taker in POLICY_FAMILIES.values() if word in policy]
+    return f". For sb3-contrib's policies use sb3_relax.{takers[0]}" if takers else ""
+
+
+def require_policy_family(who: str, policy_class: type | None, accepted: str | None) -> None:
+    """A policy whose methods take what the algorithm hands them. By name, so that sb3-contrib need not be there.
+
+    :param who: the algorithm
+    :param policy_class: ``None`` where it is not known yet, as in load()
+    :param accepted: the family it must belong to; ``None`` for SB3's own
+    :raises ValueError: naming the algorithm to use instead
+    """
+    bases = {base.__name__ for base in getattr(policy_class, "__mro__", ())}
+    if not bases:
+        return
+    if accepted is not None and accepted not in bases:
+        raise ValueError(f"{who} takes policies that derive from sb3-contrib's {accepted}; got {policy_class}")
+    for family, (_, taker) in POLICY_FAMILIES.items():
+        if family in bases and family != accepted:
+            raise ValueError(f"{who} does not take {policy_class}: use sb3_relax.{taker}")
+
+
 def _first_bad(array: np.ndarray, steps: bool) -> str | None:
     """Where an array of ``[n_steps, n_envs, ...]`` (or ``[n_envs, ...]``) is not finite."""
     if not np.issubdtype(array.dtype, np.floating):

@@ -17,28 +17,33 @@ def to_latent(distribution: Distribution) -> Latent:
     """The latent of a policy's current distribution, its θ attached to the policy's weights.
 
     Discrete becomes one variable of K classes, MultiDiscrete D variables padded to the widest (the padding masked),
-    MultiBinary D bits, Box (gSDE included) the per-step marginal normal of the action before any tanh.
+    MultiBinary D bits, Box (gSDE included) the per-step marginal normal of the action before any tanh. Masks of
+    sb3-contrib's maskable distributions become the latent's, MultiBinary being there D variables of two classes.
 
     :param distribution: as left by ``policy.evaluate_actions``
     :return: a latent of batch shape ``[N]``
     :raises TypeError: for a distribution made of anything else
     """
-    inner: Any = distribution.distribution
+    inner: Any = getattr(distribution, "distribution", None) or getattr(distribution, "distributions", None)
     if isinstance(inner, Normal):
         return Gaussian(inner.mean, inner.stddev.log())
     if isinstance(inner, Bernoulli):
         return LogisticBernoulli(inner.logits)
     if isinstance(inner, Categorical):
-        return GumbelOneHot(inner.logits.unsqueeze(-2))
+        mask = getattr(inner, "masks", None)
+        return GumbelOneHot(inner.logits.unsqueeze(-2), None if mask is None else mask.unsqueeze(-2))
     if isinstance(inner, list) and all(isinstance(part, Categorical) for part in inner):
         sizes = th.tensor([part.logits.shape[-1] for part in inner], device=inner[0].logits.device)
         widest = int(sizes.max())
         logits = th.stack(
             [F.pad(part.logits, (0, widest - part.logits.shape[-1]), value=MASKED_LOGIT) for part in inner], dim=-2
         )
-        if bool((sizes == widest).all()):
-            return GumbelOneHot(logits)
-        return GumbelOneHot(logits, mask=th.arange(widest, device=sizes.device) < sizes.unsqueeze(-1))
+        exists = th.arange(widest, device=sizes.device) < sizes.unsqueeze(-1)
+        masks = [part.masks for part in inner if getattr(part, "masks", None) is not None]
+        if masks:  # sb3-contrib masks all of the parts or none
+            padded = [F.pad(mask, (0, widest - mask.shape[-1]), value=False) for mask in masks]
+            return GumbelOneHot(logits, mask=th.stack(padded, dim=-2))
+        return GumbelOneHot(logits, None if bool(exists.all()) else exists)
     raise TypeError(f"no relaxation or reparameterisation is known for the action distribution {inner!r}")
 
 

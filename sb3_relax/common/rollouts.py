@@ -54,7 +54,8 @@ def collect_episodes(
             model.policy.reset_noise(env.num_envs)
         with th.no_grad():
             obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-            actions_tensor, values, log_probs = model.policy(obs_tensor)
+            context = model._acting_context(env)
+            actions_tensor, values, log_probs = model.policy(obs_tensor, **context)
         actions = actions_tensor.cpu().numpy()
         clipped_actions = actions
         if isinstance(model.action_space, spaces.Box):
@@ -88,6 +89,7 @@ def collect_episodes(
                     model._last_episode_starts[i : i + 1].copy(),
                     values[i : i + 1],
                     log_probs[i : i + 1],
+                    {name: value[i : i + 1] for name, value in context.items()},
                 )
             )
             if lengths[i] >= model.max_episode_steps and not dones[i]:
@@ -106,7 +108,7 @@ def collect_episodes(
     rollout_buffer.n_envs = 1
     rollout_buffer.reset()
     for transition in (step for of_env in transitions for step in of_env):
-        rollout_buffer.add(*transition)
+        rollout_buffer.add(*transition[:-1], **transition[-1])
     rollout_buffer.compute_returns_and_advantage(last_values=th.zeros(1), dones=np.array([True]))
     callback.update_locals(locals())
     callback.on_rollout_end()

@@ -14,13 +14,22 @@ from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, RolloutBufferSamples, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
-from sb3_relax.common.checks import require_between, require_choice, require_count, require_finite, require_rate
+from sb3_relax.common.checks import (
+    other_taker,
+    require_between,
+    require_choice,
+    require_count,
+    require_finite,
+    require_policy_family,
+    require_rate,
+)
 from sb3_relax.common.latents import to_latent, to_sample
 from sb3_relax.common.rollouts import collect_episodes
 from sb3_relax.common.surrogate import ControlVariate, control_variate_arch
@@ -89,6 +98,8 @@ class SurrogateA2C(A2C):
     #: spaces this class takes, and who takes the others
     action_spaces: ClassVar[tuple[type[spaces.Space], ...]]
     other_algorithm: ClassVar[str]
+    #: the family of sb3-contrib's policies that this class takes; ``None``: SB3's own
+    policy_base: ClassVar[str | None] = None
 
     control_variate: ControlVariate
     cv_optimizer: th.optim.Optimizer
@@ -159,6 +170,7 @@ class SurrogateA2C(A2C):
             self._check_action_space()
             raise
         self._check_action_space()
+        require_policy_family(type(self).__name__, self.policy_class, self.policy_base)
         self.cv_learning_rate = cv_learning_rate
         self.n_cv_steps = n_cv_steps
         self.cv_objective = cv_objective
@@ -184,7 +196,38 @@ class SurrogateA2C(A2C):
         """τ at the start, ``None`` without relaxation."""
         return None
 
+    def _cv_features_dim(self) -> int:
+        """F, the size of what ĉ reads of the state."""
+        return self.policy.features_dim
+
+    def _listen(self, seen: list[th.Tensor]) -> list[RemovableHandle]:
+        """Hooks by which one pass of the policy appends what ĉ reads of the state to ``seen``."""
+        extractor = self.policy.vf_features_extractor
+        return [extractor.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach()))]
+
+    # What the policy needs beside observations and actions (masks, recurrent states), as keyword arguments: none.
+
+    def _acting_context(self, env: VecEnv) -> dict[str, Any]:
+        """For ``policy.forward()``, one entry per environment in each; stored in the rollout by the same names."""
+        return {}
+
+    def _context(self, data: RolloutBufferSamples) -> dict[str, Any]:
+        """For :meth:`_evaluate` and :meth:`_predict_values`, from the rollout."""
+        return {}
+
+    def _predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
+        """V, ``[N]``."""
+        return self.policy.predict_values(observations).flatten()
+
     # -- construction -------------------------------------------------------------------------------------------------
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name in self.policy_aliases:
+            return super()._get_policy_from_name(policy_name)
+        raise ValueError(
+            f"{type(self).__name__} has no policy {policy_name!r}; it has {', '.join(self.policy_aliases)}"
+            + other_taker(policy_name)
+        )
 
     def _check_action_space(self) -> None:
         action_space = getattr(self, "action_space", None)  # none yet without an environment, as in load()
@@ -236,7 +279,7 @@ class SurrogateA2C(A2C):
         with th.random.fork_rng():
             arch = getattr(self.policy, "net_arch", [])
             self.control_variate = ControlVariate(
-                self.policy.features_dim,
+                self._cv_features_dim(),
                 self._cv_action_dim(),
                 control_variate_arch(arch),
                 activation_fn=self.policy.activation_fn,
@@ -271,10 +314,7 @@ class SurrogateA2C(A2C):
         """
         try:
             with unchecked_distributions():
-                if self.n_episodes is None:
-                    completed = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-                else:
-                    completed = collect_episodes(self, env, callback, rollout_buffer, self.n_episodes)
+                completed = self._collect(env, callback, rollout_buffer, n_rollout_steps)
         except Exception:
             # a NaN makes torch or the environment fail in ways that do not say where it came from
             self._require_finite_policy()
@@ -289,6 +329,13 @@ class SurrogateA2C(A2C):
                 self._require_finite_policy()
                 raise
         return completed
+
+    def _collect(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        if self.n_episodes is None:
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        return collect_episodes(self, env, callback, rollout_buffer, self.n_episodes)
 
     def _require_finite_policy(self) -> None:
         for name, parameter in self.policy.named_parameters():
@@ -316,7 +363,8 @@ class SurrogateA2C(A2C):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
 
     def _update(self, data: RolloutBufferSamples) -> None:
-        step = self._evaluate(data.observations, data.actions)
+        context = self._context(data)
+        step = self._evaluate(data.observations, data.actions, **context)
         advantages = data.advantages.to(step.values.dtype)
         if self.normalize_advantage and len(advantages) > 1:
             # one alone has no standard deviation, and stays as it is, as in PPO.
@@ -338,7 +386,7 @@ class SurrogateA2C(A2C):
         self._fit_control_variate(step, advantages)
         grad_norm = th.nn.utils.clip_grad_norm_(_parameters(self.policy.optimizer), self.max_grad_norm)
         self.policy.optimizer.step()
-        self._fit_critic(data.observations, returns)
+        self._fit_critic(data.observations, returns, **context)
 
         moments = change_moments(estimate.plain, estimate.grad, step.latent.event_ndim)
         self.logger.record("train/entropy_loss", entropy_loss.item())
@@ -349,7 +397,7 @@ class SurrogateA2C(A2C):
         self._record_variance(moments)
         self.control_variate.statistics.update(advantages.square().mean().item(), moments, estimate.samples)
 
-    def _evaluate(self, observations: PyTorchObs, actions: th.Tensor) -> Evaluation:
+    def _evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> Evaluation:
         """V, the action distribution and the features, in one pass of the policy as A2C makes it."""
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()
@@ -357,12 +405,12 @@ class SurrogateA2C(A2C):
             # torch's Bernoulli compares bits in the logits' dtype, and the buffer holds float32
             actions = actions.to(next(self.policy.parameters()).dtype)
         seen: list[th.Tensor] = []
-        extractor = self.policy.vf_features_extractor
-        hook = extractor.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach()))
+        hooks = self._listen(seen)
         try:
-            values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
+            values, log_prob, entropy = self.policy.evaluate_actions(observations, actions, **context)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         if not seen:
             raise TypeError(
                 f"{type(self.policy).__name__}.evaluate_actions() does not call its features extractor, "
@@ -463,7 +511,7 @@ class SurrogateA2C(A2C):
             )
             self.cv_optimizer.step()
 
-    def _fit_critic(self, observations: PyTorchObs, returns: th.Tensor) -> None:
+    def _fit_critic(self, observations: PyTorchObs, returns: th.Tensor, **context: Any) -> None:
         """V's steps beyond the joint one, on weights the policy does not share.
 
         The optimizer skips what has no gradient, so the policy's moments stay untouched.
@@ -471,7 +519,7 @@ class SurrogateA2C(A2C):
         assert self._reach is not None
         critic = self._reach[1]
         for _ in range(self.n_critic_steps - 1):
-            value_loss = F.mse_loss(returns, self.policy.predict_values(observations).flatten())
+            value_loss = F.mse_loss(returns, self._predict_values(observations, **context))
             gradients = th.autograd.grad(self.vf_coef * value_loss, critic)
             _clear_gradients(self.policy.optimizer)
             for parameter, gradient in zip(critic, gradients, strict=True):
@@ -494,7 +542,11 @@ class SurrogateA2C(A2C):
     # -- public -------------------------------------------------------------------------------------------------------
 
     def policy_gradient(
-        self, observations: PyTorchObs | np.ndarray, actions: th.Tensor | np.ndarray, advantages: th.Tensor | np.ndarray
+        self,
+        observations: PyTorchObs | np.ndarray,
+        actions: th.Tensor | np.ndarray,
+        advantages: th.Tensor | np.ndarray,
+        **context: Any,
     ) -> dict[str, th.Tensor]:
         """The estimator's gradient for every policy parameter: ascent, batch mean, before entropy and clipping.
 
@@ -509,6 +561,8 @@ class SurrogateA2C(A2C):
         :param observations: ``[N, *obs_shape]`` (a dict of such for MultiInput), as the policy receives them
         :param actions: ``[N]`` or ``[N, D]``, as the rollout buffer stores them (squashed Box actions in [-1, 1])
         :param advantages: Â, ``[N]``, used as they are
+        :param context: what the policy's ``evaluate_actions()`` takes beside them: ``action_masks`` with
+            MaskableRELAXA2C, for one
         :return: name (as in ``policy.named_parameters()``) → gradient of that parameter's shape
         :raises ValueError: for advantages not of shape ``[N]``
 
@@ -524,7 +578,7 @@ class SurrogateA2C(A2C):
         actions = th.as_tensor(actions, device=self.device)
         if isinstance(self.action_space, spaces.Box):
             actions = actions.flatten(1)
-        step = self._evaluate(observations, actions)  # type: ignore[arg-type]
+        step = self._evaluate(observations, actions, **context)  # type: ignore[arg-type]
         estimate = self._estimate(step, th.as_tensor(advantages, device=self.device).to(step.values.dtype))
         named = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
         gradients = th.autograd.grad(

@@ -29,6 +29,8 @@ class LAXA2C(SurrogateA2C):
     When to use it: small λ, small batches or many action dimensions, where the choice of action is a large share of the
     gradient's variance. With λ near 1 and large batches expect A2C.
 
+    For policies with a memory: :class:`~sb3_relax.RecurrentLAXA2C`.
+
     Arguments: A2C's, in its order; then, by keyword, those of :class:`~sb3_relax.common.surrogate_a2c.SurrogateA2C`.
 
     :raises ValueError: for an action space that is not a Box, or a hyper-parameter out of range

@@ -36,6 +36,9 @@ class RELAXA2C(SurrogateA2C):
     When to use it: small λ, small batches or many action dimensions. With two actions nothing action-dependent can beat
     the best state-dependent baseline, and with λ near 1 and large batches expect A2C.
 
+    For action masks: :class:`~sb3_relax.MaskableRELAXA2C`; for policies with a memory:
+    :class:`~sb3_relax.RecurrentRELAXA2C`.
+
     Arguments: A2C's, in its order; then, by keyword, those below and those of
     :class:`~sb3_relax.common.surrogate_a2c.SurrogateA2C`.
 

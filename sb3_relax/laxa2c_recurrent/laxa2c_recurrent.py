@@ -1,0 +1,34 @@
+"""RecurrentLAXA2C: LAXA2C with sb3-contrib's LSTM policies."""
+
+from __future__ import annotations
+
+from sb3_relax.common.recurrent_a2c import RecurrentSurrogateA2C
+from sb3_relax.laxa2c.laxa2c import LAXA2C
+
+
+class RecurrentLAXA2C(RecurrentSurrogateA2C, LAXA2C):
+    """LAXA2C with an LSTM in the policy, for states that one observation does not show, as RecurrentPPO has it.
+
+    For Box actions and sb3-contrib's recurrent policies (``"MlpLstmPolicy"``, ``"CnnLstmPolicy"``,
+    ``"MultiInputLstmPolicy"`` or a subclass of ``RecurrentActorCriticPolicy``; sizes in ``policy_kwargs``:
+    ``lstm_hidden_size``, ``n_lstm_layers``, ``enable_critic_lstm``, ``shared_lstm``). ĉ reads what the actor's LSTM
+    gives, detached. With ``cv_learning_rate=0`` it is A2C over the same policy.
+
+    The gradient goes back through time to the start of a rollout: ``n_steps`` should be longer than A2C's 5 where what
+    must be remembered is older.
+
+    Arguments: those of :class:`~sb3_relax.LAXA2C`, without ``n_episodes`` and ``squash_output``. Needs sb3-contrib:
+    ``pip install sb3_relax[contrib]``.
+
+    :raises ValueError: for a policy that is not recurrent, ``n_episodes``, ``squash_output``, or what LAXA2C refuses
+
+    Example::
+
+        from sb3_relax import RecurrentLAXA2C
+
+        model = RecurrentLAXA2C("MlpLstmPolicy", "Pendulum-v1", n_steps=32, gae_lambda=0.9)
+        model.learn(100_000)
+        action, state = model.predict(obs, state=state, episode_start=episode_start)
+    """
+
+    other_algorithm = "RecurrentRELAXA2C"

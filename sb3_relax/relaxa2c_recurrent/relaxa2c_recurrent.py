@@ -1,0 +1,34 @@
+"""RecurrentRELAXA2C: RELAXA2C with sb3-contrib's LSTM policies."""
+
+from __future__ import annotations
+
+from sb3_relax.common.recurrent_a2c import RecurrentSurrogateA2C
+from sb3_relax.relaxa2c.relaxa2c import RELAXA2C
+
+
+class RecurrentRELAXA2C(RecurrentSurrogateA2C, RELAXA2C):
+    """RELAXA2C with an LSTM in the policy, for states that one observation does not show, as RecurrentPPO has it.
+
+    For Discrete, MultiDiscrete and MultiBinary actions and sb3-contrib's recurrent policies (``"MlpLstmPolicy"``,
+    ``"CnnLstmPolicy"``, ``"MultiInputLstmPolicy"`` or a subclass of ``RecurrentActorCriticPolicy``; sizes in
+    ``policy_kwargs``: ``lstm_hidden_size``, ``n_lstm_layers``, ``enable_critic_lstm``, ``shared_lstm``). ĉ reads what
+    the actor's LSTM gives, detached. With ``cv_learning_rate=0`` it is A2C over the same policy.
+
+    The gradient goes back through time to the start of a rollout: ``n_steps`` should be longer than A2C's 5 where what
+    must be remembered is older.
+
+    Arguments: those of :class:`~sb3_relax.RELAXA2C`, without ``n_episodes``. Needs sb3-contrib:
+    ``pip install sb3_relax[contrib]``.
+
+    :raises ValueError: for a policy that is not recurrent, ``n_episodes``, or what RELAXA2C refuses
+
+    Example::
+
+        from sb3_relax import RecurrentRELAXA2C
+
+        model = RecurrentRELAXA2C("MlpLstmPolicy", "CartPole-v1", n_steps=32)
+        model.learn(100_000)
+        action, state = model.predict(obs, state=state, episode_start=episode_start)
+    """
+
+    other_algorithm = "RecurrentLAXA2C"

@@ -1,0 +1,265 @@
+"""Invalid action masking: exact under masks, masked actions out of play, sb3-contrib's tools at work."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.envs import (
+    InvalidActionEnvDiscrete,
+    InvalidActionEnvMultiBinary,
+    InvalidActionEnvMultiDiscrete,
+)
+from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
+from sb3_contrib.common.maskable.evaluation import evaluate_policy
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.wrappers import ActionMasker
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_relax import RELAXA2C, MaskableRELAXA2C
+from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, randomise
+from tests.test_policy_gradient import at_weights, enumerate_actions, expected_at_weights, plain_gradient
+
+SPACES = ["discrete", "multidiscrete", "multibinary"]
+
+#: action space, mask of one state, and which entries of θ [D, K] have noise that matters
+MASKED = {
+    "discrete": (spaces.Discrete(4), [1, 0, 1, 0], [[1, 0, 1, 0]]),
+    # of sizes 2 and 3, padded to [3, 3]; the first variable may take one value alone
+    "multidiscrete": (spaces.MultiDiscrete([2, 3]), [0, 1, 1, 0, 1], [[0, 0, 0], [1, 0, 1]]),
+    # two values a bit; the first bit is free, the second must be set
+    "multibinary": (spaces.MultiBinary(2), [1, 1, 0, 1], [[1, 1], [0, 0]]),
+}
+
+
+class Masked(TinyEnv):
+    """TinyEnv that forbids something else at every step, and refuses to be given what it forbade."""
+
+    def __init__(self, action_space, **kwargs):
+        super().__init__(action_space, **kwargs)
+        if isinstance(action_space, spaces.Discrete):
+            self.sizes = [int(action_space.n)]
+        else:
+            self.sizes = list(map(int, getattr(action_space, "nvec", [2] * action_space.shape[0])))
+
+    def action_masks(self):
+        # one value of each variable after the other is forbidden, and then none
+        return np.concatenate([np.arange(size) != (self.t + i) % (size + 1) for i, size in enumerate(self.sizes)])
+
+    def step(self, action):
+        start = np.cumsum([0, *self.sizes[:-1]])
+        assert self.action_masks()[start + np.asarray(action, int).reshape(-1)].all(), "a masked action was taken"
+        return super().step(action)
+
+
+def masked(space, n_envs=2, **kwargs):
+    return make_vec_env(lambda: Masked(ACTION_SPACES[space], **kwargs), n_envs, seed=0)
+
+
+def model_and_mask(space, correction):
+    action_space, mask, live = MASKED[space]
+    model = float64_model(MaskableRELAXA2C, TinyEnv(action_space), correction=correction, init_temperature=0.8)
+    return model, th.tensor([mask], dtype=th.bool), th.tensor(live, dtype=th.bool)
+
+
+def distribution_under(model, mask):
+    """One state, every action, its probability under the mask, and advantages."""
+    obs, actions = th.randn(1, 3), enumerate_actions(model.action_space)
+    with th.no_grad():
+        wide = obs.expand(len(actions), 3)
+        _, log_prob, _ = model.policy.evaluate_actions(wide, actions.squeeze(1), mask.expand(len(actions), -1))
+    probability = log_prob.exp()
+    assert probability.sum().item() == pytest.approx(1)
+    assert 2 <= (probability > 0).sum() < len(actions)
+    allowed = probability > 0
+    return obs, actions[allowed], probability[allowed], th.randn(int(allowed.sum()), dtype=th.float64) * 3
+
+
+@pytest.mark.parametrize("correction", ["coupled", "relaxed", "exact"])
+@pytest.mark.parametrize("space", SPACES)
+def test_expectation_is_that_of_the_masked_score_function(space, correction):
+    model, mask, live = model_and_mask(space, correction)
+    obs, actions, probability, advantages = distribution_under(model, mask)
+    wide = obs.expand(len(actions), 3)
+    masks = mask.expand(len(actions), -1)
+    exact = plain_gradient(model, wide, actions, probability * advantages, action_masks=masks)
+
+    def expected(widen):
+        return expected_at_weights(model, obs, actions, probability, advantages, 60, live, widen)
+
+    ours = expected(lambda n: {"action_masks": mask.expand(n, -1)})
+    assert exact.abs().max() > 0.01
+    assert (ours - exact).abs().max() < 1e-9
+    if correction == "exact":
+        # the likeliest mistake: masks at play, none in the update
+        assert (expected(lambda n: {}) - exact).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("correction", ["coupled", "relaxed", "exact"])
+@pytest.mark.parametrize("space", SPACES)
+def test_what_is_masked_has_exactly_no_gradient(space, correction):
+    model, mask, _ = model_and_mask(space, correction)
+    obs, actions, _, advantages = distribution_under(model, mask)
+    obs, masks = obs.expand(len(actions), 3), mask.expand(len(actions), -1)
+    estimate = model._estimate(model._evaluate(obs, actions, action_masks=masks), advantages)
+    assert (estimate.plain - estimate.grad).abs().max() > 1e-3  # ĉ is at work
+    bias = model.policy_gradient(obs, actions, advantages, action_masks=masks)["action_net.bias"]
+    assert (bias[~mask[0]] == 0).all()
+    free = th.tensor([group.sum() > 1 for group in mask[0].split(list(_sizes(model))) for _ in group])
+    assert (bias[mask[0] & free] != 0).all()
+    assert (bias[~free] == 0).all()  # a variable of one value has nothing to learn
+    assert (model.policy_gradient(obs, actions, advantages)["action_net.bias"] != 0).all()  # teeth
+
+
+def _sizes(model):
+    space = model.action_space
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    return list(space.nvec) if isinstance(space, spaces.MultiDiscrete) else [2] * space.n
+
+
+def test_log_probability_and_entropy_are_the_masked_distribution_s():
+    model, mask, _ = model_and_mask("discrete", "coupled")
+    obs = th.randn(6, 3)
+    actions = th.tensor([0, 2, 0, 2, 0, 2])
+    step = model._evaluate(obs, actions, action_masks=mask.expand(6, -1))
+    logits = model.policy.get_distribution(obs).distribution.logits[:, mask[0]].log_softmax(1)
+    assert th.allclose(step.log_prob, logits[th.arange(6), actions // 2])
+    assert th.allclose(step.entropy, -(logits.exp() * logits).sum(1))
+
+
+@pytest.mark.parametrize("correction", ["coupled", "relaxed", "exact"])
+def test_a_state_with_one_action_moves_nothing(correction):
+    model = float64_model(MaskableRELAXA2C, TinyEnv(spaces.Discrete(4)), correction=correction)
+    randomise(model, 10.0)
+    step = model._evaluate(th.randn(5, 3), th.ones(5), action_masks=th.tensor([[0, 1, 0, 0]]).expand(5, -1))
+    estimate = model._estimate(step, th.randn(5, dtype=th.float64))
+    assert (estimate.grad == 0).all()
+    assert (step.entropy == 0).all()
+    assert (step.log_prob == 0).all()
+    assert at_weights(model, estimate, th.ones(5, dtype=th.float64)).abs().max() == 0
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_without_control_variate_it_is_maskable_ppo_s_first_step(space):
+    """One epoch over the whole batch from ratio 1 is A2C's step: sb3-contrib's own code, 20 updates of it."""
+    rms = dict(optimizer_class=th.optim.RMSprop, optimizer_kwargs=dict(alpha=0.99, eps=1e-5, weight_decay=0))
+    common = dict(n_steps=8, learning_rate=7e-4, gae_lambda=0.9, ent_coef=0.02, seed=3, device="cpu")
+    ppo = dict(batch_size=16, n_epochs=1, normalize_advantage=False, clip_range=1e9, policy_kwargs=rms)
+    runs = []
+    for algorithm, more in ((MaskablePPO, ppo), (MaskableRELAXA2C, dict(cv_learning_rate=0.0))):
+        model = algorithm("MlpPolicy", masked(space), **common, **more)
+        runs.append((model.learn(20 * 16), [p.detach().clone() for p in model.policy.parameters()]))
+    (reference, theirs), (_, ours) = runs
+    for (name, _), a, b in zip(reference.policy.named_parameters(), theirs, ours, strict=True):
+        assert th.allclose(a, b, atol=2e-6, rtol=2e-5), name
+    changed = MaskableRELAXA2C("MlpPolicy", masked(space), **common, cv_learning_rate=0.01, cv_guard=False)
+    pairs = zip(theirs, changed.learn(20 * 16).policy.parameters(), strict=True)
+    assert any(not th.allclose(a, b, atol=2e-6, rtol=2e-5) for a, b in pairs)  # teeth
+
+
+@pytest.mark.parametrize("n_episodes", [None, 3])
+@pytest.mark.parametrize("space", SPACES)
+def test_masked_actions_are_never_taken_and_the_model_saves_and_goes_on(space, n_episodes, tmp_path):
+    """The environment refuses what it masked. Masks come from itself or, with whole episodes, from an ActionMasker."""
+    env = (
+        masked(space)
+        if n_episodes is None
+        else ActionMasker(Masked(ACTION_SPACES[space]), lambda env: env.action_masks())
+    )
+    model = MaskableRELAXA2C("MlpPolicy", env, seed=0, device="cpu", n_episodes=n_episodes, n_critic_steps=2).learn(200)
+    stored = model.rollout_buffer.action_masks.reshape(-1, model.rollout_buffer.mask_dims)
+    assert (stored == 0).any()
+    assert (stored.sum(0) > 0).all()
+    assert all(p.isfinite().all() for p in model.policy.parameters())
+    model.save(tmp_path / "agent")
+    loaded = MaskableRELAXA2C.load(tmp_path / "agent", env=masked(space), device="cpu")
+    obs, masks = np.zeros((1, 3), np.float32), np.array(ONE_ACTION_LEFT[space])
+    for deterministic in (True, False):
+        action, _ = loaded.predict(obs, deterministic=deterministic, action_masks=masks)
+        assert masks[np.cumsum([0, *_sizes(model)[:-1]]) + np.asarray(action[0], int).reshape(-1)].all()
+    pairs = zip(model.policy.parameters(), loaded.policy.parameters(), strict=True)
+    assert all(th.equal(a, b) for a, b in pairs)
+    assert loaded.policy_class is MaskableActorCriticPolicy
+    assert loaded.learn(200, reset_num_timesteps=False).num_timesteps >= 400
+
+
+ONE_ACTION_LEFT = {"discrete": [0, 0, 1], "multidiscrete": [0, 1, 0, 1, 0], "multibinary": [0, 1, 1, 0]}
+
+
+def test_without_masks_it_is_relaxa2c():
+    def learn(algorithm, **kwargs):
+        env = make_vec_env(lambda: TinyEnv(ACTION_SPACES["discrete"]), 2, seed=0)
+        return algorithm("MlpPolicy", env, seed=0, device="cpu").learn(200, **kwargs).policy.parameters()
+
+    with pytest.raises(ValueError, match=r"no method action_masks\(\): wrap it in .*ActionMasker"):
+        learn(MaskableRELAXA2C)
+    pairs = zip(learn(MaskableRELAXA2C, use_masking=False), learn(RELAXA2C), strict=True)
+    assert all(th.allclose(a, b, atol=1e-6) for a, b in pairs)
+
+
+LEARNABLE = {
+    "discrete": lambda: InvalidActionEnvDiscrete(dim=12, ep_length=50, n_invalid_actions=9),
+    "multidiscrete": lambda: InvalidActionEnvMultiDiscrete(dims=[2, 4, 3], ep_length=50, n_invalid_actions=4),
+    "multibinary": lambda: InvalidActionEnvMultiBinary(dims=4, ep_length=50, n_invalid_actions=3),
+}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_learns_and_is_evaluated_by_sb3_contrib(space, tmp_path):
+    np.random.seed(0)  # noqa: NPY002  the environments draw their masks from it
+    env, eval_env = LEARNABLE[space](), LEARNABLE[space]()
+    env.action_space.seed(0)
+    eval_env.action_space.seed(1)
+    arguments = dict(gamma=0.4, n_steps=32, learning_rate=1e-2, use_rms_prop=False, seed=0, device="cpu")
+    model = MaskableRELAXA2C("MlpPolicy", env, **arguments)
+    before, _ = evaluate_policy(model, eval_env, 5, warn=False)
+    callback = MaskableEvalCallback(
+        eval_env, n_eval_episodes=3, eval_freq=1000, best_model_save_path=str(tmp_path), verbose=0, warn=False
+    )
+    model.learn(2500, callback=callback)
+    after, _ = evaluate_policy(model, eval_env, 5, warn=False)
+    assert before < 37
+    assert after > 45
+    best = MaskableRELAXA2C.load(tmp_path / "best_model", device="cpu")
+    assert evaluate_policy(best, eval_env, 5, warn=False)[0] > 40
+
+
+def test_errors_name_the_class_to_use():
+    env = ActionMasker(TinyEnv(spaces.Discrete(3)), lambda _env: np.zeros(3, bool))
+    with pytest.raises(ValueError, match=r"use sb3_relax\.MaskableRELAXA2C"):
+        RELAXA2C(MaskableActorCriticPolicy, env)
+    with pytest.raises(ValueError, match=r"no policy 'MaskableMlpPolicy'; it has MlpPolicy.*MaskableRELAXA2C"):
+        RELAXA2C("MaskableMlpPolicy", env)
+    with pytest.raises(ValueError, match="derive from sb3-contrib's MaskableActorCriticPolicy"):
+        MaskableRELAXA2C(RELAXA2C.policy_aliases["MlpPolicy"], env)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_mask_that_forbids_everything_is_an_error_before_any_weight_changes(space):
+    size = {"discrete": 3, "multidiscrete": 5, "multibinary": 4}[space]
+    masks = np.arange(size) >= size - 2  # something is left for the last variable
+    masks &= space != "discrete"
+    model = MaskableRELAXA2C("MlpPolicy", ActionMasker(TinyEnv(ACTION_SPACES[space]), lambda _env: masks), device="cpu")
+    with pytest.raises(ValueError, match="leaves a variable without any class"):
+        model.learn(20)
+    assert model._n_updates == 0
+
+
+WITHOUT_CONTRIB = """
+import sys
+from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax import *
+assert "sb3_contrib" not in sys.modules
+sys.modules["sb3_contrib"] = None
+from sb3_relax import MaskableRELAXA2C
+"""
+
+
+def test_sb3_contrib_is_optional_and_the_error_names_the_extra():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_CONTRIB], capture_output=True, text=True)
+    assert "ModuleNotFoundError" in done.stderr
+    assert "pip install sb3_relax[contrib]" in done.stderr.splitlines()[-1]

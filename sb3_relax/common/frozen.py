@@ -43,7 +43,7 @@ def frozen_copy(model: OnPolicyAlgorithm, seed: int, **overrides: Any) -> Surrog
         name: getattr(model, name)
         for name in (
             "observation_space", "action_space", "n_envs", "n_steps", "gamma", "gae_lambda", "use_sde",
-            "sde_sample_freq", "policy_kwargs", "rollout_buffer_class", "rollout_buffer_kwargs",
+            "sde_sample_freq", "normalize_advantage", "policy_kwargs", "rollout_buffer_class", "rollout_buffer_kwargs",
         )
     }  # fmt: skip
     if isinstance(model, SurrogateA2C):

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,19 @@ def mean(values: np.ndarray, groups: np.ndarray) -> Jackknifed:
     return Jackknifed(totals.sum() / counts.sum(), (totals.sum() - totals) / (counts.sum() - counts))
 
 
-def mean_over_pairs(gram: np.ndarray, groups: np.ndarray) -> Jackknifed:
-    """The mean of ``gram [N, N]`` over pairs of different groups: ‖E x‖² without bias, for ``gram`` of ⟨x_i, x_j⟩.
+def mean_over_pairs(sums: Tensor, counts: np.ndarray) -> Jackknifed:
+    """The mean of ⟨x_i, x_j⟩ over pairs of different groups: ‖E x‖² without bias.
 
     Pairs within a group are left out, since their members are not independent.
+
+    :param sums: Σ x_i of each group, ``[groups, P]``
+    :param counts: how many there are in each
     """
-    member = np.eye(groups.max() + 1)[groups]  # [N, groups]
-    of_groups = member.T @ gram @ member
-    pairs = np.outer(member.sum(0), member.sum(0))
-    for matrix in (of_groups, pairs):
-        np.fill_diagonal(matrix, 0)
+    sums = sums.double()
+    with_others = (sums * (sums.sum(0) - sums)).sum(1).cpu().numpy()
+    pairs = counts * (counts.sum() - counts)
     return Jackknifed(
-        of_groups.sum() / pairs.sum(),
-        (of_groups.sum() - 2 * of_groups.sum(0)) / (pairs.sum() - 2 * pairs.sum(0)),
+        float(with_others.sum() / pairs.sum()), (with_others.sum() - 2 * with_others) / (pairs.sum() - 2 * pairs)
     )
 
 

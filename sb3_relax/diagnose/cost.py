@@ -38,6 +38,7 @@ def measure_cost(model: SurrogateA2C, env: VecEnv, repeats: int = 30) -> Cost:
     :param model: a frozen copy, whose weights are moved by this
     :param env: as many environments as the copy's ``n_envs``
     """
+    state = np.random.get_state()  # noqa: NPY002  (SB3 shuffles a rollout with NumPy's own generator)
     policy: Any = model.policy_class
     a2c = A2C(policy, env, n_steps=model.n_steps, policy_kwargs=model.policy_kwargs, device=model.device)
     model.n_critic_steps = 1  # as A2C's
@@ -56,4 +57,5 @@ def measure_cost(model: SurrogateA2C, env: VecEnv, repeats: int = 30) -> Cost:
             start = time.perf_counter()
             each.train()
             times[name].append(time.perf_counter() - start)
+    np.random.set_state(state)  # noqa: NPY002
     return Cost(**{name: float(np.median(values)) for name, values in times.items()})

@@ -1,50 +1,59 @@
-"""Inner products of gradients at the policy's weights, without holding the gradients."""
+"""From the distribution's parameters to the policy's weights: Jacobians, state by state."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 from torch import Tensor
 
+from sb3_relax.common.jackknife import Jackknifed, mean_over_pairs
+from sb3_relax.common.surrogate_a2c import SurrogateA2C
 from sb3_relax.estimators import Gaussian, GumbelOneHot, Latent, LogisticBernoulli
 
-#: Most rows of the Gram matrix (states × parameters of the action distribution): 1.6 GB of it.
-MAX_ROWS = 14_000
-#: Numbers held in one block of Jacobian rows.
-BLOCK = 2**26
 
+class AtWeights(NamedTuple):
+    """What inner products at the policy's weights need.
 
-def jacobian_gram(theta: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """K = J Jᵀ with J = ∂θ/∂w, of all states: a gradient ĝ at θ is Jᵀĝ at the weights, and ⟨Jᵀx, Jᵀy⟩ = xᵀ K y.
-
-    :param theta: the action distribution's parameters, ``[S, *event]``, attached to ``weights``
-    :param weights: those that θ depends on
-    :return: ``[S, d, S, d]`` in float64, d the size of an event
-    :raises ValueError: where that is too large
+    :param gram: J Jᵀ with J = ∂θ/∂w of each state, ``[S, d, d]`` in float64: ⟨Jᵀx, Jᵀy⟩ = xᵀ J Jᵀ y
+    :param square_of_mean: ‖E[Jᵀ x]‖² for each of the L fields x
     """
-    states, rows = theta.shape[0], theta.numel()
-    if rows > MAX_ROWS:
-        raise ValueError(
-            f"{states} states of {rows // states} distribution parameters make {rows} rows, more than {MAX_ROWS}: "
-            f"use at most {MAX_ROWS * states // rows} states"
-        )
-    flat = theta.flatten()
-    size = max(1, BLOCK // sum(w.numel() for w in weights))
-    blocks = [range(start, min(start + size, rows)) for start in range(0, rows, size)]
-    gram = th.empty(rows, rows, dtype=th.float64, device=theta.device)
 
-    def jacobian(block: range) -> Tensor:
-        of_rows = (th.autograd.grad(flat[i], weights, retain_graph=True, materialize_grads=True) for i in block)
-        return th.stack([th.cat([g.flatten() for g in row]) for row in of_rows]).double()
+    gram: Tensor
+    square_of_mean: list[Jackknifed]
 
-    for i, block in enumerate(blocks):
-        own = jacobian(block)
-        for other in blocks[i:]:
-            product = own @ (own if other is block else jacobian(other)).T
-            gram[block.start : block.stop, other.start : other.stop] = product
-            gram[other.start : other.stop, block.start : block.stop] = product.T
-    return gram.reshape(states, rows // states, states, rows // states).cpu()
+
+def at_weights(
+    model: SurrogateA2C, observations: Any, actions: Tensor, fields: Tensor, groups: np.ndarray
+) -> AtWeights:
+    """One pass over the states, holding one Jacobian at a time.
+
+    :param observations: S of them, as tensors (a dict of such for MultiInput)
+    :param actions: any of each state, ``[S, ...]``: the policy is evaluated with them, but θ does not depend on them
+    :param fields: x, ``[L, S, d]``
+    :param groups: ``[S]``; states of different groups are independent
+    """
+    n_groups = int(groups.max()) + 1
+    gram = th.empty(fields.shape[1], fields.shape[2], fields.shape[2], dtype=th.float64)
+    sums: Tensor | None = None  # of Jᵀx in every group
+    for s, group in enumerate(groups):
+        if isinstance(observations, dict):
+            observation: Any = {key: value[s : s + 1] for key, value in observations.items()}
+        else:
+            observation = observations[s : s + 1]
+        theta = model._evaluate(observation, actions[s : s + 1]).latent.theta.flatten()
+        assert model._reach is not None
+        weights = model._reach[0]
+        rows = [th.autograd.grad(each, weights, retain_graph=True, materialize_grads=True) for each in theta]
+        jacobian = th.stack([th.cat([part.flatten() for part in row]) for row in rows])
+        gram[s] = (jacobian.double() @ jacobian.double().T).cpu()
+        if sums is None:
+            sums = jacobian.new_zeros(len(fields), n_groups, jacobian.shape[1])
+        sums[:, group] += fields[:, s].to(jacobian) @ jacobian
+    assert sums is not None
+    counts = np.bincount(groups)
+    return AtWeights(gram, [mean_over_pairs(of_groups, counts) for of_groups in sums])
 
 
 def fisher(latent: Latent) -> Tensor:

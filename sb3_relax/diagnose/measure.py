@@ -18,7 +18,7 @@ from sb3_relax.common.rollout_gradients import StepGradient, blocks, gradient_gr
 from sb3_relax.common.surrogate_a2c import Evaluation, SurrogateA2C
 from sb3_relax.diagnose.continuations import Sample, continue_states, repeat
 from sb3_relax.diagnose.cost import measure_cost
-from sb3_relax.diagnose.gram import fisher, jacobian_gram
+from sb3_relax.diagnose.gram import at_weights, fisher
 from sb3_relax.diagnose.moments import Split, Terms, removed_by_optimal_baseline, split
 from sb3_relax.diagnose.parallel import Parallel
 from sb3_relax.diagnose.report import Diagnosis, Number, Row
@@ -183,10 +183,7 @@ def _parts(base: SurrogateA2C, sample: Sample, fitted: Fitted) -> Parts:
     """Every estimator's split at every λ."""
     n_states, n_actions = sample.actions.shape[:2]
     actions = th.as_tensor(sample.actions.reshape(n_states * n_actions, -1), device=base.device)
-    at_states = base._evaluate(base.policy.obs_to_tensor(sample.observations)[0], actions[::n_actions])
-    assert base._reach is not None
-    gram = jacobian_gram(at_states.latent.theta, base._reach[0])
-    information = fisher(at_states.latent).cpu()
+    observations = base.policy.obs_to_tensor(sample.observations)[0]
     step = base._evaluate(base.policy.obs_to_tensor(repeat(sample.observations, n_actions))[0], actions)
 
     def by_state(x: th.Tensor) -> th.Tensor:
@@ -196,15 +193,19 @@ def _parts(base: SurrogateA2C, sample: Sample, fitted: Fitted) -> Parts:
         return x.movedim((-3, -2), (0, 1))
 
     score = by_state(step.latent.score(step.sample))
+    advantages = th.from_numpy(sample.advantages)
+    values = th.from_numpy(sample.values)[:, None, None]
+    information = fisher(base._evaluate(observations, actions[::n_actions]).latent).cpu()
+    # E ĝ is the same for all, and taken from the least noisy of those that need no fit
+    means = (advantages.mean(3).unsqueeze(-1) * score).mean(2)
+    gram, squares_of_means = at_weights(base, observations, actions[::n_actions], means, sample.episodes)
     nothing = th.zeros(n_states, n_actions, 1, score.shape[-1], dtype=th.float64)
     parts: Parts = {}
-    for i, of_lambda in enumerate(sample.advantages):
-        advantages = th.from_numpy(of_lambda)
-        values = th.from_numpy(sample.values)[:, None, None]
-        terms = Terms(advantages, score, nothing, gram, sample.episodes)
+    for i, (of_lambda, square_of_mean) in enumerate(zip(advantages, squares_of_means, strict=True)):
+        terms = Terms(of_lambda, score, nothing, gram, square_of_mean, sample.episodes)
         parts["V(s)", i] = with_value = split(terms)
-        # E[ĝ | s] is the same for all: taken from the least noisy of those that need no fit
-        parts["none", i] = split(terms._replace(advantages=advantages + values))._replace(state=with_value.state)
+        # as is E[ĝ | s], and with it the state's part
+        parts["none", i] = split(terms._replace(advantages=of_lambda + values))._replace(state=with_value.state)
         removed = removed_by_optimal_baseline(terms, information)
         parts["best b(s)", i] = with_value._replace(action=with_value.action - removed)
         for name, models in fitted.items():

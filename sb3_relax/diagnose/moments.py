@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 from torch import Tensor
 
-from sb3_relax.common.jackknife import Jackknifed, mean, mean_over_pairs
+from sb3_relax.common.jackknife import Jackknifed, mean
 
 
 class Split(NamedTuple):
@@ -36,7 +36,8 @@ class Terms(NamedTuple):
     :param advantages: ``[S, A, C]``: states, actions of each, futures of each of those
     :param score: ∂θ log π(a|s), ``[S, A, d]``
     :param correction: h, ``[S, A, U, d]`` for U draws of the relaxation's noise; independent of the future given s, a
-    :param gram: ⟨∂θ_i/∂w, ∂θ_j/∂w⟩, ``[S, d, S, d]``
+    :param gram: J Jᵀ with J = ∂θ/∂w, ``[S, d, d]``
+    :param square_of_mean: ‖E ĝ‖² at the weights
     :param groups: ``[S]``; states of different groups (episodes) are independent
     """
 
@@ -44,12 +45,8 @@ class Terms(NamedTuple):
     score: Tensor
     correction: Tensor
     gram: Tensor
+    square_of_mean: Jackknifed
     groups: np.ndarray
-
-    @property
-    def own_gram(self) -> Tensor:
-        """Each state's own block, ``[S, d, d]``."""
-        return th.einsum("sisj->sij", self.gram)
 
 
 def _square(x: Tensor, gram: Tensor) -> Tensor:
@@ -62,7 +59,7 @@ def split(terms: Terms) -> Split:
 
     Each level's sample variance holds the levels below it divided by their number of samples, which is taken off. The
     squares of expectations are means over pairs of independent samples: ‖E[ĝ | s]‖² of different actions at a state,
-    ‖E ĝ‖² of states of different groups.
+    ‖E ĝ‖² of states of different groups (given: it is the same for all unbiased estimators).
 
     :raises ValueError: for fewer than two states, actions, futures or groups
     """
@@ -70,7 +67,7 @@ def split(terms: Terms) -> Split:
     n_draws = terms.correction.shape[2]
     if min(n_states, n_actions, n_futures, int(terms.groups.max()) + 1) < 2:
         raise ValueError("at least two states (of different episodes), two actions and two futures are needed")
-    gram = terms.own_gram
+    gram = terms.gram
     future = terms.advantages.var(2) * _square(terms.score, gram)  # [S, A]
     spread = terms.correction - terms.correction.mean(2, keepdim=True)
     noise = _square(spread, gram).sum(2) / max(n_draws - 1, 1)
@@ -81,7 +78,6 @@ def split(terms: Terms) -> Split:
     between = _square(of_action - of_state.unsqueeze(1), gram).sum(1) / (n_actions - 1)
     action = between - future.mean(1) / n_futures - noise.mean(1) / n_draws
     square_of_state = _square(of_state, gram) - between / n_actions  # pairs of different actions
-    pairs = th.einsum("si,sitj,tj->st", of_state, terms.gram, of_state)
 
     def average(of_states: Tensor) -> Jackknifed:
         return mean(of_states.numpy(), terms.groups)
@@ -90,7 +86,7 @@ def split(terms: Terms) -> Split:
         average(future.mean(1)),
         average(noise.mean(1)),
         average(action),
-        average(square_of_state) - mean_over_pairs(pairs.numpy(), terms.groups),
+        average(square_of_state) - terms.square_of_mean,
     )
 
 
@@ -102,7 +98,7 @@ def removed_by_optimal_baseline(terms: Terms, fisher: Tensor) -> Jackknifed:
 
     :param fisher: E[∂θ log π ∂θ log πᵀ], ``[S, d, d]``, which with the Gram matrix gives E‖k‖²
     """
-    gram = terms.own_gram
+    gram = terms.gram
     n_actions = terms.advantages.shape[1]
     x = terms.advantages.mean(2) * _square(terms.score, gram)
     pairs = (x.sum(1).square() - x.square().sum(1)) / (n_actions * (n_actions - 1))

@@ -10,9 +10,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_normalize
+
+#: Attributes of SB3's wrappers that describe their class.
+OF_CLASSES = ("class_attributes",)
 
 
 def layers_of(env: VecEnv) -> list[Any]:
@@ -34,22 +38,27 @@ def layers_of(env: VecEnv) -> list[Any]:
     return layers
 
 
+def _unused(value: Any) -> bool:
+    """Whether it is a space that nothing was ever sampled from: without a state, and slow to copy."""
+    plain = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    return isinstance(value, plain) and value._np_random is None
+
+
 def _reseed(found: Iterable[Any], rng: np.random.Generator) -> None:
     """Give every stream of random numbers among ``found`` a new start."""
     for value in found:
-        seed = int(rng.integers(2**32))
         if isinstance(value, np.random.Generator):
-            value.bit_generator.state = type(value.bit_generator)(seed).state
+            value.bit_generator.state = type(value.bit_generator)(int(rng.integers(2**32))).state
         elif isinstance(value, (np.random.RandomState, random.Random)):
-            value.seed(seed)
+            value.seed(int(rng.integers(2**32)))
 
 
 def clone(env: VecEnv, rng: np.random.Generator | None = None) -> VecEnv:
     """A copy of one environment with all its wrappers, in the state it is in.
 
     ``copy.deepcopy`` alone would not do: gymnasium's EzPickle (MuJoCo, Box2D) makes a *new* environment of it. The
-    attributes of every layer are copied here instead, MuJoCo's data included; spaces, specifications and MuJoCo's
-    model, which never change, are shared.
+    attributes of every layer are copied here instead, MuJoCo's data included; specifications, unused spaces and
+    MuJoCo's model, which never change, are shared.
 
     :param rng: gives the copy a future of its own, by restarting every NumPy or ``random`` stream found in it;
         ``None`` keeps the future of the original. Randomness from elsewhere is repeated
@@ -59,8 +68,8 @@ def clone(env: VecEnv, rng: np.random.Generator | None = None) -> VecEnv:
     shells = [object.__new__(type(layer)) for layer in layers]
     memo: dict[int, Any] = {id(layer): shell for layer, shell in zip(layers, shells, strict=True)}
     for layer in layers:
-        for value in vars(layer).values():
-            if isinstance(value, (gym.Space, EnvSpec)) or type(value).__name__ == "MjModel":
+        for name, value in vars(layer).items():
+            if name in OF_CLASSES or isinstance(value, EnvSpec) or type(value).__name__ == "MjModel" or _unused(value):
                 memo[id(value)] = value
             elif type(value).__name__ == "MjData":
                 memo[id(value)] = copy.copy(value)

@@ -196,22 +196,30 @@ def _parts(base: SurrogateA2C, sample: Sample, fitted: Fitted) -> Parts:
     advantages = th.from_numpy(sample.advantages)
     values = th.from_numpy(sample.values)[:, None, None]
     information = fisher(base._evaluate(observations, actions[::n_actions]).latent).cpu()
-    # E ĝ is the same for all, and taken from the least noisy of those that need no fit
-    means = (advantages.mean(3).unsqueeze(-1) * score).mean(2)
-    gram, squares_of_means = at_weights(base, observations, actions[::n_actions], means, sample.episodes)
     nothing = th.zeros(n_states, n_actions, 1, score.shape[-1], dtype=th.float64)
+    corrected: dict[str, list[th.Tensor]] = {"V(s)": [nothing] * len(advantages)}
+    for name, models in fitted.items():
+        draws = DRAWS if is_noisy(models[0], step) else 1
+        corrected[name] = [by_state(corrections(model, step, draws)) for model in models]
+    # E[ĝ | s] and E ĝ are the same for all. They are read off one that is fixed beforehand and likely the least noisy
+    quiet = list(corrected)[-1]
+    means = th.stack(
+        [
+            (x.mean(2).unsqueeze(-1) * score + h.mean(2)).mean(1)
+            for x, h in zip(advantages, corrected[quiet], strict=True)
+        ]
+    )
+    gram, squares_of_means = at_weights(base, observations, actions[::n_actions], means, sample.episodes)
     parts: Parts = {}
     for i, (of_lambda, square_of_mean) in enumerate(zip(advantages, squares_of_means, strict=True)):
         terms = Terms(of_lambda, score, nothing, gram, square_of_mean, sample.episodes)
-        parts["V(s)", i] = with_value = split(terms)
-        # as is E[ĝ | s], and with it the state's part
-        parts["none", i] = split(terms._replace(advantages=of_lambda + values))._replace(state=with_value.state)
+        for name, of_name in corrected.items():
+            parts[name, i] = split(terms._replace(correction=of_name[i]))
+        parts["none", i] = split(terms._replace(advantages=of_lambda + values))
         removed = removed_by_optimal_baseline(terms, information)
-        parts["best b(s)", i] = with_value._replace(action=with_value.action - removed)
-        for name, models in fitted.items():
-            draws = DRAWS if is_noisy(models[i], step) else 1
-            correction = by_state(corrections(models[i], step, draws))
-            parts[name, i] = split(terms._replace(correction=correction))._replace(state=with_value.state)
+        parts["best b(s)", i] = parts["V(s)", i]._replace(action=parts["V(s)", i].action - removed)
+        state = parts[quiet, i].state
+        parts |= {key: part._replace(state=state) for key, part in parts.items() if key[1] == i}
     return parts
 
 

@@ -42,8 +42,9 @@ class Row:
     """One estimator at one λ. All variances are Σ_i Var(ĝ_i) over the policy's weights.
 
     The parts are of one step's ĝ (see :class:`~sb3_relax.diagnose.moments.Split`); ``None`` where the environment
-    cannot be continued from a state. ``future`` and ``state`` are the same for every unbiased estimator, and are
-    measured with V(s). Estimates of a part are unbiased, so one that is small may come out negative.
+    cannot be continued from a state. ``future`` and ``state`` are the same for every unbiased estimator; ``state`` is
+    measured with the control variate, where it is least noisy. Estimates of a part are unbiased, so one that is small
+    may come out negative.
 
     :param name: ``"none"``, ``"V(s)"``, ``"best b(s)"`` (the variance-optimal state baseline), ``"LAX"``, ``"RELAX"``
         or ``"exact"``

@@ -148,7 +148,7 @@ def test_every_baseline_measures_the_same_state_part():
         measure(model, env, {"exact": [frozen_copy(model, 5)]})
     finally:
         measuring.split = original
-    with_value, without, exact = seen[0].state, seen[1].state, seen[2].state
+    with_value, exact, without = seen[0].state, seen[1].state, seen[2].state
     for other in (without, exact):
         difference = with_value - other
         assert abs(difference.value) < 4.5 * difference.standard_error

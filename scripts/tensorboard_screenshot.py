@@ -63,8 +63,8 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> No
 
 
 @contextmanager
-def running(*command: str) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def running(*command: str, cwd: Path | None = None) -> Iterator[None]:
+    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
     finally:
@@ -132,9 +132,11 @@ def photograph(logdir: Path, output: Path) -> None:
     :raises TimeoutError: where tensorboard does not show them
     """
     port, driver_port = free_port(), free_port()
-    tensorboard = (sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", str(port))
+    tensorboard = (sys.executable, "-m", "tensorboard.main", "--logdir", logdir.name, "--port", str(port))
     driver, page = f"http://127.0.0.1:{driver_port}", f"http://127.0.0.1:{port}"
-    with running(*tensorboard, "--host", "127.0.0.1"), running("chromedriver", f"--port={driver_port}"):
+    # by a relative path, since the page shows it
+    at_localhost = running(*tensorboard, "--host", "127.0.0.1", cwd=logdir.parent)
+    with at_localhost, running("chromedriver", f"--port={driver_port}"):
         until(lambda: call(f"{driver}/status")["value"]["ready"], "chromedriver is not ready")
         until(lambda: bool(call(f"{page}/data/runs")), "tensorboard does not list a run")
         browser = Browser(driver, 1400, 1000)
@@ -163,8 +165,8 @@ def main() -> None:
         print(f"skipped: {' and '.join(missing)} not found (Debian: apt-get install chromium chromium-driver)")
         return
     with tempfile.TemporaryDirectory() as folder:
-        train(Path(folder), arguments.timesteps)
-        photograph(Path(folder), arguments.output)
+        train(Path(folder) / "logs", arguments.timesteps)
+        photograph(Path(folder) / "logs", arguments.output)
     write_record(arguments.output.with_suffix(".json"), {"env": ENV, "timesteps": arguments.timesteps, **provenance()})
     print(arguments.output)
 

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.common.frozen import algorithm_of
 from sb3_relax.diagnose.measure import diagnose
+from sb3_relax.tasks.records import provenance, write_record
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C, "a2c": A2C, "ppo": PPO}
 
@@ -56,7 +57,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     ):
         command.add_argument(f"--{name}", type=int, help=what)
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--json", type=Path, help="write the result there")
+    command.add_argument("--json", type=Path, help="write the result there, with versions and arguments")
     command.add_argument("--plot", type=Path, help="draw it there (png, svg, pdf)")
     command.add_argument("--device", default="auto")
     return command
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     except (ValueError, TypeError, FileNotFoundError, gym.error.Error) as error:
         command.error(str(error))
     if arguments.json is not None:
-        result.save(arguments.json)
+        write_record(arguments.json, {"env": arguments.env, **result.to_dict(), **provenance()})
     if arguments.plot is not None:
         from sb3_relax.diagnose.plot import plot
 

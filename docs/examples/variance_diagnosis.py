@@ -20,8 +20,8 @@
 # - **Σ_a**, the action: in the same state, different actions are drawn;
 # - **Σ_s**, the state.
 #
-# A control variate in (a, s) acts on Σ_a alone (Tucker et al. 2018, https://arxiv.org/abs/1802.10031), and a baseline b(s)
-# already takes off some of it. `diagnose` measures all of this at an agent's policy, and says whether it is worth it.
+# A control variate in (a, s) acts on Σ_a alone (Tucker et al. 2018, https://arxiv.org/abs/1802.10031), and a baseline
+# b(s) already takes off some of it. `diagnose` measures all of this at an agent's policy, and says whether it is worth it.
 #
 # This is a script and a notebook: `jupytext --to notebook variance_diagnosis.py`.
 
@@ -38,10 +38,10 @@ from sb3_relax.diagnose.plot import plot
 # %% [markdown]
 # ## An environment of your own
 #
-# A point on a line is pushed to the origin, by a noisy push and at a price. Nothing is special about it: its state is kept
-# in attributes and its noise comes from `self.np_random`. So copies of it can be continued from any state, each with a
+# A point on a line is pushed to the origin, by a noisy push and at a price. Nothing is special about it: its state is
+# kept in attributes and its noise comes from `self.np_random`. So copies of it can be continued from any state, each with a
 # future of its own, which is how Σ_τ and Σ_a are told apart. Where copying fails, episodes are played again from their
-# seed; where neither reproduces the environment, `diagnose` says so, and reports the variance over whole rollouts alone.
+# seed; where neither reproduces the environment, `diagnose` reports the variance over whole rollouts alone.
 
 
 # %%
@@ -68,7 +68,7 @@ class Push(gym.Env):
 
 # %%
 model = LAXA2C("MlpPolicy", make_vec_env(Push, n_envs=4, seed=0), n_steps=16, seed=0, device="cpu")
-model.learn(10_000)
+model.learn(5_000)
 
 # %% [markdown]
 # ## The diagnosis
@@ -79,12 +79,12 @@ model.learn(10_000)
 result = diagnose(
     model,
     Push,
-    lambdas=(1.0, 0.5, 0.0),
-    n_states=128,
-    n_episodes=64,
-    n_rollouts=80,
-    n_fit_steps=4_096,
-    n_fit_updates=300,
+    lambdas=(1.0, 0.0),
+    n_states=96,
+    n_episodes=32,
+    n_rollouts=60,
+    n_fit_steps=2_048,
+    n_fit_updates=200,
 )
 print(result.sentence)
 
@@ -95,9 +95,7 @@ print(result.sentence)
 # %%
 for row in result.rows:
     over_rollouts = "" if row.rollouts_ratio is None else f"over rollouts ÷ V(s): {row.rollouts_ratio.bracketed}"
-    print(
-        f"λ = {row.gae_lambda:<4g} {row.name:10} Σ_τ {row.future}   Σ_a {row.action}   Σ_s {row.state}   {over_rollouts}"
-    )
+    print(f"λ = {row.gae_lambda:<4g} {row.name:10} Σ_τ {row.future}   Σ_a {row.action}   {over_rollouts}")
 
 # %%
 plot(result, "variance_diagnosis.png")

@@ -21,7 +21,8 @@
 # - **Σ_s**, the state.
 #
 # A control variate in (a, s) acts on Σ_a alone (Tucker et al. 2018, https://arxiv.org/abs/1802.10031), and a baseline
-# b(s) already takes off some of it. `diagnose` measures all of this at an agent's policy, and says whether it is worth it.
+# b(s) already takes off some of it. `diagnose` measures all of this at an agent's policy, and says whether it is worth
+# it.
 #
 # This is a script and a notebook: `jupytext --to notebook variance_diagnosis.py`.
 
@@ -39,8 +40,8 @@ from sb3_relax.diagnose.plot import plot
 # ## An environment of your own
 #
 # A point on a line is pushed to the origin, by a noisy push and at a price. Nothing is special about it: its state is
-# kept in attributes and its noise comes from `self.np_random`. So copies of it can be continued from any state, each with a
-# future of its own, which is how Σ_τ and Σ_a are told apart. Where copying fails, episodes are played again from their
+# kept in attributes and its noise comes from `self.np_random`. So copies of it can be continued from any state, each
+# with a future of its own, which is how Σ_τ and Σ_a are told apart. Where copying fails, episodes are played again from their
 # seed; where neither reproduces the environment, `diagnose` reports the variance over whole rollouts alone.
 
 

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.common.frozen import algorithm_of
+from sb3_relax.diagnose.extras import require_extra
 from sb3_relax.diagnose.measure import diagnose
 from sb3_relax.tasks.records import provenance, write_record
 
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     for package in arguments.gym_packages:
         import_module(package)
     try:
+        require_extra("rich", "scipy", *(["matplotlib"] if arguments.plot else []))
         gym.spec(arguments.env)
         model = _agent(arguments)
         sizes = {name: value for name in SIZES if (value := getattr(arguments, name)) is not None}
@@ -89,7 +91,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             progress=lambda message: print(f"… {message}", file=sys.stderr, flush=True),
             **sizes,
         )
-    except (ValueError, TypeError, FileNotFoundError, gym.error.Error) as error:
+    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError, gym.error.Error) as error:
         command.error(str(error))
     if arguments.json is not None:
         write_record(arguments.json, {"env": arguments.env, **result.to_dict(), **provenance()})
@@ -97,12 +99,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         from sb3_relax.diagnose.plot import plot
 
         plot(result, arguments.plot)
-    try:
-        import rich
-    except ModuleNotFoundError:
-        print(result.sentence)
-        print("(pip install sb3_relax[extra] for the table)", file=sys.stderr)
-        return 0
+    import rich
+
     rich.print(result.table())
     return 0
 

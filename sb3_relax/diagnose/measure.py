@@ -18,6 +18,7 @@ from sb3_relax.common.rollout_gradients import StepGradient, blocks, gradient_gr
 from sb3_relax.common.surrogate_a2c import Evaluation, SurrogateA2C
 from sb3_relax.diagnose.continuations import Sample, continue_states, repeat
 from sb3_relax.diagnose.cost import measure_cost
+from sb3_relax.diagnose.extras import require_extra
 from sb3_relax.diagnose.gram import at_weights, fisher
 from sb3_relax.diagnose.moments import Split, Terms, removed_by_optimal_baseline, split
 from sb3_relax.diagnose.parallel import Parallel
@@ -81,6 +82,7 @@ def diagnose(
     :param progress: told what is being done
     :raises ValueError: for a size out of range, or spaces that do not fit the model
     :raises TypeError: for an agent that is not an actor-critic
+    :raises ModuleNotFoundError: without scipy
 
     Example::
 
@@ -104,6 +106,7 @@ def diagnose(
         require_between("lambdas", gae_lambda, 0, 1)
     require_between("confidence", confidence, 0.5, 1 - 1e-9)
 
+    require_extra("scipy")
     source = EnvSource(env)
     base = frozen_copy(model, seed, n_steps=settings["n_steps"])
     whole_episodes = base.n_episodes is not None and n_steps is None

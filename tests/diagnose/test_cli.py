@@ -42,6 +42,13 @@ def test_a_given_agent_with_its_normalisation(tmp_path):
     assert json.loads((tmp_path / "d.json").read_text())["settings"]["n_steps"] == 8
 
 
+def test_a_missing_extra_is_asked_for_at_once(monkeypatch, capsys):
+    monkeypatch.setattr("sb3_relax.diagnose.extras.find_spec", lambda module: None)
+    with pytest.raises(SystemExit):
+        main(["--env", "CartPole-v1", "--plot", "d.png"])
+    assert "needs rich, scipy, matplotlib: pip install sb3_relax[diagnose]" in capsys.readouterr().err
+
+
 def test_errors(tmp_path, capsys):
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "a2c.zip")
     for arguments, says in (

@@ -41,8 +41,8 @@ from sb3_relax.diagnose.plot import plot
 #
 # A point on a line is pushed to the origin, by a noisy push and at a price. Nothing is special about it: its state is
 # kept in attributes and its noise comes from `self.np_random`. So copies of it can be continued from any state, each
-# with a future of its own, which is how Σ_τ and Σ_a are told apart. Where copying fails, episodes are played again from their
-# seed; where neither reproduces the environment, `diagnose` reports the variance over whole rollouts alone.
+# with a future of its own, which is how Σ_τ and Σ_a are told apart. Where copying fails, episodes are played again from
+# their seed; where neither reproduces the environment, `diagnose` reports the variance over whole rollouts alone.
 
 
 # %%

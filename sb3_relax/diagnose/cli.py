@@ -99,9 +99,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         from sb3_relax.diagnose.plot import plot
 
         plot(result, arguments.plot)
-    import rich
+    from rich.console import Console
 
-    rich.print(result.table())
+    console = Console()
+    # a pipe has no width of its own, and rich would assume 80 columns
+    (console if console.is_terminal else Console(width=160)).print(result.table())
     return 0
 
 

@@ -137,7 +137,7 @@ class Diagnosis:
             "÷ V(s)",
             "rollouts ÷ V(s)",
         ):
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")
         for row in self.rows:
             parts = (row.future, row.action, row.noise, row.state, row.total)
             ratios = (row.ratio, row.rollouts_ratio)

@@ -15,7 +15,8 @@ def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
 
     A gain (or a loss) is claimed only where the whole interval of the ratio of rollout variances to V(s)'s lies below
     (above) 1, these being what training sees and resting on the most data; that it is more (or less) than the best
-    state baseline gives only where the interval of their difference, per step, excludes 0.
+    state baseline gives only where the interval of their difference, per step, excludes 0. Where one step's ratio and
+    the rollouts' have intervals apart, the parts have missed something, and the sentence says so.
 
     :param rows: all estimators at all λ
     """
@@ -25,7 +26,9 @@ def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
     gains = [(row, ratio) for row, ratio in measured if ratio.high < 1]
     losses = [row for row, ratio in measured if ratio.low > 1]
     if not gains:
-        return f"No gain is shown: {_room(rows, measured)}{_losses(losses)}; {_cost(algorithm, cost)}."
+        return (
+            f"No gain is shown: {_room(rows, measured)}{_losses(losses)}{_apart(measured)}; {_cost(algorithm, cost)}."
+        )
     best, ratio = min(gains, key=lambda pair: pair[1].value)
     where = {row.gae_lambda for row, _ in gains}
     others = {row.gae_lambda for row, _ in measured} - where
@@ -33,7 +36,7 @@ def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
     return (
         f"{algorithm} can lower the variance of the policy gradient at λ = {_list(where)}: most with {best.name} at "
         f"λ = {best.gae_lambda:g}, to {ratio.bracketed} of that with V(s){_beside_best(best)}"
-        f"{nothing}{_losses(losses)}; {_cost(algorithm, cost)}{_pays(ratio, cost)}."
+        f"{nothing}{_losses(losses)}{_apart(measured)}; {_cost(algorithm, cost)}{_pays(ratio, cost)}."
     )
 
 
@@ -62,8 +65,25 @@ def _losses(losses: Sequence[Row]) -> str:
     return "; it is higher with " + ", ".join(f"{row.name} at λ = {row.gae_lambda:g}" for row in losses)
 
 
+def _is_apart(row: Row) -> bool:
+    """Whether one step's variance and whole rollouts' tell different stories."""
+    if row.ratio is None or row.rollouts_ratio is None:
+        return False
+    return row.ratio.high < row.rollouts_ratio.low or row.rollouts_ratio.high < row.ratio.low
+
+
+def _apart(measured: Sequence[tuple[Row, Number]]) -> str:
+    where = {row.gae_lambda for row, _ in measured if _is_apart(row)}
+    if not where:
+        return ""
+    return (
+        f"; the parts at λ = {_list(where)} miss what the rollouts see, rare steps or correlations between steps (more "
+        "states may help)"
+    )
+
+
 def _beside_best(row: Row) -> str:
-    if row.beside_best is None:
+    if row.beside_best is None or _is_apart(row):
         return ""
     if row.beside_best.high < 0:
         return ", by more than any state baseline could"

@@ -162,7 +162,12 @@ def rows_of(*ours, share=0.3):
         (
             [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_best=ratio(-0.1, 0.2))],
             ["by no more, as far as is shown"],
-            ["further", "by more than any"],
+            ["further", "by more than any", "miss"],
+        ),
+        (
+            [Row("LAX", 0.0, ratio=ratio(0.1, 0.2), rollouts_ratio=ratio(0.5, 0.6), beside_best=ratio(-0.2, -0.1))],
+            ["can lower", "the parts at λ = 0 miss what the rollouts see"],
+            ["baseline"],
         ),
     ],
 )

@@ -42,7 +42,7 @@ def diagnose(
     lambdas: Sequence[float] = (1.0, 0.95, 0.5, 0.0),
     n_steps: int | None = None,
     n_states: int = 512,
-    n_actions: int = 4,
+    n_actions: int = 8,
     n_futures: int = 2,
     n_episodes: int = 128,
     max_episode_steps: int = 1_000,

@@ -13,6 +13,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import tables_diagnose
 import tables_vae
 from records import RESULTS, ROOT, read_records
 from scipy import stats
@@ -189,6 +190,7 @@ TABLES = {
     "bench": bench_table,
     "estimators": estimators_table,
     "peers": peers_table,
+    "diagnose": tables_diagnose.table,
     "toy": toy_table,
     "rebar": rebar_table,
     "vae": tables_vae.table,

@@ -25,7 +25,10 @@ def error_of(capsys, *argv):
     [
         (["tain"], "unknown command 'tain', did you mean 'train'"),
         (["train", "--algo", "relax2c"], "unknown algorithm 'relax2c', did you mean 'relaxa2c'"),
-        (["enjoy", "--algo", "laxa2c", "--env", "pendulum-v1"], "unknown environment 'pendulum-v1', did you mean 'Pend"),
+        (
+            ["enjoy", "--algo", "laxa2c", "--env", "pendulum-v1"],
+            "unknown environment 'pendulum-v1', did you mean 'Pend",
+        ),
         (["plot", "-a", "laxa2", "-e", "Pendulum-v1", "-f", "logs"], "did you mean 'laxa2c'"),
     ],
 )

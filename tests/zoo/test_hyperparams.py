@@ -48,7 +48,9 @@ def test_a_mistyped_key_is_refused_with_the_nearest():
         check_keys("laxa2c", {"n_critc_steps"}, ALGORITHMS)
     with pytest.raises(UnknownName, match="'correction'"):
         check_keys("laxa2c", {"correction"}, ALGORITHMS)  # RELAXA2C's alone
-    with pytest.raises(UnknownName, match=r"run as our class with cv_learning_rate 0: --algo laxa2c or relaxa2c --conf"):
+    with pytest.raises(
+        UnknownName, match=r"run as our class with cv_learning_rate 0: --algo laxa2c or relaxa2c --conf"
+    ):
         check_keys("a2c", {"n_critic_steps"}, ALGORITHMS)
 
 

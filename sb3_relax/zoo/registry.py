@@ -15,6 +15,7 @@ from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.common.names import unknown_name
 from sb3_relax.zoo.hyperparams import RATES, check_keys, hyperparams_file, read_entries, to_rate
 from sb3_relax.zoo.samplers import convert_params, sample_laxa2c_params, sample_relaxa2c_params
+from sb3_relax.zoo.storage import prepare_database
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C}
 SAMPLERS = {"laxa2c": sample_laxa2c_params, "relaxa2c": sample_relaxa2c_params}
@@ -35,6 +36,11 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         hyperparams, saved = super().read_hyperparameters()
         check_keys(self.algo, set(hyperparams), rl_zoo3.utils.ALGOS)
         return hyperparams, saved
+
+    def hyperparameters_optimization(self) -> None:
+        if self.storage is not None and not self.storage.endswith(".log"):  # rl_zoo3's mark of a journal
+            prepare_database(self.storage)
+        super().hyperparameters_optimization()
 
     def _check_entry(self) -> None:
         if not self.config.endswith((".yml", ".yaml")):

@@ -90,6 +90,7 @@ def test_rates():
     schedule = to_rate("cv_learning_rate", "lin_3e-3")
     assert isinstance(schedule, LinearSchedule)  # SB3's: a saved agent loads without rl_zoo3
     assert [schedule(progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx([3e-3, 1.5e-3, 0.0])
+    assert schedule(-0.02) == 0  # the last rollout may end after n_timesteps
     assert to_rate("learning_rate", 1e-3) == 1e-3
     with pytest.raises(ValueError, match="cv_learning_rate must be a number, or lin_ and a number"):
         to_rate("cv_learning_rate", "exp_3e-3")

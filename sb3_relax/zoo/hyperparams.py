@@ -91,8 +91,8 @@ def check_keys(name: str, keys: set[str], algorithms: dict[str, type[BaseAlgorit
 def to_rate(key: str, value: Any) -> Any:
     """A learning rate as YAML writes it → number or schedule: ``lin_3e-3`` falls from 3e-3 to 0 linearly.
 
-    SB3's own schedule: rl_zoo3's goes below 0 where the last rollout ends after ``n_timesteps``, and an agent saved with
-    it loads only where rl_zoo3 is installed.
+    SB3's own schedule: rl_zoo3's goes below 0 where the last rollout ends after ``n_timesteps``, and an agent saved
+    with it loads only where rl_zoo3 is installed.
 
     :raises ValueError: for any other text
     """

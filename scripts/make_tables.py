@@ -19,6 +19,12 @@ from records import RESULTS, ROOT, read_records
 from scipy import stats
 
 README = ROOT / "README.md"
+CLASS_NAMES = {
+    "a2c": "A2C (ĉ = 0)",
+    "relaxa2c": "RELAXA2C",
+    "laxa2c": "LAXA2C",
+    "relaxa2c-lstm": "RecurrentRELAXA2C",
+}
 
 
 def interval(values: list[float]) -> str:
@@ -49,14 +55,6 @@ def grouped(folder: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return groups
 
 
-LABELS = {
-    "a2c": "A2C (ĉ = 0)",
-    "relaxa2c": "RELAXA2C",
-    "laxa2c": "LAXA2C",
-    "relaxa2c-lstm": "RecurrentRELAXA2C",
-}
-
-
 def learning_table() -> str:
     rows = [
         "| environment (steps) | algorithm | seeds that reach | steps to reach it | training mean at the end "
@@ -70,7 +68,7 @@ def learning_table() -> str:
             steps = [float(r["solved_at"] or r["timesteps"]) for r in records]
             solved = sum(r["solved_at"] is not None for r in records)
             budget, threshold = records[0]["timesteps"], records[0]["threshold"]
-            label = LABELS.get(name, name.replace("relaxa2c-", "RELAXA2C, "))
+            label = CLASS_NAMES.get(name, name.replace("relaxa2c-", "RELAXA2C, "))
             rows.append(
                 f"| {env} ({budget:,}) | {label} | {solved}/{len(records)} reach {threshold:g} | {interval(steps)} "
                 f"| {interval([r['final_training_mean'] for r in records])} "
@@ -184,7 +182,24 @@ def rebar_table() -> str:
     return "\n".join(rows)
 
 
+def agents_table() -> str:
+    """The trained agents in agents/."""
+    rows = [
+        "| environment | algorithm | steps | return, 100 episodes (mean ± standard deviation) |",
+        "|---|---|---|---|",
+    ]
+    for path in sorted((ROOT / "agents").glob("*/*/score.json"), key=lambda path: path.parent.name):
+        record = json.loads(path.read_text())
+        score = record["score"]
+        rows.append(
+            f"| {record['env']} | {CLASS_NAMES[record['algorithm']]} | {record['timesteps']:,} "
+            f"| {score['mean']:,.1f} ± {score['std']:,.1f} |"
+        )
+    return "\n".join(rows)
+
+
 TABLES = {
+    "agents": agents_table,
     "learning": learning_table,
     "defaults": defaults_table,
     "bench": bench_table,

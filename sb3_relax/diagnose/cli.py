@@ -16,8 +16,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.common.extras import require_extra
 from sb3_relax.common.frozen import algorithm_of
-from sb3_relax.diagnose.extras import require_extra
 from sb3_relax.diagnose.measure import diagnose
 from sb3_relax.tasks.records import provenance, write_record
 
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     for package in arguments.gym_packages:
         import_module(package)
     try:
-        require_extra("rich", "scipy", *(["matplotlib"] if arguments.plot else []))
+        require_extra("diagnose", "rich", "scipy", *(["matplotlib"] if arguments.plot else []))
         gym.spec(arguments.env)
         model = _agent(arguments)
         sizes = {name: value for name in SIZES if (value := getattr(arguments, name)) is not None}

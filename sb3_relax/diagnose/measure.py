@@ -12,13 +12,13 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.common.checks import require_between, require_count
+from sb3_relax.common.extras import require_extra
 from sb3_relax.common.frozen import frozen_copy
 from sb3_relax.common.jackknife import Jackknifed, variance
 from sb3_relax.common.rollout_gradients import StepGradient, blocks, gradient_grams, plain, rollouts
 from sb3_relax.common.surrogate_a2c import Evaluation, SurrogateA2C
 from sb3_relax.diagnose.continuations import Sample, continue_states, repeat
 from sb3_relax.diagnose.cost import measure_cost
-from sb3_relax.diagnose.extras import require_extra
 from sb3_relax.diagnose.gram import at_weights, fisher
 from sb3_relax.diagnose.moments import Split, Terms, removed_by_optimal_baseline, split
 from sb3_relax.diagnose.parallel import Parallel
@@ -106,7 +106,7 @@ def diagnose(
         require_between("lambdas", gae_lambda, 0, 1)
     require_between("confidence", confidence, 0.5, 1 - 1e-9)
 
-    require_extra("scipy")
+    require_extra("diagnose", "scipy")
     source = EnvSource(env)
     base = frozen_copy(model, seed, n_steps=settings["n_steps"])
     whole_episodes = base.n_episodes is not None and n_steps is None

@@ -33,7 +33,7 @@ COMMANDS = {
     "plot": Command("rl_zoo3.plots.plot_train", "plot training returns"),
     "plot-eval": Command("rl_zoo3.plots.all_plots", "gather evaluations of several runs: table and plot"),
     "plot-file": Command("rl_zoo3.plots.plot_from_file", "plot what plot-eval has gathered"),
-    "diagnose": Command("sb3_relax.diagnose", "where the policy gradient's variance comes from, and whether ĉ can help"),
+    "diagnose": Command("sb3_relax.diagnose", "where the gradient's variance comes from, and if ĉ can help"),
     "push_to_hub": Command("sb3_relax.zoo.hub", "upload an agent, with its model card, to the Hugging Face hub"),
     "load_from_hub": Command("rl_zoo3.load_from_hub", "download an agent"),
 }

@@ -43,10 +43,10 @@ def test_a_given_agent_with_its_normalisation(tmp_path):
 
 
 def test_a_missing_extra_is_asked_for_at_once(monkeypatch, capsys):
-    monkeypatch.setattr("sb3_relax.diagnose.extras.find_spec", lambda module: None)
+    monkeypatch.setattr("sb3_relax.common.extras.find_spec", lambda module: None)
     with pytest.raises(SystemExit):
         main(["--env", "CartPole-v1", "--plot", "d.png"])
-    assert "needs rich, scipy, matplotlib: pip install sb3_relax[diagnose]" in capsys.readouterr().err
+    assert "rich, scipy, matplotlib not installed: pip install 'sb3_relax[diagnose]'" in capsys.readouterr().err
 
 
 def test_errors(tmp_path, capsys):

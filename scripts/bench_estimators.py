@@ -1,6 +1,6 @@
 """Variance and time of every unbiased estimator, REINFORCE = 1, on four problems.
 
-    python scripts/bench_estimators.py [--part variance|time] [--jobs 2]
+    python scripts/bench_estimators.py [--part variance|time] [--case NAME ...] [--jobs 2]
 
 Variance: at a fixed θ, after φ was trained there (Adam, the best of three rates by a tuning stream of random numbers,
 the same number of steps for all), over fresh samples. At equal evaluations: variance × evaluations of f, since that
@@ -126,15 +126,24 @@ def measure_variance(name: str, problem_name: str, instance: int) -> dict[str, A
     }
 
 
-def run_variance(jobs: int) -> None:
+def run_variance(jobs: int, cases: list[str]) -> None:
+    """Measure ``cases``; rows of others stay as they were recorded, each with its commit."""
+    path = FOLDER / "variance.json"
+    origin = provenance()
     todo = [
         (name, problem, instance)
         for problem in PROBLEMS
-        for name, build in CASES.items()
-        if accepts(build, PROBLEMS[problem](0).latent)
+        for name in cases
+        if accepts(CASES[name], PROBLEMS[problem](0).latent)
         for instance in range(INSTANCES)
     ]
     rows = Parallel(n_jobs=jobs, verbose=5)(delayed(measure_variance)(*args) for args in todo)
+    rows = [{**row, "commit": origin["commit"]} for row in rows]
+    if path.exists():
+        before = json.loads(path.read_text())
+        rows += [{"commit": before["commit"], **row} for row in before["rows"] if row["case"] not in cases]
+    order = [(problem, case) for problem in PROBLEMS for case in CASES]
+    rows.sort(key=lambda row: (order.index((row["problem"], row["case"])), row["instance"]))
     settings = {
         "training_steps": TRAINING_STEPS,
         "batch": BATCH,
@@ -142,7 +151,7 @@ def run_variance(jobs: int) -> None:
         "samples": VARIANCE_SAMPLES,
         "instances": INSTANCES,
     }
-    write_record(FOLDER / "variance.json", {"rows": rows, "settings": settings, **provenance()})
+    write_record(path, {"rows": rows, "settings": settings, **origin})
 
 
 def step_of(estimator: Estimator, problem: Problem, two_phases: bool = False) -> Callable[[], None]:
@@ -247,6 +256,7 @@ def show() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("variance", "time"), help="one part alone; both where left out")
+    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES), help="of the variance part")
     parser.add_argument("--jobs", type=int, default=2, help="processes of the variance part")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--calls", type=int, default=40, help="calls per repeat of the time part")
@@ -254,7 +264,7 @@ def main() -> None:
     if arguments.part in (None, "time"):
         run_time(arguments.repeats, arguments.calls)
     if arguments.part in (None, "variance"):
-        run_variance(arguments.jobs)
+        run_variance(arguments.jobs, arguments.case)
     show()
 
 

@@ -13,11 +13,18 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import tables_diagnose
 import tables_vae
 from records import RESULTS, ROOT, read_records
 from scipy import stats
 
 README = ROOT / "README.md"
+CLASS_NAMES = {
+    "a2c": "A2C (ĉ = 0)",
+    "relaxa2c": "RELAXA2C",
+    "laxa2c": "LAXA2C",
+    "relaxa2c-lstm": "RecurrentRELAXA2C",
+}
 
 
 def interval(values: list[float]) -> str:
@@ -48,14 +55,6 @@ def grouped(folder: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return groups
 
 
-LABELS = {
-    "a2c": "A2C (ĉ = 0)",
-    "relaxa2c": "RELAXA2C",
-    "laxa2c": "LAXA2C",
-    "relaxa2c-lstm": "RecurrentRELAXA2C",
-}
-
-
 def learning_table() -> str:
     rows = [
         "| environment (steps) | algorithm | seeds that reach | steps to reach it | training mean at the end "
@@ -69,7 +68,7 @@ def learning_table() -> str:
             steps = [float(r["solved_at"] or r["timesteps"]) for r in records]
             solved = sum(r["solved_at"] is not None for r in records)
             budget, threshold = records[0]["timesteps"], records[0]["threshold"]
-            label = LABELS.get(name, name.replace("relaxa2c-", "RELAXA2C, "))
+            label = CLASS_NAMES.get(name, name.replace("relaxa2c-", "RELAXA2C, "))
             rows.append(
                 f"| {env} ({budget:,}) | {label} | {solved}/{len(records)} reach {threshold:g} | {interval(steps)} "
                 f"| {interval([r['final_training_mean'] for r in records])} "
@@ -158,12 +157,57 @@ def peers_table() -> str:
     return "\n".join(rows)
 
 
+def toy_table() -> str:
+    rows = ["| estimator | loss over its optimum, at the end | log variance, at the end |", "|---|---|---|"]
+    for row in json.loads((RESULTS / "toy" / "record.json").read_text())["summary"]:
+        rows.append(
+            f"| {row['case']} | {row['excess_loss'] * 1e4:.2f} ± {row['excess_loss_interval'] * 1e4:.2f} "
+            f"| {row['log_variance']:.1f} ± {row['log_variance_interval']:.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def rebar_table() -> str:
+    """The least Var[REBAR] ÷ Var[REINFORCE] over the grid, per target and θ, coupled and independent."""
+    cells = json.loads((RESULTS / "toy" / "rebar.json").read_text())["rows"]
+    logits = list(dict.fromkeys(cell["logit"] for cell in cells))
+    rows = ["| t | " + " | ".join(f"θ = {logit:g}" for logit in logits) + " |", "|---|" + "---|" * len(logits)]
+    for target in dict.fromkeys(cell["target"] for cell in cells):
+        ratios = {(c["logit"], c["coupled"]): c["ratio"] for c in cells if c["target"] == target}
+        rows.append(
+            f"| {target:g} | "
+            + " | ".join(f"{ratios[logit, True]:.4f}, {ratios[logit, False]:.4f}" for logit in logits)
+            + " |"
+        )
+    return "\n".join(rows)
+
+
+def agents_table() -> str:
+    """The trained agents in agents/."""
+    rows = [
+        "| environment | algorithm | steps | return, 100 episodes (mean ± standard deviation) |",
+        "|---|---|---|---|",
+    ]
+    for path in sorted((ROOT / "agents").glob("*/*/score.json"), key=lambda path: path.parent.name):
+        record = json.loads(path.read_text())
+        score = record["score"]
+        rows.append(
+            f"| {record['env']} | {CLASS_NAMES[record['algorithm']]} | {record['timesteps']:,} "
+            f"| {score['mean']:,.1f} ± {score['std']:,.1f} |"
+        )
+    return "\n".join(rows)
+
+
 TABLES = {
+    "agents": agents_table,
     "learning": learning_table,
     "defaults": defaults_table,
     "bench": bench_table,
     "estimators": estimators_table,
     "peers": peers_table,
+    "diagnose": tables_diagnose.table,
+    "toy": toy_table,
+    "rebar": rebar_table,
     "vae": tables_vae.table,
     "vae-bench": tables_vae.bench_table,
 }

@@ -25,10 +25,10 @@ from rich.progress import Progress
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_relax
+from sb3_relax.zoo.hyperparams import RATES, to_rate
 
 #: by the name of their file in zoo_hyperparams (rl-zoo calls RecurrentPPO ppo_lstm)
 CLASSES = {"laxa2c": "LAXA2C", "relaxa2c": "RELAXA2C", "relaxa2c_lstm": "RecurrentRELAXA2C"}
@@ -65,9 +65,7 @@ class Recorder(BaseCallback):
 def model_arguments(hyperparams: dict[str, Any]) -> dict[str, Any]:
     """rl-zoo's spellings → constructor arguments."""
     arguments = {k: v for k, v in hyperparams.items() if k not in ("n_envs", "n_timesteps", "normalize", "policy")}
-    rate = arguments.get("learning_rate")
-    if isinstance(rate, str):
-        arguments["learning_rate"] = LinearSchedule(float(rate.removeprefix("lin_")), 0.0, 1.0)
+    arguments |= {key: to_rate(key, arguments[key]) for key in RATES if key in arguments}
     if isinstance(arguments.get("policy_kwargs"), str):
         arguments["policy_kwargs"] = eval(arguments["policy_kwargs"])  # rl-zoo's own way of writing them
     return arguments

@@ -89,16 +89,15 @@ def run(
     results, runs = folders
     path, record_path = runs / f"{name_of(config)}.pt", results / f"{name_of(config)}.json"
     try:
+        done = read(record_path) or {}
+        if done.get("iterations", 0) >= iterations and (not final or "iwae_100" in done):
+            return None  # also where another machine has the checkpoint
         prepare_cpu(1)
         origin = provenance()
         data = load_dataset(config.dataset, data_dir, config.binarisation)
         trainer = Trainer(config, data)
         if path.exists():
             trainer.load(path)
-        done = read(record_path)
-        whole = done is not None and trainer.iteration >= iterations and done["iterations"] == trainer.iteration
-        if whole and done is not None and (not final or "iwae_100" in done):
-            return None
 
         def write(_: Evaluation) -> None:
             write_record(record_path, record_of(trainer, data.description, origin))

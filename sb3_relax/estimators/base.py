@@ -269,6 +269,19 @@ def expand_to(weight: Tensor, latent: Latent) -> Tensor:
     return weight.reshape(weight.shape + (1,) * latent.event_ndim)
 
 
+def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:
+    """A learned baseline of the detached θ, ``[*batch]``.
+
+    :raises ValueError: where it returns another shape
+    """
+    fitted = baseline(latent.theta.detach())
+    if fitted.shape != latent.batch_shape:
+        raise ValueError(
+            f"the baseline must have the batch's shape {tuple(latent.batch_shape)}; got {tuple(fitted.shape)}"
+        )
+    return fitted
+
+
 def require_samples(samples: int, least: int = 2, what: str = "samples") -> int:
     """A number of samples or draws.
 

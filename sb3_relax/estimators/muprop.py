@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from sb3_relax.estimators.base import Estimate, Estimator, expand_to
+from sb3_relax.estimators.base import Estimate, Estimator, baseline_of, expand_to
 from sb3_relax.estimators.functions import Objective, evaluate, evaluate_with_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 
 
 class MuProp(Estimator):
-    """ĝ = [f(b) - f(μ) - f'(μ)·(b - μ)] ∂θ log p(b|θ) + f'(μ)·∂θ μ, μ = E[b]: a first-order Taylor control variate.
+    """ĝ = [f(b) - η₀ f(μ) - η₁ f'(μ)·(b - μ) - C_ψ] ∂θ log p(b|θ) + η₁ f'(μ)·∂θ μ, μ = E[b]: a Taylor control variate.
 
-    When to use it: f nearly linear, two evaluations, nothing to train. When not: f(μ) says little about f at the
-    corners, as where probabilities are near ½; REBAR and RELAX fit better. arXiv:1511.05176.
+    φ is η₀ and η₁, which start at 1 (the expansion itself), and ψ, all trained on Eq 6. The paper fits C_ψ by squared
+    error and leaves η at 1.
+    When to use it: f nearly linear, two evaluations. When not: f(μ) says little about f at the corners, as where
+    probabilities are near ½; REBAR and RELAX fit better. arXiv:1511.05176.
+
+    :param baseline: C_ψ of the detached θ, which stands for the input, ``[*batch, *event]`` → ``[*batch]``;
+        ``None``: none
 
     Example::
 
@@ -25,13 +31,23 @@ class MuProp(Estimator):
     evaluations = 2
     latents = (LogisticBernoulli, GumbelOneHot)
 
+    def __init__(self, baseline: nn.Module | None = None):
+        super().__init__()
+        self.value_scale = nn.Parameter(torch.ones(()))
+        self.slope_scale = nn.Parameter(torch.ones(()))
+        self.baseline = baseline
+
     def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
         assert b is not None
         assert isinstance(latent, RelaxedLatent)
         value = evaluate(f, b, latent.batch_shape)
         mean = latent.mean()
         at_mean, slope = evaluate_with_slope(f, mean, latent.batch_shape, "MuProp")
-        taylor = at_mean.detach() + latent.inner(slope, b - mean)
         score = latent.score(b)
-        grad = expand_to(value.detach() - taylor, latent) * score + latent.mean_gradient(slope)
-        return Estimate(latent, value, grad, score=score)
+        with torch.enable_grad():  # φ is trained under no_grad too
+            slope = self.slope_scale * slope
+            weight = value.detach() - self.value_scale * at_mean.detach() - latent.inner(slope, b - mean)
+            if self.baseline is not None:
+                weight = weight - baseline_of(self.baseline, latent)
+            grad = expand_to(weight, latent) * score + latent.mean_gradient(slope)
+        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()))

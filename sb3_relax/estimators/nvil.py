@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import Estimate, TwoPhaseEstimator, expand_to
+from sb3_relax.estimators.base import Estimate, TwoPhaseEstimator, baseline_of, expand_to
 from sb3_relax.estimators.latents import Latent
 
 
@@ -57,12 +57,7 @@ class NVIL(TwoPhaseEstimator):
         phi_loss = None
         with torch.enable_grad():
             if self.baseline is not None:
-                fitted = self.baseline(latent.theta.detach())
-                if fitted.shape != value.shape:
-                    raise ValueError(
-                        f"the baseline must have the batch's shape {tuple(value.shape)}; got {tuple(fitted.shape)}"
-                    )
-                signal = signal - fitted
+                signal = signal - baseline_of(self.baseline, latent)
             centred = signal - self.mean.to(signal.dtype)
             if self.baseline is not None:
                 phi_loss = centred.square().mean()

@@ -84,8 +84,8 @@ def run(case: str, seed: int, target: float, steps: int, rate: float, cv_rate: f
         "seed": seed,
         "theta": theta.item(),
         "steps": moments,
-        "excess_loss": losses,
-        "variance": variances,
+        "excess_loss": [significant(x) for x in losses],
+        "variance": [significant(x) for x in variances],
         "surrogate": surrogate_curve(case, estimator, f),
     }
 
@@ -104,7 +104,12 @@ def surrogate_curve(case: str, estimator: torch.nn.Module, f: Callable[[Tensor],
         c, slope = value_and_slope(estimator.surrogate, z)
     else:
         return None
-    return {"c": c.tolist(), "slope": slope.flatten().tolist()}
+    return {"c": [significant(x) for x in c.tolist()], "slope": [significant(x) for x in slope.flatten().tolist()]}
+
+
+def significant(value: float) -> float:
+    """Four digits, for the record."""
+    return float(f"{value:.4g}")
 
 
 def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -135,7 +140,7 @@ def draw(runs: list[dict[str, Any]], target: float, output: Path) -> None:
     from scipy import stats
 
     cases = list(dict.fromkeys(r["case"] for r in runs))
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
     for index, case in enumerate(cases):
         of_case = [r for r in runs if r["case"] == case]
         style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--", "label": case}
@@ -151,7 +156,7 @@ def draw(runs: list[dict[str, Any]], target: float, output: Path) -> None:
     axes[0].set(xlabel="step", ylabel="E[f(b)] above its optimum", title=f"loss, t = {target:g}", ylim=(0, None))
     axes[1].set(xlabel="step", ylabel="log variance of the gradient", title="variance at the current θ")
     axes[1].set_ylim(bottom=-25)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(output / "figure1.png", dpi=120)
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
@@ -180,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--learning-rate", type=float, default=1e-2, help="of θ (Adam)")
-    parser.add_argument("--cv-learning-rate", type=float, default=1e-2, help="of φ (Adam)")
+    parser.add_argument("--cv-learning-rate", type=float, default=1e-3, help="of φ (Adam)")
     parser.add_argument("--probes", type=int, default=61, help="moments at which loss and variance are measured")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("toy"))

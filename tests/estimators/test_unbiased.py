@@ -19,6 +19,7 @@ from sb3_relax.estimators import (
     GumbelOneHot,
     LogisticBernoulli,
     MLPSurrogate,
+    MuProp,
     check_unbiased,
     make,
 )
@@ -121,10 +122,11 @@ def test_surrogates_of_the_relaxed_sample(problem, float64):
     assert error(RELAX(relaxed_net(latent)), latent, OBJECTIVES["black box"](latent), nodes) < TOLERANCE
 
 
-def test_nvil_with_a_baseline(float64):
+@pytest.mark.parametrize("kind", [NVIL, MuProp])
+def test_with_a_baseline(kind, float64):
     latent = LogisticBernoulli(leaf(torch.randn(2)))
     net = torch.nn.Linear(2, 1)
-    estimator = lively(NVIL(baseline=torch.nn.Sequential(net, torch.nn.Flatten(-2))))
+    estimator = lively(kind(baseline=torch.nn.Sequential(net, torch.nn.Flatten(-2))))
     assert error(estimator, latent, OBJECTIVES["network"](latent), 1) < TOLERANCE
 
 

@@ -11,7 +11,7 @@ from sb3_relax.tasks.vae.model import MODELS
 
 
 class Baseline(nn.Module):
-    """NVIL's C_ψ: a tanh network of the probabilities σ(θ), which stand for the input and the layers below."""
+    """C_ψ of NVIL and MuProp: a tanh network of the probabilities σ(θ), which stand for x and the bits below."""
 
     def __init__(self, units: int):
         super().__init__()
@@ -32,7 +32,7 @@ def surrogate(units: int) -> ThetaSurrogate:
 CASES: dict[str, Callable[[int], Estimator]] = {
     "concrete": lambda units: ESTIMATORS["concrete"](),
     "nvil": lambda units: ESTIMATORS["nvil"](baseline=Baseline(units)),
-    "muprop": lambda units: ESTIMATORS["muprop"](),
+    "muprop": lambda units: ESTIMATORS["muprop"](baseline=Baseline(units)),
     "rebar": lambda units: ESTIMATORS["rebar"](),
     # c(z) = η f(σ_τ(z)) + r̂(z): what the paper calls RELAX here
     "relax": lambda units: ESTIMATORS["rebar"](residual=surrogate(units)),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,12 +56,13 @@ def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path, tables):
     assert (longer["iterations"], len(longer["curve"])) == (60, 7)
     assert longer["curve"][:5] == record["curve"]
     assert (tmp_path / "results" / "rates.json").stat().st_mtime_ns == before
-    # nothing left to do: nothing is written
+    assert checkpoint.load(tmp_path / "runs" / f"{path.stem}.pt")["iteration"] == 60
+    # nothing left to do: nothing is written, even where the checkpoints stayed on another machine
+    shutil.rmtree(tmp_path / "runs")
     written = path.stat().st_mtime_ns
     both = sweep(tmp_path, *arguments, *rates, "--iterations", "60", "--model", "linear1", "--estimator", "rebar")
     assert "2 of 2 runs done" in both.stdout
     assert path.stat().st_mtime_ns == written
-    assert checkpoint.load(tmp_path / "runs" / f"{path.stem}.pt")["iteration"] == 60
 
     text = tables.table(tmp_path / "results")
     assert "| estimator | digits, linear, one layer (60) |" in text

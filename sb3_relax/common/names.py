@@ -1,0 +1,43 @@
+"""Errors for a name that does not exist: what does, and the nearest."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+#: longer lists are not printed
+MAX_LISTED = 40
+
+
+class UnknownName(ValueError):
+    """A name of an environment, algorithm, key or command that does not exist."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> UnknownName:
+    """The error for a name that is not among those known.
+
+    :param kind: what it should have been, as "environment"
+    :param name: what was given
+    :param known: what exists; listed where that is readable
+    :param where: how to see the whole list, where it is too long to print
+    :return: the error, to be raised
+
+    Example::
+
+        raise unknown_name("algorithm", "relax2c", ["laxa2c", "relaxa2c"])
+        # UnknownName: unknown algorithm 'relax2c', did you mean 'relaxa2c'? Known: laxa2c, relaxa2c
+    """
+    known = sorted(known)
+    # case is the commonest slip, and difflib counts every letter of it
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    nearest = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3)]
+    message = f"unknown {kind} {name!r}"
+    if nearest:
+        message += f", did you mean {' or '.join(map(repr, nearest))}?"
+    else:
+        message += ": none has a similar name."
+    if len(known) <= MAX_LISTED:
+        message += f" Known: {', '.join(known)}"
+    elif where:
+        message += f" {where}"
+    return UnknownName(message)

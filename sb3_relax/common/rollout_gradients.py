@@ -1,0 +1,114 @@
+"""The policy gradient of whole rollouts at a frozen policy, rollout after rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_relax.common.surrogate_a2c import Evaluation, SurrogateA2C
+
+#: ĝ per step at the distribution's parameters, from a pass of the policy and Â(λ), λ being the i-th.
+StepGradient = Callable[[Evaluation, th.Tensor, int], th.Tensor]
+
+
+class Batch(NamedTuple):
+    """One rollout, flattened to N steps."""
+
+    step: Evaluation  #: θ attached to the policy's weights
+    advantages: th.Tensor  #: Â for every λ, ``[lambdas, N]``
+
+
+def rollouts(model: SurrogateA2C, env: VecEnv, n_rollouts: int, lambdas: Sequence[float]) -> Iterator[Batch]:
+    """``n_rollouts`` rollouts of the model's own kind, one after the other in the same stream, as in training.
+
+    :param model: a :func:`~sb3_relax.common.frozen.frozen_copy`; its weights stay as they are
+    :param env: as many environments as the model trains with
+    :param lambdas: of the advantages; V and bootstrapping are the model's
+    """
+    model.n_envs = env.num_envs
+    model.set_env(env)
+    _, callback = model._setup_learn(total_timesteps=0, callback=None)
+    buffer = model.rollout_buffer
+    buffer.n_envs = env.num_envs
+    for _ in range(n_rollouts):
+        model.collect_rollouts(env, callback, buffer, model.n_steps)
+        if model.n_episodes is None:
+            ends = np.asarray(model._last_episode_starts)
+            with th.no_grad():
+                last_values = model.policy.predict_values(model.policy.obs_to_tensor(model._last_obs)[0])  # type: ignore[arg-type]
+        else:
+            last_values, ends = th.zeros(1), np.array([True])
+        advantages = []
+        for gae_lambda in lambdas:
+            buffer.gae_lambda = gae_lambda
+            buffer.compute_returns_and_advantage(last_values, ends)
+            advantages.append(buffer.swap_and_flatten(buffer.advantages).flatten())
+        step = model._evaluate(_observations(buffer), buffer.to_torch(buffer.swap_and_flatten(buffer.actions)))
+        yield Batch(step, buffer.to_torch(np.stack(advantages)).to(step.values.dtype))
+
+
+def _observations(buffer: RolloutBuffer) -> th.Tensor | dict[str, th.Tensor]:
+    if isinstance(buffer, DictRolloutBuffer):
+        return {key: buffer.to_torch(buffer.swap_and_flatten(value)) for key, value in buffer.observations.items()}
+    return buffer.to_torch(buffer.swap_and_flatten(buffer.observations))
+
+
+def gradient_grams(
+    model: SurrogateA2C,
+    env: VecEnv,
+    n_rollouts: int,
+    lambdas: Sequence[float],
+    estimators: dict[str, StepGradient],
+    skip: int = 1,
+) -> dict[str, np.ndarray]:
+    """⟨ĝ_i, ĝ_j⟩ of the batch gradients of all rollouts at the policy's weights: ``[lambdas, n_rollouts, n_rollouts]``.
+
+    All estimators see the same rollouts.
+
+    :param estimators: name → ĝ per step
+    :param skip: rollouts left out at the start, so that the environments have moved on from their first states
+    """
+    kept: dict[str, list[list[th.Tensor]]] = {name: [[] for _ in lambdas] for name in estimators}
+    for number, batch in enumerate(rollouts(model, env, n_rollouts + skip, lambdas)):
+        if number < skip:
+            continue
+        assert model._reach is not None
+        divisor = _divisor(model, batch.advantages.shape[1])
+        for name, estimator in estimators.items():
+            for i, advantages in enumerate(batch.advantages):
+                at_weights = th.autograd.grad(
+                    batch.step.latent.theta,
+                    model._reach[0],
+                    estimator(batch.step, advantages, i) / divisor,
+                    retain_graph=True,
+                )
+                kept[name][i].append(th.cat([part.flatten() for part in at_weights]))
+    return {name: np.stack([_gram(th.stack(of_lambda)) for of_lambda in parts]) for name, parts in kept.items()}
+
+
+def _divisor(model: SurrogateA2C, n_steps: int) -> float:
+    if model.n_episodes is None:
+        return n_steps
+    # whole episodes are divided by a number that does not look at their own length, as in training
+    return model.control_variate.statistics.steps or model.n_episodes * model.max_episode_steps
+
+
+def _gram(gradients: th.Tensor) -> np.ndarray:
+    gradients = gradients.double()
+    return (gradients @ gradients.T).cpu().numpy()
+
+
+def plain(step: Evaluation, advantages: th.Tensor, _: int = 0) -> th.Tensor:
+    """Â ∂θ log π(a|s): A2C's own."""
+    score = step.latent.score(step.sample)
+    return advantages.reshape(-1, *(1,) * step.latent.event_ndim) * score
+
+
+def blocks(n_rollouts: int, most: int = 20) -> np.ndarray:
+    """Groups of consecutive rollouts for a jackknife: neighbours share episodes, distant ones hardly."""
+    return np.arange(n_rollouts) * min(most, n_rollouts) // n_rollouts

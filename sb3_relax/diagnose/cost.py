@@ -1,0 +1,61 @@
+"""What the control variate costs in time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from stable_baselines3 import A2C
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_relax.common.surrogate_a2c import SurrogateA2C
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, medians on this machine.
+
+    :param rollout: of collecting a rollout
+    :param update: of an update of policy, V and ĉ
+    :param update_without: of SB3's A2C on the same rollout
+    """
+
+    rollout: float
+    update: float
+    update_without: float
+
+    @property
+    def ratio(self) -> float:
+        """Time of a rollout and its update, with ĉ over without."""
+        return (self.rollout + self.update) / (self.rollout + self.update_without)
+
+
+def measure_cost(model: SurrogateA2C, env: VecEnv, repeats: int = 30) -> Cost:
+    """Times of a rollout and of updates on it, with ĉ and without in turns.
+
+    :param model: a frozen copy, whose weights are moved by this
+    :param env: as many environments as the copy's ``n_envs``
+    """
+    state = np.random.get_state()  # noqa: NPY002  (SB3 shuffles a rollout with NumPy's own generator)
+    policy: Any = model.policy_class
+    a2c = A2C(policy, env, n_steps=model.n_steps, policy_kwargs=model.policy_kwargs, device=model.device)
+    model.n_critic_steps = 1  # as A2C's
+    model.set_env(env)
+    times: dict[str, list[float]] = {"rollout": [], "update": [], "update_without": []}
+    for each in (model, a2c):
+        each.rollout_buffer.n_envs = env.num_envs
+        _, callback = each._setup_learn(total_timesteps=0, callback=None)
+        for _ in range(3):
+            start = time.perf_counter()
+            each.collect_rollouts(env, callback, each.rollout_buffer, each.n_steps)
+            times["rollout"].append(time.perf_counter() - start)
+        each.train()  # the first pays for what is made only once
+    for _ in range(repeats):
+        for name, each in (("update", model), ("update_without", a2c)):
+            start = time.perf_counter()
+            each.train()
+            times[name].append(time.perf_counter() - start)
+    np.random.set_state(state)  # noqa: NPY002
+    return Cost(**{name: float(np.median(values)) for name, values in times.items()})

@@ -1,0 +1,261 @@
+"""The diagnosis: everything measured, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_relax.common.checks import require_between, require_count
+from sb3_relax.common.extras import require_extra
+from sb3_relax.common.frozen import frozen_copy
+from sb3_relax.common.jackknife import Jackknifed, variance
+from sb3_relax.common.rollout_gradients import StepGradient, blocks, gradient_grams, plain, rollouts
+from sb3_relax.common.surrogate_a2c import Evaluation, SurrogateA2C
+from sb3_relax.diagnose.continuations import Sample, continue_states, repeat
+from sb3_relax.diagnose.cost import measure_cost
+from sb3_relax.diagnose.gram import at_weights, fisher
+from sb3_relax.diagnose.moments import Split, Terms, removed_by_optimal_baseline, split
+from sb3_relax.diagnose.parallel import Parallel
+from sb3_relax.diagnose.report import Diagnosis, Number, Row
+from sb3_relax.diagnose.restore import EnvSource
+from sb3_relax.diagnose.states import visit
+from sb3_relax.diagnose.variates import corrections, fit, is_noisy, pooled, variates_of
+from sb3_relax.diagnose.verdict import verdict
+
+#: Draws of the relaxation's noise per action.
+DRAWS = 4
+
+Parts = dict[tuple[str, int], Split]
+Fitted = dict[str, list[SurrogateA2C]]
+
+
+def diagnose(
+    model: OnPolicyAlgorithm,
+    env: str | Callable[[], gym.Env | VecEnv] | gym.Env | VecEnv,
+    *,
+    lambdas: Sequence[float] = (1.0, 0.95, 0.5, 0.0),
+    n_steps: int | None = None,
+    n_states: int = 512,
+    n_actions: int = 8,
+    n_futures: int = 2,
+    n_episodes: int = 128,
+    max_episode_steps: int = 1_000,
+    n_rollouts: int = 200,
+    n_fit_steps: int = 16_384,
+    n_fit_updates: int = 1_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Diagnosis:
+    """Where the variance of an agent's policy gradient comes from, and what a control variate can do about it.
+
+    At the agent's policy as it is (nothing of the agent changes), the variance of one step's gradient, summed over the
+    policy's weights, is split by the law of total variance into Σ_τ (the future, given state and action), Σ_a (the
+    action, given the state) and Σ_s (the state), after Tucker et al., *The Mirage of Action-Dependent Baselines* (2018,
+    https://arxiv.org/abs/1802.10031), section 3; relaxation adds noise of its own. Without a baseline, with the agent's
+    V(s), with the variance-optimal state baseline, and with ĉ of LAX (Box) or RELAX and the exact correction (discrete
+    actions), each fitted per λ on rollouts of its own. What ĉ does here, where the policy waits for it, is the most to
+    expect of it in training, where the policy moves on. The split needs states to be continued from more than once (see
+    :class:`~sb3_relax.diagnose.restore.EnvSource`); without that, only the variance over repeated rollouts is given.
+
+    Sampling errors: a jackknife over episodes (parts) and over blocks of consecutive rollouts (rollouts).
+
+    :param model: LAXA2C, RELAXA2C, A2C or PPO; its γ, V and rollout length are used
+    :param env: an id, a function that makes one, an environment, or a VecEnv of one (VecNormalize with
+        ``training=False``). With gSDE, every step has a noise matrix of its own
+    :param lambdas: of GAE, 1 (returns up to the rollout's end) to 0
+    :param n_steps: of a rollout, where bootstrapping begins; the model's where ``None``
+    :param n_states: states, from ``n_episodes`` episodes of at most ``max_episode_steps``
+    :param n_actions: actions of each state, at least 2
+    :param n_futures: continuations of each action, at least 2
+    :param n_rollouts: repeated rollouts
+    :param n_fit_steps: environment steps that ĉ is fitted on
+    :param n_fit_updates: steps of φ
+    :param confidence: of the intervals
+    :param seed: of everything random; neither torch's nor NumPy's own generators are touched
+    :param progress: told what is being done
+    :raises ValueError: for a size out of range, or spaces that do not fit the model
+    :raises TypeError: for an agent that is not an actor-critic
+    :raises ModuleNotFoundError: without scipy
+
+    Example::
+
+        from sb3_relax.diagnose import diagnose
+
+        result = diagnose(RELAXA2C.load("agent"), "LunarLander-v3")
+        print(result.sentence)
+        result.save("diagnosis.json")
+    """
+    settings: dict[str, Any] = {
+        "lambdas": list(lambdas), "n_steps": n_steps or model.n_steps, "n_envs": model.n_envs, "gamma": model.gamma,
+        "n_states": n_states, "n_actions": n_actions, "n_futures": n_futures, "n_episodes": n_episodes,
+        "max_episode_steps": max_episode_steps, "n_rollouts": n_rollouts, "n_fit_steps": n_fit_steps,
+        "n_fit_updates": n_fit_updates, "confidence": confidence, "seed": seed,
+    }  # fmt: skip
+    for name in ("n_states", "n_actions", "n_futures", "n_episodes", "n_rollouts"):
+        require_count(name, settings[name], low=2)
+    for name in ("n_fit_steps", "n_fit_updates", "max_episode_steps", "n_steps"):
+        require_count(name, settings[name])
+    for gae_lambda in lambdas:
+        require_between("lambdas", gae_lambda, 0, 1)
+    require_between("confidence", confidence, 0.5, 1 - 1e-9)
+
+    require_extra("diagnose", "scipy")
+    source = EnvSource(env)
+    base = frozen_copy(model, seed, n_steps=settings["n_steps"])
+    whole_episodes = base.n_episodes is not None and n_steps is None
+    if not whole_episodes:
+        base.n_episodes = None
+    streams = iter(np.random.SeedSequence(seed).generate_state(8) % 2**30)
+    with th.random.fork_rng():
+        th.manual_seed(int(next(streams)))
+        progress(f"fitting ĉ at {len(lambdas)} values of λ")
+        fitted = _fit(model, base, _parallel(source, base, next(streams)), settings, int(next(streams)))
+        progress(f"{n_rollouts} repeated rollouts")
+        over_rollouts = _over_rollouts(base, _parallel(source, base, next(streams)), fitted, settings)
+        parts: Parts = {}
+        if source.restore is not None:
+            progress(f"{n_states} states × {n_actions} actions × {n_futures} futures, continued by {source.restore}")
+            states = visit(base.policy, source, n_states, n_episodes, max_episode_steps, int(next(streams)))
+            sample = continue_states(
+                base.policy,
+                states,
+                n_actions,
+                n_futures,
+                lambdas,
+                base.gamma,
+                None if whole_episodes else base.n_steps,
+                np.random.default_rng(int(next(streams))),
+            )
+            parts = _parts(base, sample, fitted)
+        progress("timing updates")
+        timed = frozen_copy(model, seed, n_steps=settings["n_steps"], n_episodes=None)
+        cost = measure_cost(timed, _parallel(source, base, next(streams)))
+    rows = _rows(parts, over_rollouts, fitted, lambdas, confidence)
+    algorithm = type(base).__name__
+    return Diagnosis(algorithm, source.restore, rows, cost, verdict(algorithm, rows, cost), settings)
+
+
+def _parallel(source: EnvSource, model: SurrogateA2C, seed: int) -> Parallel:
+    return Parallel([source.new(int(seed) + i) for i in range(model.n_envs)])
+
+
+def _fit(model: OnPolicyAlgorithm, base: SurrogateA2C, env: VecEnv, settings: dict[str, Any], seed: int) -> Fitted:
+    """A control variate of each kind for each λ."""
+    generator = th.Generator().manual_seed(seed)
+    batches, size = [], 0
+    for batch in rollouts(base, env, settings["n_fit_steps"], settings["lambdas"]):
+        batches.append(pooled([batch]))
+        size += batch.advantages.shape[1]
+        if size >= settings["n_fit_steps"]:
+            break
+    data = pooled(batches)
+    fitted: Fitted = {}
+    for i, advantages in enumerate(data.advantages):
+        for name, variate in variates_of(model, seed + i).items():
+            fitted.setdefault(name, []).append(
+                fit(variate, data.step, advantages, settings["n_fit_updates"], generator)
+            )
+    return fitted
+
+
+def _over_rollouts(
+    base: SurrogateA2C, env: VecEnv, fitted: Fitted, settings: dict[str, Any]
+) -> dict[tuple[str, int], Jackknifed]:
+    """The variance of a whole rollout's gradient."""
+
+    def without(step: Evaluation, advantages: th.Tensor, i: int) -> th.Tensor:
+        return plain(step, advantages + step.values.detach())
+
+    def with_variate(models: list[SurrogateA2C]) -> StepGradient:
+        return lambda step, advantages, i: models[i]._applied(models[i]._estimate(step, advantages))
+
+    estimators: dict[str, StepGradient] = {"none": without, "V(s)": plain}
+    estimators |= {name: with_variate(models) for name, models in fitted.items()}
+    grams = gradient_grams(base, env, settings["n_rollouts"], settings["lambdas"], estimators)
+    groups = blocks(settings["n_rollouts"])
+    return {(name, i): variance(gram, groups) for name, of_name in grams.items() for i, gram in enumerate(of_name)}
+
+
+def _parts(base: SurrogateA2C, sample: Sample, fitted: Fitted) -> Parts:
+    """Every estimator's split at every λ."""
+    n_states, n_actions = sample.actions.shape[:2]
+    actions = th.as_tensor(sample.actions.reshape(n_states * n_actions, -1), device=base.device)
+    observations = base.policy.obs_to_tensor(sample.observations)[0]
+    step = base._evaluate(base.policy.obs_to_tensor(repeat(sample.observations, n_actions))[0], actions)
+
+    def by_state(x: th.Tensor) -> th.Tensor:
+        """``[..., S·A, *event]`` → ``[S, A, ..., d]``."""
+        x = x.detach().double().cpu().flatten(-step.latent.event_ndim)
+        x = x.reshape(*x.shape[:-2], n_states, n_actions, x.shape[-1])
+        return x.movedim((-3, -2), (0, 1))
+
+    score = by_state(step.latent.score(step.sample))
+    advantages = th.from_numpy(sample.advantages)
+    values = th.from_numpy(sample.values)[:, None, None]
+    information = fisher(base._evaluate(observations, actions[::n_actions]).latent).cpu()
+    nothing = th.zeros(n_states, n_actions, 1, score.shape[-1], dtype=th.float64)
+    corrected: dict[str, list[th.Tensor]] = {"V(s)": [nothing] * len(advantages)}
+    for name, models in fitted.items():
+        draws = DRAWS if is_noisy(models[0], step) else 1
+        corrected[name] = [by_state(corrections(model, step, draws)) for model in models]
+    # E[ĝ | s] and E ĝ are the same for all. They are read off one that is fixed beforehand and likely the least noisy
+    quiet = list(corrected)[-1]
+    means = th.stack(
+        [
+            (x.mean(2).unsqueeze(-1) * score + h.mean(2)).mean(1)
+            for x, h in zip(advantages, corrected[quiet], strict=True)
+        ]
+    )
+    gram, squares_of_means = at_weights(base, observations, actions[::n_actions], means, sample.episodes)
+    parts: Parts = {}
+    for i, (of_lambda, square_of_mean) in enumerate(zip(advantages, squares_of_means, strict=True)):
+        terms = Terms(of_lambda, score, nothing, gram, square_of_mean, sample.episodes)
+        for name, of_name in corrected.items():
+            parts[name, i] = split(terms._replace(correction=of_name[i]))
+        parts["none", i] = split(terms._replace(advantages=of_lambda + values))
+        removed = removed_by_optimal_baseline(terms, information)
+        parts["best b(s)", i] = parts["V(s)", i]._replace(action=parts["V(s)", i].action - removed)
+        state = parts[quiet, i].state
+        parts |= {key: part._replace(state=state) for key, part in parts.items() if key[1] == i}
+    return parts
+
+
+def _rows(
+    parts: Parts,
+    over_rollouts: dict[tuple[str, int], Jackknifed],
+    fitted: Fitted,
+    lambdas: Sequence[float],
+    confidence: float,
+) -> list[Row]:
+    names = ["none", "V(s)", *(["best b(s)"] if parts else []), *fitted]
+    joint = 1 - (1 - confidence) / (len(lambdas) * max(len(fitted), 1))
+    rows = []
+    for i, gae_lambda in enumerate(lambdas):
+        for name in names:
+            own = parts.get((name, i))
+            numbers = {}
+            if own is not None:
+                numbers = {part: Number.of(value, confidence) for part, value in own._asdict().items()}
+                numbers["total"] = Number.of(own.total, confidence)
+                if name == "V(s)":
+                    numbers["action_share"] = Number.of(own.action / own.total, joint)
+                else:
+                    numbers["ratio"] = Number.of(own.total / parts["V(s)", i].total, joint)
+                if name in fitted:
+                    difference = own.total - parts["best b(s)", i].total
+                    numbers["beside_best"] = Number.of(difference / parts["V(s)", i].total, joint)
+            whole = over_rollouts.get((name, i))
+            if whole is not None:
+                numbers["rollouts"] = Number.of(whole, confidence)
+                if name != "V(s)":
+                    numbers["rollouts_ratio"] = Number.of(whole / over_rollouts["V(s)", i], joint)
+            share = fitted[name][i].control_variate.statistics.gain if name in fitted else None
+            rows.append(Row(name, gae_lambda, share=share, **numbers))
+    return rows

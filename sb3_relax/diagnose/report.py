@@ -1,0 +1,151 @@
+"""The result of a diagnosis: numbers, their JSON, and a table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sb3_relax.common.jackknife import Jackknifed
+from sb3_relax.diagnose.cost import Cost
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Number:
+    """A measured value with its standard error and an interval."""
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, measured: Jackknifed, confidence: float = 0.95) -> Number:
+        """From a jackknife, with Student's t interval."""
+        return cls(measured.value, measured.standard_error, *measured.interval(confidence))
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} ± {self.standard_error:.1g}"
+
+    @property
+    def bracketed(self) -> str:
+        """Value and interval."""
+        return f"{_short(self.value)} [{_short(self.low)}, {_short(self.high)}]"
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.2f}" if abs(ratio) >= 0.1 else f"{ratio:.2g}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimator at one λ. All variances are Σ_i Var(ĝ_i) over the policy's weights.
+
+    The parts are of one step's ĝ (see :class:`~sb3_relax.diagnose.moments.Split`); ``None`` where the environment
+    cannot be continued from a state. ``future`` and ``state`` are the same for every unbiased estimator; ``state`` is
+    measured with the control variate, where it is least noisy. Estimates of a part are unbiased, so one that is small
+    may come out negative.
+
+    :param name: ``"none"``, ``"V(s)"``, ``"best b(s)"`` (the variance-optimal state baseline), ``"LAX"``, ``"RELAX"``
+        or ``"exact"``
+    :param gae_lambda: λ of the advantage
+    :param total: future + noise + action + state
+    :param ratio: total over that with V(s); joint intervals (see :class:`Diagnosis`), as are those below
+    :param beside_best: (total - total with the best b(s)) / total with V(s)
+    :param rollouts: variance of a whole rollout's gradient, over repeated rollouts (``None`` for the best b(s), which
+        is not known away from the sampled states)
+    :param rollouts_ratio: the same over that with V(s)
+    :param action_share: action / total, with V(s): the most a control variate could remove
+    :param share: η, the share of ĉ that is applied
+    """
+
+    name: str
+    gae_lambda: float
+    future: Number | None = None
+    noise: Number | None = None
+    action: Number | None = None
+    state: Number | None = None
+    total: Number | None = None
+    ratio: Number | None = None
+    beside_best: Number | None = None
+    rollouts: Number | None = None
+    rollouts_ratio: Number | None = None
+    action_share: Number | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What :func:`~sb3_relax.diagnose.diagnose` found.
+
+    Intervals of ratios hold jointly over all variates and λ (Bonferroni), at the ``confidence`` among ``settings``;
+    all others one by one.
+
+    :param algorithm: ``"LAXA2C"`` or ``"RELAXA2C"``
+    :param restore: how states were reached again: ``"copy"``, ``"replay"`` or ``None``
+    :param rows: estimators × λ
+    :param cost: time of a rollout and its update
+    :param sentence: what follows from the intervals
+    :param settings: all sizes and seeds
+    """
+
+    algorithm: str
+    restore: str | None
+    rows: list[Row]
+    cost: Cost
+    sentence: str
+    settings: dict[str, Any]
+
+    def at(self, name: str, gae_lambda: float) -> Row:
+        """The row of an estimator at a λ.
+
+        :raises KeyError: saying which there are
+        """
+        for row in self.rows:
+            if (row.name, row.gae_lambda) == (name, gae_lambda):
+                return row
+        raise KeyError(f"no row {name!r} at λ = {gae_lambda}; there are {[(r.name, r.gae_lambda) for r in self.rows]}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, in JSON's own types."""
+        return {**asdict(self), "cost": {**asdict(self.cost), "ratio": self.cost.ratio}}
+
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`to_dict` as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
+
+    def table(self) -> Table:
+        """For ``rich.print``.
+
+        :raises ModuleNotFoundError: without rich
+        """
+        from rich.table import Table
+
+        table = Table(title="Variance of one step's policy gradient, value ± standard error", caption=self.sentence)
+        for heading in (
+            "λ",
+            "",
+            "future Σ_τ",
+            "action Σ_a",
+            "noise",
+            "state Σ_s",
+            "total",
+            "÷ V(s)",
+            "rollouts ÷ V(s)",
+        ):
+            table.add_column(heading, overflow="fold")
+        for row in self.rows:
+            parts = (row.future, row.action, row.noise, row.state, row.total)
+            ratios = (row.ratio, row.rollouts_ratio)
+            table.add_row(
+                f"{row.gae_lambda:g}",
+                row.name,
+                *("—" if part is None else str(part) for part in parts),
+                *("—" if ratio is None else ratio.bracketed for ratio in ratios),
+                end_section=row is self.rows[-1] or self.rows[self.rows.index(row) + 1].gae_lambda != row.gae_lambda,
+            )
+        return table

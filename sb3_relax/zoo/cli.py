@@ -1,0 +1,113 @@
+"""The command line: ``sb3-relax COMMAND ...``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import runpy
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import gymnasium
+
+from sb3_relax.common.extras import require_extra
+from sb3_relax.common.names import UnknownName, unknown_name
+
+
+class Command(NamedTuple):
+    """A module that ``python -m`` can run."""
+
+    module: str
+    help: str
+    arguments: tuple[str, ...] = ()  #: put before the user's
+
+
+#: name → what it runs. A new command needs a line here and a module with a ``__main__``
+COMMANDS = {
+    "train": Command("rl_zoo3.train", "train an agent; -i AGENT.zip continues one"),
+    "tune": Command("rl_zoo3.train", "search hyper-parameters with Optuna (train -optimize)", ("-optimize",)),
+    "enjoy": Command("rl_zoo3.enjoy", "watch and score a trained agent"),
+    "record": Command("rl_zoo3.record_video", "record a video of a trained agent"),
+    "plot": Command("rl_zoo3.plots.plot_train", "plot training returns"),
+    "plot-eval": Command("rl_zoo3.plots.all_plots", "gather evaluations of several runs: table and plot"),
+    "plot-file": Command("rl_zoo3.plots.plot_from_file", "plot what plot-eval has gathered"),
+    "diagnose": Command("sb3_relax.diagnose", "where the gradient's variance comes from, and if ĉ can help"),
+    "push_to_hub": Command("sb3_relax.zoo.hub", "upload an agent, with its model card, to the Hugging Face hub"),
+    "load_from_hub": Command("rl_zoo3.load_from_hub", "download an agent"),
+}
+
+#: what the zoo extra brings: rl_zoo3, and what it uses without declaring it
+ZOO_MODULES = ("rl_zoo3", "matplotlib", "pandas", "requests", "scipy", "seaborn")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command; its name first, then its own arguments.
+
+    :param argv: without the program's name; ``None`` for the process's own
+    :raises SystemExit: with a message, for a name that does not exist or an extra that is not installed
+    """
+    parser = argparse.ArgumentParser(
+        prog="sb3-relax",
+        description="rl-zoo with LAXA2C (laxa2c) and RELAXA2C (relaxa2c).",
+        epilog="commands:\n" + "\n".join(f"  {name:14} {command.help}" for name, command in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", metavar="COMMAND", help="one of those below; COMMAND --help lists its options")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parsed = parser.parse_args(argv)
+    try:
+        if parsed.command not in COMMANDS:
+            raise unknown_name("command", parsed.command, COMMANDS)
+        run(parsed.command, parsed.arguments)
+    except (UnknownName, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and "sb3_relax[" not in str(error):
+            raise  # not one of an extra: whatever it is, its traceback says where
+        parser.exit(2, f"sb3-relax: error: {error}\n")
+    except gymnasium.error.DependencyNotInstalled as error:
+        parser.exit(2, f"sb3-relax: error: {error}\nMuJoCo and Box2D: pip install 'sb3_relax[envs]'\n")
+
+
+def run(name: str, arguments: Sequence[str]) -> None:
+    """Run a command of the table as ``python -m`` would, rl_zoo3 knowing our algorithms."""
+    command = COMMANDS[name]
+    if command.module.startswith(("rl_zoo3", "sb3_relax.zoo")):
+        require_extra("zoo", *ZOO_MODULES)
+        from sb3_relax.zoo.registry import register  # needs the extra
+
+        register()
+        check_names(arguments)
+    before = sys.argv
+    sys.argv = [f"sb3-relax {name}", *command.arguments, *arguments]
+    try:
+        with warnings.catch_warnings():
+            # rl_zoo3.plots imports its own modules, about which runpy warns
+            warnings.filterwarnings("ignore", message=".*found in sys.modules after import of package.*")
+            runpy.run_module(command.module, run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+def check_names(arguments: Sequence[str]) -> None:
+    """``--algo`` and ``--env`` exist: rl_zoo3 says so late or with a traceback, if at all.
+
+    :raises UnknownName: with the nearest
+    """
+    from rl_zoo3.utils import ALGOS
+
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-a", "--algo", "--algos", nargs="+", default=[])
+    parser.add_argument("-e", "--env", nargs="+", default=[])
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    parsed, _ = parser.parse_known_args(arguments)
+    for algorithm in parsed.algo:
+        if algorithm.lower() not in ALGOS:
+            raise unknown_name("algorithm", algorithm, ALGOS)
+    for package in parsed.gym_packages:
+        importlib.import_module(package)
+    for environment in parsed.env:
+        if environment not in gymnasium.registry:
+            where = "All: python -c 'import gymnasium; gymnasium.pprint_registry()'"
+            raise unknown_name("environment", environment, gymnasium.registry, where)

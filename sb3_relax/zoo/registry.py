@@ -1,0 +1,68 @@
+"""LAXA2C and RELAXA2C in rl_zoo3, which has no plug-in point: its tables are filled and its manager is replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import rl_zoo3.exp_manager
+import rl_zoo3.hyperparams_opt
+import rl_zoo3.utils
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.common.names import unknown_name
+from sb3_relax.zoo.hyperparams import RATES, check_keys, hyperparams_file, read_entries, to_rate
+from sb3_relax.zoo.samplers import convert_params, sample_laxa2c_params, sample_relaxa2c_params
+from sb3_relax.zoo.storage import prepare_database
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C}
+SAMPLERS = {"laxa2c": sample_laxa2c_params, "relaxa2c": sample_relaxa2c_params}
+
+
+class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
+    """rl_zoo3's, which finds our YAML files, checks their keys, and reads ``cv_learning_rate: lin_x``."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        own = None if kwargs.get("config") else hyperparams_file(self.algo)
+        # of a2c, ours has the entries that match laxa2c.yml and relaxa2c.yml; rl_zoo3's has the others
+        if own is not None and (self.algo in ALGORITHMS or self.env_name.gym_id in read_entries(own)):
+            self.config = str(own)
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        self._check_entry()
+        hyperparams, saved = super().read_hyperparameters()
+        check_keys(self.algo, set(hyperparams), rl_zoo3.utils.ALGOS)
+        return hyperparams, saved
+
+    def hyperparameters_optimization(self) -> None:
+        if self.storage is not None and not self.storage.endswith(".log"):  # rl_zoo3's mark of a journal
+            prepare_database(self.storage)
+        super().hyperparameters_optimization()
+
+    def _check_entry(self) -> None:
+        if not self.config.endswith((".yml", ".yaml")):
+            return  # a Python module, which rl_zoo3 executes
+        entries = read_entries(self.config)
+        if self.env_name.gym_id not in entries and ("atari" if self._is_atari else "default") not in entries:
+            raise unknown_name(f"entry of {self.config}", self.env_name.gym_id, entries)
+
+    def _preprocess_hyperparams(
+        self, hyperparams: dict[str, Any]
+    ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
+        rates = {key: to_rate(key, hyperparams[key]) for key in RATES if key in hyperparams}
+        hyperparams, *rest = super()._preprocess_hyperparams(hyperparams)
+        if self.algo in ALGORITHMS:
+            hyperparams |= rates
+        return hyperparams, *rest  # type: ignore[return-value]
+
+
+def register() -> None:
+    """Make ``laxa2c`` and ``relaxa2c`` names that rl_zoo3's commands know. Calling it again changes nothing."""
+    rl_zoo3.utils.ALGOS.update(ALGORITHMS)
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER.update(SAMPLERS)
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER.update({name: convert_params for name in SAMPLERS})
+    # the commands import the manager from here when they are run
+    rl_zoo3.exp_manager.ExperimentManager = ExperimentManager  # type: ignore[misc]

@@ -1,0 +1,73 @@
+"""What Optuna searches for LAXA2C and RELAXA2C, and how its parameters become constructor arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+from rl_zoo3.hyperparams_opt import convert_onpolicy_params
+
+
+def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """A trial's parameters → constructor arguments, also for ``--trial-id`` of an earlier study.
+
+    rl_zoo3's conversion for on-policy algorithms, with ``log_std_init`` joining ``policy_kwargs``.
+
+    :param sampled_params: as suggested below
+    """
+    hyperparams = convert_onpolicy_params(sampled_params)
+    if "log_std_init" in hyperparams:
+        hyperparams["policy_kwargs"]["log_std_init"] = hyperparams.pop("log_std_init")
+    return hyperparams
+
+
+def suggest_shared(trial: optuna.Trial, n_envs: int) -> dict[str, Any]:
+    """What both algorithms have: A2C's arguments and those of the control variate.
+
+    Ranges hold rl_zoo3's for A2C and the values of zoo_hyperparams/: short rollouts as well as long, and larger
+    learning rates, since φ and the critic's steps have their own.
+    """
+    params: dict[str, Any] = {
+        # 4 to 512 steps of each environment
+        "n_steps_pow": trial.suggest_int("n_steps_pow", 2, 9),
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-4, 0.1, log=True),
+        "one_minus_gae_lambda": trial.suggest_float("one_minus_gae_lambda", 1e-3, 0.5, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
+        "ent_coef": trial.suggest_float("ent_coef", 1e-8, 0.1, log=True),
+        "vf_coef": trial.suggest_float("vf_coef", 0.01, 1.0, log=True),
+        "max_grad_norm": trial.suggest_float("max_grad_norm", 0.3, 5.0, log=True),
+        "use_rms_prop": trial.suggest_categorical("use_rms_prop", [True, False]),
+        "n_critic_steps": trial.suggest_categorical("n_critic_steps", [1, 5, 10]),
+        "cv_learning_rate": trial.suggest_float("cv_learning_rate", 1e-4, 3e-2, log=True),
+        "n_cv_steps": trial.suggest_categorical("n_cv_steps", [1, 3, 5]),
+        "net_arch": trial.suggest_categorical("net_arch", ["tiny", "small", "medium"]),
+        "activation_fn": trial.suggest_categorical("activation_fn", ["tanh", "relu"]),
+    }
+    trial.set_user_attr("gamma", 1 - params["one_minus_gamma"])
+    trial.set_user_attr("gae_lambda", 1 - params["one_minus_gae_lambda"])
+    trial.set_user_attr("n_steps", 2 ** params["n_steps_pow"])
+    trial.set_user_attr("batch_size", n_envs * 2 ** params["n_steps_pow"])
+    return params
+
+
+def sample_laxa2c_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Constructor arguments of LAXA2C for a trial, with rl_zoo3's signature of a sampler."""
+    params = suggest_shared(trial, n_envs)
+    params["log_std_init"] = trial.suggest_float("log_std_init", -2.0, 0.5)
+    return convert_params(params)
+
+
+def sample_relaxa2c_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Constructor arguments of RELAXA2C for a trial.
+
+    ``correction="exact"`` is left out: it is refused where the joint actions are many, which a sampler cannot see.
+    """
+    params = suggest_shared(trial, n_envs)
+    params["correction"] = trial.suggest_categorical("correction", ["coupled", "relaxed"])
+    params["n_relaxed"] = trial.suggest_categorical("n_relaxed", [1, 4])
+    params["init_temperature"] = trial.suggest_float("init_temperature", 0.1, 2.0, log=True)
+    return convert_params(params)

@@ -1,0 +1,99 @@
+"""Every entry of zoo_hyperparams/ runs: 50,000 steps each through the command line, one record per entry.
+
+    python scripts/check_zoo.py                     # what has no record yet
+    python scripts/check_zoo.py --file a2c --jobs 1
+
+A run that fails leaves no record, is reported at the end and does not take the others with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import joblib
+from records import RESULTS, ROOT, provenance, write_record
+from rich.console import Console
+from rich.progress import Progress
+from stable_baselines3.common.monitor import load_results
+
+from sb3_relax.zoo.hyperparams import read_entries
+
+FILES = ("relaxa2c", "laxa2c", "a2c")
+
+
+def algorithm_of(file: str, env_id: str) -> str:
+    """Who runs an entry: the file's algorithm; our class, where an entry of a2c.yml has arguments of ours."""
+    if file != "a2c" or "cv_learning_rate" not in read_entries(ROOT / "zoo_hyperparams" / "a2c.yml")[env_id]:
+        return file
+    of_box = env_id in read_entries(ROOT / "zoo_hyperparams" / "laxa2c.yml")
+    return "laxa2c" if of_box else "relaxa2c"
+
+
+def check(file: str, env_id: str, steps: int, path: Path) -> str | None:
+    """One run and its record; the error's text where it fails."""
+    algorithm = algorithm_of(file, env_id)
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["train", "--algo", algorithm, "--env", env_id, "-n", str(steps), "--seed", "0", "--num-threads", "1"]
+        command += ["--eval-freq", "-1", "--log-interval", "-2", "--verbose", "0", "--device", "cpu", "-f", folder]
+        command += ["--conf-file", str(ROOT / "zoo_hyperparams" / f"{file}.yml")]
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "sb3_relax.zoo", *command], capture_output=True, text=True, cwd=folder
+        )
+        seconds = time.perf_counter() - start
+        if done.returncode != 0:
+            return f"{file}.yml {env_id}:\n{done.stdout}{done.stderr}"
+        try:
+            returns = load_results(f"{folder}/{algorithm}/{env_id}_1").r.tolist()
+        except IndexError:
+            returns = []  # no episode ended
+    write_record(
+        path,
+        {
+            "file": f"zoo_hyperparams/{file}.yml",
+            "env": env_id,
+            "algorithm": algorithm,
+            "steps": steps,
+            "seconds": round(seconds, 1),
+            "episodes": len(returns),
+            "last_return": round(returns[-1], 2) if returns else None,
+            **provenance(),
+        },
+    )
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--file", action="append", choices=FILES, help="only this file (may be repeated)")
+    parser.add_argument("--steps", type=int, default=50_000)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
+    parser.add_argument("--results", type=Path, default=RESULTS / "zoo_check")
+    arguments = parser.parse_args()
+    jobs = []
+    for file in arguments.file or FILES:
+        for env_id in read_entries(ROOT / "zoo_hyperparams" / f"{file}.yml"):
+            path = arguments.results / f"{file}_{env_id}.json"
+            if env_id != "default" and not path.exists():
+                jobs.append((file, env_id, arguments.steps, path))
+    failures = []
+    console = Console()
+    with Progress(console=console) as progress:
+        bar = progress.add_task("entries", total=len(jobs))
+        parallel = joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")
+        for failure in parallel(joblib.delayed(check)(*job) for job in jobs):
+            progress.advance(bar)
+            if failure:
+                failures.append(failure)
+                console.print(failure, markup=False)
+    if failures:
+        raise SystemExit(f"{len(failures)} of {len(jobs)} entries failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The diagnosis from end to end, small."""
+
+import json
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import A2C, DQN, PPO
+
+from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.diagnose import Diagnosis, diagnose
+from sb3_relax.diagnose.cost import Cost
+from sb3_relax.diagnose.report import Number, Row
+from sb3_relax.diagnose.verdict import verdict
+from tests.diagnose.problems import linear_bandit, table_bandit
+from tests.diagnose.test_restore import Hidden
+from tests.helpers import ACTION_SPACES, TinyEnv
+
+LITTLE = dict(n_states=12, n_actions=2, n_futures=2, n_episodes=6, n_rollouts=8, n_fit_steps=64, n_fit_updates=5)
+SMALL = dict(lambdas=(1.0, 0.0), **LITTLE)
+
+
+@pytest.mark.parametrize("space", list(ACTION_SPACES))
+def test_every_action_space(space, tmp_path):
+    kind = LAXA2C if space == "box" else RELAXA2C
+    env = TinyEnv(ACTION_SPACES[space])
+    model = kind("MlpPolicy", env, seed=0, device="cpu")
+    result = diagnose(model, env, **SMALL)
+    names = ["none", "V(s)", "best b(s)"] + (["LAX"] if space == "box" else ["RELAX", "exact"])
+    assert [(row.name, row.gae_lambda) for row in result.rows] == [(n, each) for each in (1.0, 0.0) for n in names]
+    result.save(tmp_path / "diagnosis.json")
+    saved = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert saved["sentence"] == result.sentence
+    assert len(saved["rows"]) == len(result.rows)
+    assert saved["rows"][1]["total"]["value"] == result.at("V(s)", 1.0).total.value
+    assert result.table().row_count == len(result.rows)
+    with pytest.raises(KeyError, match="there are"):
+        result.at("V", 1.0)
+
+
+def test_repeatable_and_nothing_is_touched():
+    env = TinyEnv(ACTION_SPACES["box"])
+    model = LAXA2C("MlpPolicy", env, seed=0, device="cpu", use_sde=True)
+    model.learn(50)
+    weights = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    noise, streams = model.noise_generator.get_state(), (th.get_rng_state(), np.random.get_state()[1].copy())  # noqa: NPY002
+    steps = env.total
+    first, second = (diagnose(model, env, **SMALL, seed=3) for _ in range(2))
+    assert all(th.equal(value, model.policy.state_dict()[name]) for name, value in weights.items())
+    assert th.equal(noise, model.noise_generator.get_state())
+    assert th.equal(streams[0], th.get_rng_state())
+    assert (streams[1] == np.random.get_state()[1]).all()  # noqa: NPY002
+    assert env.total == steps
+    assert first.rows == second.rows
+    assert diagnose(model, env, **SMALL, seed=4).rows != first.rows
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO])
+def test_agents_of_sb3(kind):
+    model = kind("MlpPolicy", "CartPole-v1", n_steps=8, seed=0, device="cpu")
+    result = diagnose(model, "CartPole-v1", **SMALL)
+    assert (result.algorithm, result.restore, result.settings["n_steps"]) == ("RELAXA2C", "copy", 8)
+
+
+def test_without_restoring_only_rollouts_are_reported():
+    result = diagnose(RELAXA2C("MlpPolicy", Hidden(), device="cpu"), Hidden, **SMALL)
+    assert result.restore is None
+    assert all(row.total is None and row.rollouts is not None for row in result.rows)
+    assert "best b(s)" not in {row.name for row in result.rows}
+
+
+def test_whole_episodes():
+    env = TinyEnv(spaces.Discrete(3))
+    result = diagnose(RELAXA2C("MlpPolicy", env, n_episodes=1, device="cpu"), env, **SMALL)
+    assert result.at("V(s)", 1.0).total.value > 0
+
+
+def test_errors():
+    model = RELAXA2C("MlpPolicy", TinyEnv(spaces.Discrete(3)), device="cpu")
+    with pytest.raises(ValueError, match="n_actions must be a whole number >= 2"):
+        diagnose(model, TinyEnv(spaces.Discrete(3)), n_actions=1)
+    with pytest.raises(ValueError, match="lambdas must be"):
+        diagnose(model, TinyEnv(spaces.Discrete(3)), lambdas=(2.0,))
+    with pytest.raises(ValueError, match=r"[Aa]ction spaces? do not match"):
+        diagnose(model, TinyEnv(spaces.Discrete(4)), **SMALL)
+    with pytest.raises(TypeError, match="on-policy"):
+        diagnose(DQN("MlpPolicy", "CartPole-v1", device="cpu"), "CartPole-v1")
+
+
+MEASURE = dict(n_episodes=400, n_states=400, n_actions=4, n_rollouts=200, n_fit_steps=3_000, n_fit_updates=300)
+
+
+def test_a_bandit_that_lax_can_help():
+    """Reward linear in the action, no noise: ĉ explains nearly all of it, and no state baseline can."""
+    model = LAXA2C("MlpPolicy", linear_bandit(), n_steps=16, seed=0, device="cpu")
+    result = diagnose(model, linear_bandit(), lambdas=(1.0,), **MEASURE)
+    row = result.at("LAX", 1.0)
+    assert row.rollouts_ratio.high < 0.5
+    assert row.beside_best.high < 0
+    assert result.sentence.startswith("LAXA2C can lower the variance of the policy gradient at λ = 1")
+    assert "by more than any state baseline could" in result.sentence
+
+
+def test_two_arms_where_the_best_state_baseline_is_all_there_is():
+    model = RELAXA2C("MlpPolicy", table_bandit(2, offset=3.0), n_steps=16, seed=0, device="cpu")
+    result = diagnose(model, table_bandit(2, offset=3.0), lambdas=(1.0,), **MEASURE)
+    assert result.at("best b(s)", 1.0).ratio.high < 0.5
+    for name in ("RELAX", "exact"):
+        assert result.at(name, 1.0).beside_best.high > 0
+    assert "by more than" not in result.sentence
+
+
+def test_pure_noise_cannot_be_helped():
+    """Rewards that know nothing of the action, at V's own level."""
+    env = table_bandit(3, noise=1.0)
+    env.reward = lambda s, a: 0.0
+    model = RELAXA2C("MlpPolicy", env, n_steps=16, seed=0, device="cpu")
+    with th.no_grad():
+        model.policy.value_net.weight.zero_()
+    result = diagnose(model, env, lambdas=(1.0,), **MEASURE)
+    assert result.sentence.startswith("No gain is shown")
+    assert result.at("V(s)", 1.0).action_share.high < 0.3
+
+
+# -- the sentence -----------------------------------------------------------------------------------------------------
+
+COST = Cost(rollout=1.0, update=0.4, update_without=0.2)
+
+
+def ratio(low, high):
+    return Number((low + high) / 2, 0.01, low, high)
+
+
+def rows_of(*ours, share=0.3):
+    return [Row("V(s)", 1.0, action_share=ratio(0.1, share)), *ours]
+
+
+@pytest.mark.parametrize(
+    ("ours", "says", "never"),
+    [
+        ([Row("LAX", 0.5, rollouts_ratio=ratio(0.9, 1.1))], ["No gain is shown", "at most 30%"], ["can lower"]),
+        ([Row("LAX", 0.5, rollouts_ratio=ratio(0.9, 1.0))], ["No gain is shown"], ["can lower", "higher"]),
+        ([Row("LAX", 0.5, rollouts_ratio=ratio(1.1, 1.3))], ["No gain is shown", "higher with LAX at λ = 0.5"], []),
+        (
+            [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6)), Row("LAX", 1.0, rollouts_ratio=ratio(0.9, 1.1))],
+            ["at λ = 0:", "to 0.55 [0.50, 0.60]", "at λ = 1 no gain", "less than what larger batches"],
+            ["baseline"],
+        ),
+        ([Row("LAX", 0.0, rollouts_ratio=ratio(0.8, 0.9))], ["can lower"], ["larger batches"]),
+        ([Row("LAX", 0.0, rollouts_ratio=ratio(0.95, 0.99))], ["can lower", "more than what larger batches"], []),
+        (
+            [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_best=ratio(-0.2, -0.1))],
+            ["by more than any state baseline could"],
+            [],
+        ),
+        (
+            [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_best=ratio(0.1, 0.2))],
+            ["the best state baseline alone would lower it further"],
+            [],
+        ),
+        (
+            [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_best=ratio(-0.1, 0.2))],
+            ["by no more, as far as is shown"],
+            ["further", "by more than any", "miss"],
+        ),
+        (
+            [Row("LAX", 0.0, ratio=ratio(0.1, 0.2), rollouts_ratio=ratio(0.5, 0.6), beside_best=ratio(-0.2, -0.1))],
+            ["can lower", "the parts at λ = 0 miss what the rollouts see"],
+            ["baseline"],
+        ),
+    ],
+)
+def test_the_sentence_says_what_intervals_say(ours, says, never):
+    sentence = verdict("LAXA2C", rows_of(*ours), COST)
+    assert "1.17 times as long as with A2C (the update 2.00 times)" in sentence
+    for part in says:
+        assert part in sentence
+    for part in never:
+        assert part not in sentence
+
+
+def test_a_result_is_a_value():
+    assert isinstance(Diagnosis("LAXA2C", None, [], COST, "", {}).to_dict()["cost"]["ratio"], float)

@@ -1,0 +1,96 @@
+"""zoo_hyperparams/: keys against constructors, the matched baseline, tags, and how rates are read."""
+
+import re
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+from stable_baselines3 import A2C
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.common.names import UnknownName
+from sb3_relax.zoo.hyperparams import check_keys, constructor_arguments, hyperparams_file, read_entries, to_rate
+
+ROOT = Path(__file__).resolve().parents[2]
+ALGORITHMS = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C, "a2c": A2C}
+ENTRIES = [(name, env_id) for name in ALGORITHMS for env_id in read_entries(hyperparams_file(name))]
+MATCHED = [env_id for name, env_id in ENTRIES if name == "a2c"]
+
+
+def entry(name, env_id):
+    return read_entries(hyperparams_file(name))[env_id]
+
+
+def ours(env_id):
+    """The entry of whichever of our two algorithms takes the environment's actions."""
+    return entry("laxa2c" if ("laxa2c", env_id) in ENTRIES else "relaxa2c", env_id)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_files_are_found_from_the_package(name):
+    assert hyperparams_file(name).resolve() == ROOT / "zoo_hyperparams" / f"{name}.yml"
+    assert hyperparams_file("sac") is None
+
+
+@pytest.mark.parametrize(("name", "env_id"), ENTRIES)
+def test_every_key_is_an_argument_and_every_environment_exists(name, env_id):
+    keys = set(entry(name, env_id))
+    assert {"policy", "n_timesteps"} <= keys
+    # entries of the baseline with arguments of ours are run as our class
+    runs_as = "relaxa2c" if name == "a2c" and "cv_learning_rate" in keys else name
+    check_keys(runs_as, keys, ALGORITHMS)
+    assert env_id == "default" or env_id in gym.registry
+
+
+def test_a_mistyped_key_is_refused_with_the_nearest():
+    with pytest.raises(UnknownName, match=r"unknown hyper-parameter of laxa2c 'n_critc_steps', did you mean 'n_critic"):
+        check_keys("laxa2c", {"n_critc_steps"}, ALGORITHMS)
+    with pytest.raises(UnknownName, match="'correction'"):
+        check_keys("laxa2c", {"correction"}, ALGORITHMS)  # RELAXA2C's alone
+    with pytest.raises(
+        UnknownName, match=r"run as our class with cv_learning_rate 0: --algo laxa2c or relaxa2c --conf"
+    ):
+        check_keys("a2c", {"n_critic_steps"}, ALGORITHMS)
+
+
+def test_constructor_arguments_are_those_that_python_accepts():
+    for arguments in map(constructor_arguments, (LAXA2C, RELAXA2C)):
+        assert {"n_steps", "cv_learning_rate", "max_episode_steps", "policy"} <= arguments
+        assert not {"env", "seed", "kwargs", "control_variate_kwargs", "self"} & arguments
+    assert constructor_arguments(RELAXA2C) - constructor_arguments(LAXA2C) == {
+        "correction",
+        "n_relaxed",
+        "init_temperature",
+    }
+    assert "n_critic_steps" not in constructor_arguments(A2C)
+
+
+@pytest.mark.parametrize("env_id", MATCHED)
+def test_the_baseline_differs_by_the_control_variate_alone(env_id):
+    baseline = dict(entry("a2c", env_id))
+    if "n_critic_steps" in baseline:
+        assert baseline.pop("cv_learning_rate") == 0
+    assert baseline == ours(env_id)
+
+
+def test_the_baseline_has_every_environment():
+    assert set(MATCHED) == {env_id for _, env_id in ENTRIES if env_id != "default"}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_value_is_tagged(name):
+    tag = re.compile(r"# (paper|tuned|zoo|default|no control variate)\b")
+    for line in hyperparams_file(name).read_text().splitlines():
+        if line.startswith("  ") and "<<:" not in line:
+            assert tag.search(line), line
+
+
+def test_rates():
+    schedule = to_rate("cv_learning_rate", "lin_3e-3")
+    assert isinstance(schedule, LinearSchedule)  # SB3's: a saved agent loads without rl_zoo3
+    assert [schedule(progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx([3e-3, 1.5e-3, 0.0])
+    assert schedule(-0.02) == 0  # the last rollout may end after n_timesteps
+    assert to_rate("learning_rate", 1e-3) == 1e-3
+    with pytest.raises(ValueError, match="cv_learning_rate must be a number, or lin_ and a number"):
+        to_rate("cv_learning_rate", "exp_3e-3")

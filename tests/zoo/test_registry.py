@@ -1,0 +1,75 @@
+"""LAXA2C and RELAXA2C in rl_zoo3: what Optuna may draw builds a model, and the manager reads what it should."""
+
+import argparse
+
+import optuna
+import pytest
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_relax.common.names import UnknownName
+from sb3_relax.zoo import registry
+from sb3_relax.zoo.samplers import convert_params
+
+ENVIRONMENTS = {"laxa2c": "Pendulum-v1", "relaxa2c": "CartPole-v1"}
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    registry.register()
+
+
+def manager(tmp_path, algo, env_id, **kwargs):
+    arguments = argparse.Namespace()
+    return registry.ExperimentManager(arguments, algo, env_id, str(tmp_path), verbose=0, **kwargs)
+
+
+@pytest.mark.parametrize("algo", ENVIRONMENTS)
+def test_what_optuna_draws_builds_a_model(algo):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(10):
+        trial = study.ask()
+        arguments = registry.SAMPLERS[algo](trial, 1, 2, {})
+        policy_kwargs = arguments.pop("policy_kwargs")
+        policy_kwargs["net_arch"] = [8]  # the drawn sizes are rl_zoo3's
+        model = registry.ALGORITHMS[algo](
+            "MlpPolicy", ENVIRONMENTS[algo], policy_kwargs=policy_kwargs, device="cpu", **arguments
+        )
+        assert model.n_steps == trial.user_attrs["n_steps"] <= 512
+        assert 0.9 <= model.gamma < 1
+
+
+@pytest.mark.parametrize("algo", ENVIRONMENTS)
+def test_a_stored_trial_gives_the_same_arguments(algo):
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)).ask()
+    assert registry.SAMPLERS[algo](trial, 1, 2, {}) == convert_params(trial.params)
+
+
+def test_our_files_are_the_default(tmp_path):
+    assert manager(tmp_path, "relaxa2c", "CartPole-v1").config.endswith("zoo_hyperparams/relaxa2c.yml")
+    assert manager(tmp_path, "a2c", "Acrobot-v1").config.endswith("zoo_hyperparams/a2c.yml")
+    # rl_zoo3's own, where ours has no entry or there is none of ours
+    assert "rl_zoo3" in manager(tmp_path, "a2c", "FrozenLake-v1").config
+    assert "rl_zoo3" in manager(tmp_path, "ppo", "CartPole-v1").config
+    assert manager(tmp_path, "relaxa2c", "CartPole-v1", config="mine.yml").config == "mine.yml"
+
+
+def test_an_entry_that_does_not_exist_names_the_nearest(tmp_path):
+    config = tmp_path / "mine.yml"
+    config.write_text("CartPole-v1: {policy: MlpPolicy, n_timesteps: 10}\n")
+    with pytest.raises(UnknownName, match=r"entry of .*mine.yml 'CartPole-v0', did you mean 'CartPole-v1'"):
+        manager(tmp_path, "relaxa2c", "CartPole-v0", config=str(config)).read_hyperparameters()
+
+
+def test_a_key_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(UnknownName, match="did you mean 'gamma'"):
+        manager(tmp_path, "relaxa2c", "CartPole-v1", hyperparams={"gama": 0.9}).read_hyperparameters()
+
+
+def test_both_rates_may_fall(tmp_path):
+    mine = manager(tmp_path, "laxa2c", "Pendulum-v1", hyperparams={"cv_learning_rate": "lin_1e-2"}, eval_freq=-1)
+    model, saved = mine.setup_experiment()
+    assert saved["cv_learning_rate"] == "lin_1e-2"
+    assert isinstance(model.cv_learning_rate, LinearSchedule)
+    assert isinstance(model.learning_rate, LinearSchedule)
+    assert model.cv_lr_schedule(0.5) == pytest.approx(5e-3)
+    model.env.close()

@@ -15,7 +15,7 @@ from sb3_relax.common.surrogate_a2c import SurrogateA2C
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds, medians on this machine.
+    """Seconds on this machine, the shortest of several: what else the machine does can only add to them.
 
     :param rollout: of collecting a rollout
     :param update: of an update of policy, V and ĉ
@@ -32,7 +32,7 @@ class Cost:
         return (self.rollout + self.update) / (self.rollout + self.update_without)
 
 
-def measure_cost(model: SurrogateA2C, env: VecEnv, repeats: int = 30) -> Cost:
+def measure_cost(model: SurrogateA2C, env: VecEnv, repeats: int = 100) -> Cost:
     """Times of a rollout and of updates on it, with ĉ and without in turns.
 
     :param model: a frozen copy, whose weights are moved by this
@@ -47,7 +47,7 @@ def measure_cost(model: SurrogateA2C, env: VecEnv, repeats: int = 30) -> Cost:
     for each in (model, a2c):
         each.rollout_buffer.n_envs = env.num_envs
         _, callback = each._setup_learn(total_timesteps=0, callback=None)
-        for _ in range(3):
+        for _ in range(10):
             start = time.perf_counter()
             each.collect_rollouts(env, callback, each.rollout_buffer, each.n_steps)
             times["rollout"].append(time.perf_counter() - start)
@@ -58,4 +58,4 @@ def measure_cost(model: SurrogateA2C, env: VecEnv, repeats: int = 30) -> Cost:
             each.train()
             times[name].append(time.perf_counter() - start)
     np.random.set_state(state)  # noqa: NPY002
-    return Cost(**{name: float(np.median(values)) for name, values in times.items()})
+    return Cost(**{name: min(values) for name, values in times.items()})

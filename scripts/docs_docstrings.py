@@ -10,7 +10,7 @@ import griffe
 
 ROLE = re.compile(r":(?:class|meth|func|attr|data|mod):`(~?)([^`]+)`")
 LITERAL = re.compile(r"^(.*):: *\n\n((?:(?: {4}.*)?\n)+)", re.MULTILINE)
-FIELD = re.compile(r"^:(?:param|return|returns|raises)\b[^:]*:.*(?:\n[^\n:].*)*\n?", re.MULTILINE)
+FIELD = re.compile(r"^:(?:param|return|returns|raises)\b[^:]*:.*(?:\n[^\n:].*)*\n*", re.MULTILINE)
 
 
 def to_markdown(text: str) -> str:

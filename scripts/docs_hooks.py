@@ -1,8 +1,8 @@
 """MkDocs hooks: what the pages take from README.md and docs/examples, so that nothing is written twice.
 
-In a page, ``<!-- readme: HEADING -->`` stands for that section of README.md, ``<!-- table: NAME -->`` for the table that
-scripts/make_tables.py writes there, and ``<!-- table: NAME of ALGORITHM -->`` for its rows of the environments on which
-that algorithm was run. Pictures of README.md and the scripts of docs/examples, as pages, are added to the site.
+In a page, ``<!-- readme: HEADING -->`` stands for that section of README.md, ``<!-- table: NAME -->`` for the table
+that scripts/make_tables.py writes there, and ``<!-- table: NAME of ALGORITHM -->`` for its rows of the environments on
+which that algorithm was run. Pictures of README.md and the scripts of docs/examples, as pages, are added to the site.
 """
 
 from __future__ import annotations
@@ -63,6 +63,6 @@ def on_files(files: Files, config: Any) -> Files:
         notebook = jupytext.read(script)
         notebook.metadata.clear()
         page = jupytext.writes(notebook, fmt="md")
-        note = f"\n*The script: [{script.name}]({script.name}); `jupytext --to notebook {script.name}` makes a notebook.*\n"
+        note = f"\nThe script: [{script.name}]({script.name})\n"
         files.append(File.generated(config, f"examples/{script.stem}.md", content=page + note))
     return files

@@ -30,8 +30,8 @@ from sb3_relax import RELAXA2C
 # %% [markdown]
 # ## The same arguments
 #
-# A2C's, in A2C's order, with A2C's defaults. Discrete, MultiDiscrete and MultiBinary actions go to RELAXA2C, Box actions
-# to LAXA2C.
+# A2C's, in A2C's order, with A2C's defaults. Discrete, MultiDiscrete and MultiBinary actions go to RELAXA2C, Box
+# actions to LAXA2C.
 
 # %%
 arguments = dict(n_steps=16, gae_lambda=0.95, seed=0, device="cpu")
@@ -54,7 +54,7 @@ difference = max(
     (ours - theirs).abs().max().item()
     for ours, theirs in zip(baseline.policy.parameters(), a2c.policy.parameters(), strict=True)
 )
-print(f"largest difference of a weight from A2C's after 2,000 steps: {difference}")
+print(f"largest difference of a weight from A2C's after {baseline.num_timesteps:,} steps: {difference}")
 assert difference < 1e-5
 
 # %% [markdown]
@@ -77,7 +77,8 @@ print(f"{model.num_timesteps:,} steps after loading and going on")
 #
 # Each update logs the variance of the policy gradient with and without ĉ on the same batch, and their ratio: below 1 it
 # helps. `tensorboard_log="logs"` shows them as `train/grad_variance*`; here they are read from the logger. CartPole has
-# two actions, so ĉ can do no more there than a better state baseline would (see [RELAXA2C](../relaxa2c.md#when-to-use)).
+# two actions, so ĉ can do no more there than a better state baseline would
+# (see [RELAXA2C](../relaxa2c.md#when-to-use)).
 
 # %%
 ratios = []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import sb3_relax
+from sb3_relax import estimators
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -86,6 +87,13 @@ def test_a_pages_example_runs(page, tmp_path, monkeypatch):
     smaller = re.sub(r"\b(5|10)_000\b", "200", example)
     assert smaller != example
     exec(compile(smaller, f"{page}.md", "exec"), {})
+
+
+def test_every_public_name_of_the_estimators_has_an_entry():
+    entries = re.findall(
+        r"^::: sb3_relax\.estimators\.(\w+)$", (ROOT / "docs" / "estimators.md").read_text(), re.MULTILINE
+    )
+    assert sorted(entries) == sorted({*estimators.__all__} - {"ESTIMATORS"})
 
 
 def test_readme_parts(tools):

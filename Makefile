@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint format bench tables clean
+.PHONY: help demo test test-slow lint format bench tables docs clean
 
 help:
 	@echo "make demo       RELAXA2C learns CartPole-v1 in under a minute; writes demo/"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
 	@echo "make bench      speed and memory against SB3's A2C"
 	@echo "make tables     README's tables and figures from the records in scripts/results"
+	@echo "make docs       the documentation, into site/index.html"
 
 # torch first and pinned: a range that admits a newer release would bring gigabytes of CUDA packages
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -45,5 +46,8 @@ bench: $(READY)
 tables: $(READY)
 	$(BIN)/python scripts/make_tables.py
 
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -14,7 +14,7 @@ AGENTS = sorted(path.parent for path in (Path(__file__).resolve().parent.parent 
 
 
 def test_there_are_agents():
-    assert len(AGENTS) >= 3
+    assert len(AGENTS) >= 4
 
 
 @pytest.mark.parametrize("folder", AGENTS, ids=lambda folder: folder.name)

@@ -127,10 +127,10 @@ def test_readme_names_every_argument_and_its_default():
     assert "| `cv_learning_rate` | 3e-3 |" in readme
 
 
-def test_the_drop_in_example_of_the_readme_runs(tmp_path, monkeypatch):
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     readme = (ROOT / "README.md").read_text()
     examples = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         exec(compile(example.replace("100_000", "200"), "README.md", "exec"), {})

@@ -168,17 +168,13 @@ def toy_table() -> str:
 
 
 def rebar_table() -> str:
-    """The least Var[REBAR] ÷ Var[REINFORCE] over the grid, per target and θ, coupled and independent."""
-    cells = json.loads((RESULTS / "toy" / "rebar.json").read_text())["rows"]
-    logits = list(dict.fromkeys(cell["logit"] for cell in cells))
-    rows = ["| t | " + " | ".join(f"θ = {logit:g}" for logit in logits) + " |", "|---|" + "---|" * len(logits)]
+    """Var[REBAR] ÷ Var[REINFORCE] at the best η of each τ, per target, coupled."""
+    cells = [c for c in json.loads((RESULTS / "toy" / "rebar.json").read_text())["rows"] if c["coupled"]]
+    temperatures = list(dict.fromkeys(cell["temperature"] for cell in cells))
+    rows = ["| t | " + " | ".join(f"τ = {tau:,g}" for tau in temperatures) + " |", "|---|" + "---|" * len(temperatures)]
     for target in dict.fromkeys(cell["target"] for cell in cells):
-        ratios = {(c["logit"], c["coupled"]): c["ratio"] for c in cells if c["target"] == target}
-        rows.append(
-            f"| {target:g} | "
-            + " | ".join(f"{ratios[logit, True]:.4f}, {ratios[logit, False]:.4f}" for logit in logits)
-            + " |"
-        )
+        of_target = {c["temperature"]: f"{c['ratio']:.3f}" for c in cells if c["target"] == target}
+        rows.append(f"| {target:g} | " + " | ".join(of_target[tau] for tau in temperatures) + " |")
     return "\n".join(rows)
 
 

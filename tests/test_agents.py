@@ -23,6 +23,8 @@ def test_an_agent_loads_is_small_and_scores(folder):
     env_id = score["env"]
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 1_000_000
     assert (folder / env_id / "command.txt").read_text().startswith("sb3-relax train ")
+    if env_id.startswith("LunarLander"):
+        pytest.importorskip("pygame", reason="Box2D's environments need pygame-ce (LGPL): pip install pygame-ce")
     env = make_vec_env(env_id, n_envs=4, seed=7)
     if (folder / env_id / "vecnormalize.pkl").exists():
         env = VecNormalize.load(str(folder / env_id / "vecnormalize.pkl"), env)

@@ -24,7 +24,9 @@ def control_variate_arch(net_arch: list[int] | dict[str, list[int]]) -> list[int
     """
     if isinstance(net_arch, dict):
         arch = net_arch.get("cv")
-        if arch is not None and not (len(arch) > 0 and all(isinstance(n, int) and n > 0 for n in arch)):
+        if arch is not None and not (
+            isinstance(arch, (list, tuple)) and len(arch) > 0 and all(isinstance(n, int) and n > 0 for n in arch)
+        ):
             raise ValueError(f"net_arch['cv'] must be a non-empty list of positive layer sizes; got {arch!r}")
         return list(arch if arch is not None else net_arch.get("vf", [])) or FALLBACK_ARCH
     return list(net_arch) or FALLBACK_ARCH

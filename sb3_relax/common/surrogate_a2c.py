@@ -579,7 +579,10 @@ class SurrogateA2C(A2C):
         if isinstance(self.action_space, spaces.Box):
             actions = actions.flatten(1)
         step = self._evaluate(observations, actions, **context)  # type: ignore[arg-type]
-        estimate = self._estimate(step, th.as_tensor(advantages, device=self.device).to(step.values.dtype))
+        advantages = th.as_tensor(advantages, device=self.device).to(step.values.dtype)
+        if advantages.shape != step.values.shape:
+            raise ValueError(f"advantages must have shape {tuple(step.values.shape)}; got {tuple(advantages.shape)}")
+        estimate = self._estimate(step, advantages)
         named = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
         gradients = th.autograd.grad(
             estimate.latent.theta,

@@ -67,7 +67,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise  # not one of an extra: whatever it is, its traceback says where
         parser.exit(2, f"sb3-relax: error: {error}\n")
     except gymnasium.error.DependencyNotInstalled as error:
-        parser.exit(2, f"sb3-relax: error: {error}\nMuJoCo and Box2D: pip install 'sb3_relax[envs]'\n")
+        parser.exit(2, f"sb3-relax: error: {error}\n{remedy(str(error))}\n")
+
+
+def remedy(error: str) -> str:
+    """What to install, or to leave out, where an environment lacks a dependency."""
+    if "pygame" in error:
+        return "pip install pygame-ce (Box2D's environments need it; classic control to draw: --no-render does without)"
+    return "MuJoCo and Box2D: pip install 'sb3_relax[envs]'"
 
 
 def run(name: str, arguments: Sequence[str]) -> None:

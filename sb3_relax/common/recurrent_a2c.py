@@ -30,7 +30,7 @@ class RecurrentSurrogateA2C(SurrogateA2C):
     """Sequences of steps in the place of single ones, as sb3-contrib's RecurrentPPO has them.
 
     To be put before LAXA2C or RELAXA2C among a class's bases. Rollouts, LSTM states, episode starts and the bootstrap
-    at time limits are RecurrentPPO's own code. An update is one pass over its sequences (cut at episode starts and at one
+    at time limits are RecurrentPPO's own code. An update is one pass over its sequences (cut at episode starts and one
     random step) from the states they started with; steps that pad the shorter ones are dropped as soon as the policy
     has evaluated them, before any loss, estimate or statistic.
 

@@ -14,8 +14,8 @@ class RecurrentLAXA2C(RecurrentSurrogateA2C, LAXA2C):
     ``lstm_hidden_size``, ``n_lstm_layers``, ``enable_critic_lstm``, ``shared_lstm``). ĉ reads what the actor's LSTM
     gives, detached. With ``cv_learning_rate=0`` it is A2C over the same policy.
 
-    The gradient goes back through time to the start of a rollout at most: ``n_steps`` should be longer than A2C's 5 where
-    what must be remembered is older. sb3-contrib's buffer also cuts one environment's rollout in two at a random step
+    The gradient goes back through time to the start of a rollout at most: ``n_steps`` should be longer than A2C's 5
+    where what must be remembered is older. sb3-contrib's buffer also cuts one environment's rollout in two at a random step
     of each update, as in RecurrentPPO, so with few environments it often goes back less far.
 
     Arguments: those of :class:`~sb3_relax.LAXA2C`, without ``n_episodes`` and ``squash_output``. Needs sb3-contrib:

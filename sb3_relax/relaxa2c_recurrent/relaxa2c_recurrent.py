@@ -15,8 +15,8 @@ class RecurrentRELAXA2C(RecurrentSurrogateA2C, RELAXA2C):
     the actor's LSTM gives, detached. With ``cv_learning_rate=0`` it is A2C over the same policy.
 
     The gradient goes back through time to the start of a rollout at most: ``n_steps`` should be longer than A2C's 5
-    where what must be remembered is older. sb3-contrib's buffer also cuts one environment's rollout in two at a random step
-    of each update, as in RecurrentPPO, so with few environments it often goes back less far.
+    where what must be remembered is older. sb3-contrib's buffer also cuts one environment's rollout in two at a random
+    step of each update, as in RecurrentPPO, so with few environments it often goes back less far.
 
     Arguments: those of :class:`~sb3_relax.RELAXA2C`, without ``n_episodes``. Needs sb3-contrib:
     ``pip install sb3_relax[contrib]``.

@@ -47,6 +47,18 @@ def test_bad_hyperparameters_say_what_is_allowed(name):
         RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu", **{name: value})
 
 
+@pytest.mark.parametrize("cv", [[], [-8], 8])
+def test_layers_of_the_control_variate(cv):
+    with pytest.raises(ValueError, match=r"net_arch\['cv'\] must be a non-empty list of positive layer sizes; got"):
+        RELAXA2C("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": {"pi": [8], "vf": [8], "cv": cv}})
+
+
+def test_advantages_of_another_shape():
+    model = RELAXA2C("MlpPolicy", "CartPole-v1")
+    with pytest.raises(ValueError, match=r"advantages must have shape \(5,\); got \(5, 1\)"):
+        model.policy_gradient(np.zeros((5, 4), np.float32), np.zeros(5), np.zeros((5, 1)))
+
+
 def test_more_bad_hyperparameters():
     with pytest.raises(ValueError, match="n_episodes must be a whole number >= 4; got 3"):
         RELAXA2C("MlpPolicy", make_vec_env("CartPole-v1", 4), n_episodes=3)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sb3_relax.estimators.base import Estimate, Estimator, expand_to
 from sb3_relax.estimators.functions import Objective
-from sb3_relax.estimators.latents import Latent, RelaxedLatent
+from sb3_relax.estimators.latents import Latent, RelaxedLatent, require_unbatched
 from sb3_relax.estimators.quadrature import normal_rule, product_rule, repeated_rule
 from sb3_relax.estimators.reparameterised import Gaussian
 
@@ -171,13 +171,14 @@ def check_unbiased(
     :param f: ``[..., M, *event]`` → ``[..., M]``; may depend on ``latent.theta``
     :param nodes: quadrature nodes a dimension
     :raises TypeError: for a latent the estimator does not take
-    :raises ValueError: for a latent in less than float64, which could not show it
+    :raises ValueError: for a latent with a batch, or in less than float64, which could not show it
 
     Example::
 
         assert check_unbiased(RELAX(MLPSurrogate(2).double()), LogisticBernoulli(torch.zeros(2).double()), f).unbiased
     """
     estimator.require_latent(latent)
+    require_unbatched(latent)
     if latent.theta.dtype != torch.float64:
         raise ValueError(f"the latent must be float64 for the check to mean anything; got {latent.theta.dtype}")
     expected = expected_gradient(estimator, latent, f, nodes).total

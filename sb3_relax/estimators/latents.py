@@ -149,6 +149,12 @@ class RelaxedLatent(Latent):
         """
 
 
+def require_unbatched(latent: Latent) -> None:
+    """:raises ValueError: for a latent that is more than one event."""
+    if len(latent.batch_shape) != 0:
+        raise ValueError(f"the latent must have no batch dimensions; got {tuple(latent.batch_shape)}")
+
+
 def _check_support(size: int) -> None:
     if size > MAX_SUPPORT:
         raise ValueError(

@@ -72,6 +72,8 @@ def make(name: str, latent: Latent, **kwargs: Any) -> Estimator:
     """
     if name not in ESTIMATORS:
         raise ValueError(f"unknown estimator {name!r}; for {type(latent).__name__}: {', '.join(estimators_of(latent))}")
+    if not isinstance(latent, Latent):
+        raise TypeError(f"a latent is needed, such as LogisticBernoulli(logits); got {type(latent).__name__}")
     estimator = ESTIMATORS[name].make(latent, **kwargs)
     estimator.require_latent(latent)
     return estimator.to(latent.theta.device, latent.theta.dtype)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from sb3_relax.estimators.latents import Latent, require_unbatched
+
 if TYPE_CHECKING:
     from sb3_relax.estimators.base import Estimator
     from sb3_relax.estimators.functions import Objective
-    from sb3_relax.estimators.latents import Latent
 
 
 def sample_variance(grad: Tensor, event_ndim: int) -> Tensor:
@@ -58,8 +59,7 @@ def gradient_variance(
 
         variance, error = gradient_variance(RLOO(), LogisticBernoulli(torch.zeros(10)), f, n=20_000)
     """
-    if len(latent.batch_shape) != 0:
-        raise ValueError(f"the latent must have no batch dimensions; got {tuple(latent.batch_shape)}")
+    require_unbatched(latent)
     if n < 2:
         raise ValueError(f"n must be at least 2; got {n}")
     parts = []

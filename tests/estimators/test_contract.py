@@ -16,8 +16,11 @@ from sb3_relax.estimators import (
     Implicit,
     LogisticBernoulli,
     MLPSurrogate,
+    Reinforce,
     TwoPhaseEstimator,
+    check_unbiased,
     estimators_of,
+    gradient_variance,
     make,
 )
 from tests.estimators import twins
@@ -427,6 +430,18 @@ def test_masks_are_for_one_hots():
 def test_bad_settings(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_what_is_measured_has_no_batch(float64):
+    latent = LogisticBernoulli(torch.zeros(5, 2))
+    for measure in (check_unbiased, gradient_variance):
+        with pytest.raises(ValueError, match=r"the latent must have no batch dimensions; got \(5,\)"):
+            measure(Reinforce(), latent, lambda b: b.sum(-1))
+
+
+def test_a_tensor_is_no_latent():
+    with pytest.raises(TypeError, match=r"a latent is needed, such as LogisticBernoulli\(logits\); got Tensor"):
+        make("relax", torch.zeros(3))
 
 
 def test_every_class_is_exported_and_documented():

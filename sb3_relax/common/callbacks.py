@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
 from sb3_relax.common.checks import require_count
-from sb3_relax.common.frozen import frozen_copy
+from sb3_relax.common.frozen import frozen_copy, require_plain_policy
 from sb3_relax.common.jackknife import variance
 from sb3_relax.common.rollout_gradients import blocks, gradient_grams, plain
 from sb3_relax.common.surrogate_a2c import SurrogateA2C
@@ -63,7 +63,7 @@ class GradientVarianceCallback(BaseCallback):
     :param seed: of the measurements
     :param verbose: 1 prints every measurement
     :raises ValueError: for a size out of range, or the training environment itself
-    :raises TypeError: where it is used with anything but LAXA2C or RELAXA2C
+    :raises TypeError: where it is used with anything but LAXA2C or RELAXA2C; maskable and recurrent agents are refused
 
     Example::
 
@@ -90,6 +90,7 @@ class GradientVarianceCallback(BaseCallback):
                 "GradientVarianceCallback compares the gradient with and without a control variate: it takes LAXA2C "
                 f"and RELAXA2C; got {type(self.model).__name__}"
             )
+        require_plain_policy(self.model)
         training_env = self.model.get_env()
         if training_env is not None and self.variance_env.unwrapped is training_env.unwrapped:
             raise ValueError("env must not be the training environment, which measuring would step")

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.common.checks import require_between, require_count
 from sb3_relax.common.extras import require_extra
-from sb3_relax.common.frozen import frozen_copy
+from sb3_relax.common.frozen import frozen_copy, require_plain_policy
 from sb3_relax.common.jackknife import Jackknifed, variance
 from sb3_relax.common.rollout_gradients import StepGradient, blocks, gradient_grams, plain, rollouts
 from sb3_relax.common.surrogate_a2c import Evaluation, SurrogateA2C
@@ -81,7 +81,7 @@ def diagnose(
     :param seed: of everything random; neither torch's nor NumPy's own generators are touched
     :param progress: told what is being done
     :raises ValueError: for a size out of range, or spaces that do not fit the model
-    :raises TypeError: for an agent that is not an actor-critic
+    :raises TypeError: for an agent that is not an actor-critic, or whose policy needs action masks or recurrent states
     :raises ModuleNotFoundError: without scipy
 
     Example::
@@ -92,6 +92,7 @@ def diagnose(
         print(result.sentence)
         result.save("diagnosis.json")
     """
+    require_plain_policy(model)
     settings: dict[str, Any] = {
         "lambdas": list(lambdas), "n_steps": n_steps or model.n_steps, "n_envs": model.n_envs, "gamma": model.gamma,
         "n_states": n_states, "n_actions": n_actions, "n_futures": n_futures, "n_episodes": n_episodes,

@@ -14,9 +14,9 @@ from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
 from sb3_relax.common.checks import require_count
-from sb3_relax.common.frozen import frozen_copy
+from sb3_relax.common.frozen import frozen_copy, require_plain_policy
 from sb3_relax.common.jackknife import variance
-from sb3_relax.common.rollout_gradients import blocks, gradient_grams, plain
+from sb3_relax.common.rollout_gradients import gradient_grams, plain
 from sb3_relax.common.surrogate_a2c import SurrogateA2C
 
 #: Categories and charts of the layout, each a list of tags. SB3's own keys, ours, and GradientVarianceCallback's.
@@ -50,8 +50,10 @@ class GradientVarianceCallback(BaseCallback):
 
     The true one: Σ_i Var over rollouts of the whole batch's gradient at the policy's weights, with ĉ as training
     applies it (the agent's own ĉ and share) and without (A2C's), on the same rollouts, with the ratio's standard error
-    by a jackknife over blocks of consecutive rollouts. ``train/grad_variance``, which costs nothing, looks at
-    the steps of one batch instead. Logged: ``gradient/variance``, ``gradient/variance_no_cv``, ``gradient/ratio``,
+    by a jackknife over independent streams of rollouts (20, or as many as there are rollouts), each reset with a seed
+    of its own and stepped on to a random place in its episodes. Those steps need no gradient but take time: on average
+    half an episode (500 steps at most) per stream. ``train/grad_variance``, which costs nothing, looks at the steps of
+    one batch instead. Logged: ``gradient/variance``, ``gradient/variance_no_cv``, ``gradient/ratio``,
     ``gradient/ratio_standard_error``.
 
     Training goes on as if it were not there: the measuring model, its environment and its random numbers are its own.
@@ -63,7 +65,7 @@ class GradientVarianceCallback(BaseCallback):
     :param seed: of the measurements
     :param verbose: 1 prints every measurement
     :raises ValueError: for a size out of range, or the training environment itself
-    :raises TypeError: where it is used with anything but LAXA2C or RELAXA2C
+    :raises TypeError: where it is used with anything but LAXA2C or RELAXA2C; maskable and recurrent agents are refused
 
     Example::
 
@@ -71,7 +73,9 @@ class GradientVarianceCallback(BaseCallback):
         model.learn(100_000, callback=GradientVarianceCallback(env, every=100))
     """
 
-    def __init__(self, env: gym.Env | VecEnv, every: int = 100, n_rollouts: int = 40, seed: int = 0, verbose: int = 0):
+    def __init__(
+        self, env: gym.Env | VecEnv, every: int = 1_000, n_rollouts: int = 40, seed: int = 0, verbose: int = 0
+    ):
         super().__init__(verbose)
         require_count("every", every)
         require_count("n_rollouts", n_rollouts, low=4)
@@ -90,6 +94,7 @@ class GradientVarianceCallback(BaseCallback):
                 "GradientVarianceCallback compares the gradient with and without a control variate: it takes LAXA2C "
                 f"and RELAXA2C; got {type(self.model).__name__}"
             )
+        require_plain_policy(self.model)
         training_env = self.model.get_env()
         if training_env is not None and self.variance_env.unwrapped is training_env.unwrapped:
             raise ValueError("env must not be the training environment, which measuring would step")
@@ -108,7 +113,6 @@ class GradientVarianceCallback(BaseCallback):
         seed = int(np.random.SeedSequence([self.seed, self.rollouts]).generate_state(1)[0] >> 1)
         sync_envs_normalization(self.training_env, self.variance_env)
         frozen = frozen_copy(self.model, seed)
-        self.variance_env.seed(seed)
 
         def scaled(advantages: th.Tensor) -> th.Tensor:
             if not self.model.normalize_advantage:  # type: ignore[attr-defined]
@@ -117,7 +121,7 @@ class GradientVarianceCallback(BaseCallback):
 
         with th.random.fork_rng():
             th.manual_seed(seed)
-            grams = gradient_grams(
+            grams, groups = gradient_grams(
                 frozen,
                 self.variance_env,
                 self.n_rollouts,
@@ -126,8 +130,8 @@ class GradientVarianceCallback(BaseCallback):
                     "with": lambda step, advantages, _: frozen._applied(frozen._estimate(step, scaled(advantages))),
                     "without": lambda step, advantages, _: plain(step, scaled(advantages)),
                 },
+                seed,
             )
-        groups = blocks(self.n_rollouts)
         with_cv, without = (variance(grams[name][0], groups) for name in ("with", "without"))
         ratio = with_cv / without
         self.logger.record("gradient/variance", with_cv.value)

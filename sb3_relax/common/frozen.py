@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_relax.common.surrogate_a2c import SurrogateA2C
@@ -22,6 +24,24 @@ def algorithm_of(action_space: spaces.Space) -> type[SurrogateA2C]:
     return LAXA2C if isinstance(action_space, spaces.Box) else RELAXA2C
 
 
+def require_plain_policy(model: BaseAlgorithm) -> None:
+    """Refuse agents whose policy needs more than observations: masks or recurrent states would silently be left out.
+
+    :raises TypeError: for an agent that is not an on-policy actor-critic, or a maskable or recurrent one
+    """
+    takes = "it takes LAXA2C, RELAXA2C, A2C and PPO"
+    if not isinstance(model, OnPolicyAlgorithm):
+        raise TypeError(f"the agent must be on-policy with an actor and a critic: {takes}; got {type(model).__name__}")
+    needs = {"action_masks": "action masks", "lstm_states": "recurrent states"}
+    # by what the policy is called with: so it holds for sb3-contrib's agents and subclasses, installed or not
+    for name in signature(model.policy.forward).parameters:
+        if name in needs:
+            raise TypeError(
+                f"the policy of {type(model).__name__} needs {needs[name]}, which measuring the variance of the "
+                f"gradient does not support: {takes}"
+            )
+
+
 def frozen_copy(model: OnPolicyAlgorithm, seed: int, **overrides: Any) -> SurrogateA2C:
     """The model's policy in a LAXA2C or RELAXA2C of its own, with ĉ, its scale and its share where the model has them.
 
@@ -31,13 +51,9 @@ def frozen_copy(model: OnPolicyAlgorithm, seed: int, **overrides: Any) -> Surrog
     :param model: an agent with an ``ActorCriticPolicy``: LAXA2C, RELAXA2C, A2C, PPO
     :param seed: of the copy's relaxation noise
     :param overrides: attributes of the copy, such as ``correction="exact"``; ĉ then starts anew at zero
-    :raises TypeError: for an agent without such a policy
+    :raises TypeError: for an agent without such a policy, or with a maskable or recurrent one
     """
-    if not isinstance(model, OnPolicyAlgorithm):
-        raise TypeError(
-            "the agent must be on-policy with an actor and a critic (LAXA2C, RELAXA2C, A2C or PPO); "
-            f"got {type(model).__name__}"
-        )
+    require_plain_policy(model)
     kind = type(model) if isinstance(model, SurrogateA2C) else algorithm_of(model.action_space)
     own = {
         name: getattr(model, name)

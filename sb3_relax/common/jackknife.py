@@ -79,11 +79,17 @@ def mean_over_pairs(sums: Tensor, counts: np.ndarray) -> Jackknifed:
 
 
 def variance(gram: np.ndarray, groups: np.ndarray) -> Jackknifed:
-    """Trace of the covariance of vectors x_i with ``gram [N, N]`` of ⟨x_i, x_j⟩: Σ‖x_i - x̄‖² / (N - 1)."""
+    """Trace of the covariance of vectors x_i with ``gram [N, N]`` of ⟨x_i, x_j⟩: E‖x‖² - ‖E x‖², without bias.
+
+    ‖E x‖² is a mean over pairs of different groups, since members of a group are not independent.
+
+    :param groups: ``[N]``, whole numbers from 0 on, at least three of them for a standard error
+    """
+    apart = groups[:, None] != groups
 
     def of(keep: np.ndarray) -> float:
-        kept, n = gram[np.ix_(keep, keep)], int(keep.sum())
-        return float((np.trace(kept) - kept.sum() / n) / (n - 1))
+        pairs = apart & keep[:, None] & keep
+        return float(np.diag(gram)[keep].mean() - gram[pairs].mean())
 
     everything = np.ones(len(groups), dtype=bool)
     return Jackknifed(of(everything), np.array([of(groups != group) for group in range(groups.max() + 1)]))

@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_relax.common.streams import advance, restart, streams, streams_of
 from sb3_relax.common.surrogate_a2c import Evaluation, SurrogateA2C
 
 #: ĝ per step at the distribution's parameters, from a pass of the policy and Â(λ), λ being the i-th.
@@ -23,18 +24,19 @@ class Batch(NamedTuple):
     advantages: th.Tensor  #: Â for every λ, ``[lambdas, N]``
 
 
-def rollouts(model: SurrogateA2C, env: VecEnv, n_rollouts: int, lambdas: Sequence[float]) -> Iterator[Batch]:
-    """``n_rollouts`` rollouts of the model's own kind, one after the other in the same stream, as in training.
+def rollouts(
+    model: SurrogateA2C, env: VecEnv, n_rollouts: int, lambdas: Sequence[float], warm_up: int = 0
+) -> Iterator[Batch]:
+    """``n_rollouts`` rollouts of the model's own kind from a reset on, one after the other, as in training.
 
     :param model: a :func:`~sb3_relax.common.frozen.frozen_copy`; its weights stay as they are
     :param env: as many environments as the model trains with
     :param lambdas: of the advantages; V and bootstrapping are the model's
+    :param warm_up: steps of every environment before the first rollout
     """
-    model.n_envs = env.num_envs
-    model.set_env(env)
-    _, callback = model._setup_learn(total_timesteps=0, callback=None)
+    callback = restart(model, env)
     buffer = model.rollout_buffer
-    buffer.n_envs = env.num_envs
+    advance(model, env, callback, warm_up)
     for _ in range(n_rollouts):
         model.collect_rollouts(env, callback, buffer, model.n_steps)
         if model.n_episodes is None:
@@ -64,31 +66,35 @@ def gradient_grams(
     n_rollouts: int,
     lambdas: Sequence[float],
     estimators: dict[str, StepGradient],
-    skip: int = 1,
-) -> dict[str, np.ndarray]:
-    """⟨ĝ_i, ĝ_j⟩ of the batch gradients of all rollouts at the policy's weights: ``[lambdas, n_rollouts, n_rollouts]``.
+    seed: int,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """⟨ĝ_i, ĝ_j⟩ of the batch gradients of all rollouts at the policy's weights, and which rollouts are independent.
 
-    All estimators see the same rollouts.
+    Consecutive rollouts share episodes, so they come in independent streams (see
+    :func:`~sb3_relax.common.streams.streams`). All estimators see the same rollouts.
 
     :param estimators: name → ĝ per step
-    :param skip: rollouts left out at the start, so that the environments have moved on from their first states
+    :param seed: of the streams' environments; actions come from torch's generator
+    :return: name → ``[lambdas, n_rollouts, n_rollouts]``, and each rollout's stream, ``[n_rollouts]``
     """
     kept: dict[str, list[list[th.Tensor]]] = {name: [[] for _ in lambdas] for name in estimators}
-    for number, batch in enumerate(rollouts(model, env, n_rollouts + skip, lambdas)):
-        if number < skip:
-            continue
-        assert model._reach is not None
-        divisor = _divisor(model, batch.advantages.shape[1])
-        for name, estimator in estimators.items():
-            for i, advantages in enumerate(batch.advantages):
-                at_weights = th.autograd.grad(
-                    batch.step.latent.theta,
-                    model._reach[0],
-                    estimator(batch.step, advantages, i) / divisor,
-                    retain_graph=True,
-                )
-                kept[name][i].append(th.cat([part.flatten() for part in at_weights]))
-    return {name: np.stack([_gram(th.stack(of_lambda)) for of_lambda in parts]) for name, parts in kept.items()}
+    groups = streams_of(n_rollouts)
+    warm_ups = streams(model, env, int(groups.max()) + 1, seed)
+    for warm_up, size in zip(warm_ups, np.bincount(groups), strict=True):
+        for batch in rollouts(model, env, int(size), lambdas, warm_up):
+            assert model._reach is not None
+            divisor = _divisor(model, batch.advantages.shape[1])
+            for name, estimator in estimators.items():
+                for i, advantages in enumerate(batch.advantages):
+                    at_weights = th.autograd.grad(
+                        batch.step.latent.theta,
+                        model._reach[0],
+                        estimator(batch.step, advantages, i) / divisor,
+                        retain_graph=True,
+                    )
+                    kept[name][i].append(th.cat([part.flatten() for part in at_weights]))
+    grams = {name: np.stack([_gram(th.stack(of_lambda)) for of_lambda in parts]) for name, parts in kept.items()}
+    return grams, groups
 
 
 def _divisor(model: SurrogateA2C, n_steps: int) -> float:
@@ -107,8 +113,3 @@ def plain(step: Evaluation, advantages: th.Tensor, _: int = 0) -> th.Tensor:
     """Â ∂θ log π(a|s): A2C's own."""
     score = step.latent.score(step.sample)
     return advantages.reshape(-1, *(1,) * step.latent.event_ndim) * score
-
-
-def blocks(n_rollouts: int, most: int = 20) -> np.ndarray:
-    """Groups of consecutive rollouts for a jackknife: neighbours share episodes, distant ones hardly."""
-    return np.arange(n_rollouts) * min(most, n_rollouts) // n_rollouts

@@ -13,9 +13,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.common.checks import require_between, require_count
 from sb3_relax.common.extras import require_extra
-from sb3_relax.common.frozen import frozen_copy
+from sb3_relax.common.frozen import frozen_copy, require_plain_policy
 from sb3_relax.common.jackknife import Jackknifed, variance
-from sb3_relax.common.rollout_gradients import StepGradient, blocks, gradient_grams, plain, rollouts
+from sb3_relax.common.rollout_gradients import StepGradient, gradient_grams, plain, rollouts
 from sb3_relax.common.surrogate_a2c import Evaluation, SurrogateA2C
 from sb3_relax.diagnose.continuations import Sample, continue_states, repeat
 from sb3_relax.diagnose.cost import measure_cost
@@ -64,7 +64,10 @@ def diagnose(
     expect of it in training, where the policy moves on. The split needs states to be continued from more than once (see
     :class:`~sb3_relax.diagnose.restore.EnvSource`); without that, only the variance over repeated rollouts is given.
 
-    Sampling errors: a jackknife over episodes (parts) and over blocks of consecutive rollouts (rollouts).
+    Sampling errors: a jackknife over episodes (parts) and over 20 independent streams of rollouts (rollouts), each with
+    environments of fresh seeds that are first stepped on to a random place in their episodes (see
+    :func:`~sb3_relax.common.streams.streams`); within a stream, rollouts follow each other as in training and may share
+    episodes. Not covered: that V, ĉ and the agent itself came out as they did.
 
     :param model: LAXA2C, RELAXA2C, A2C or PPO; its γ, V and rollout length are used
     :param env: an id, a function that makes one, an environment, or a VecEnv of one (VecNormalize with
@@ -74,14 +77,14 @@ def diagnose(
     :param n_states: states, from ``n_episodes`` episodes of at most ``max_episode_steps``
     :param n_actions: actions of each state, at least 2
     :param n_futures: continuations of each action, at least 2
-    :param n_rollouts: repeated rollouts
+    :param n_rollouts: repeated rollouts, at least 4
     :param n_fit_steps: environment steps that ĉ is fitted on
     :param n_fit_updates: steps of φ
     :param confidence: of the intervals
     :param seed: of everything random; neither torch's nor NumPy's own generators are touched
     :param progress: told what is being done
     :raises ValueError: for a size out of range, or spaces that do not fit the model
-    :raises TypeError: for an agent that is not an actor-critic
+    :raises TypeError: for an agent that is not an actor-critic, or whose policy needs action masks or recurrent states
     :raises ModuleNotFoundError: without scipy
 
     Example::
@@ -92,14 +95,16 @@ def diagnose(
         print(result.sentence)
         result.save("diagnosis.json")
     """
+    require_plain_policy(model)
     settings: dict[str, Any] = {
         "lambdas": list(lambdas), "n_steps": n_steps or model.n_steps, "n_envs": model.n_envs, "gamma": model.gamma,
         "n_states": n_states, "n_actions": n_actions, "n_futures": n_futures, "n_episodes": n_episodes,
         "max_episode_steps": max_episode_steps, "n_rollouts": n_rollouts, "n_fit_steps": n_fit_steps,
         "n_fit_updates": n_fit_updates, "confidence": confidence, "seed": seed,
     }  # fmt: skip
-    for name in ("n_states", "n_actions", "n_futures", "n_episodes", "n_rollouts"):
+    for name in ("n_states", "n_actions", "n_futures", "n_episodes"):
         require_count(name, settings[name], low=2)
+    require_count("n_rollouts", n_rollouts, low=4)
     for name in ("n_fit_steps", "n_fit_updates", "max_episode_steps", "n_steps"):
         require_count(name, settings[name])
     for gae_lambda in lambdas:
@@ -118,7 +123,7 @@ def diagnose(
         progress(f"fitting ĉ at {len(lambdas)} values of λ")
         fitted = _fit(model, base, _parallel(source, base, next(streams)), settings, int(next(streams)))
         progress(f"{n_rollouts} repeated rollouts")
-        over_rollouts = _over_rollouts(base, _parallel(source, base, next(streams)), fitted, settings)
+        over_rollouts = _over_rollouts(base, _parallel(source, base, 0), fitted, settings, int(next(streams)))
         parts: Parts = {}
         if source.restore is not None:
             progress(f"{n_states} states × {n_actions} actions × {n_futures} futures, continued by {source.restore}")
@@ -166,7 +171,7 @@ def _fit(model: OnPolicyAlgorithm, base: SurrogateA2C, env: VecEnv, settings: di
 
 
 def _over_rollouts(
-    base: SurrogateA2C, env: VecEnv, fitted: Fitted, settings: dict[str, Any]
+    base: SurrogateA2C, env: VecEnv, fitted: Fitted, settings: dict[str, Any], seed: int
 ) -> dict[tuple[str, int], Jackknifed]:
     """The variance of a whole rollout's gradient."""
 
@@ -178,8 +183,7 @@ def _over_rollouts(
 
     estimators: dict[str, StepGradient] = {"none": without, "V(s)": plain}
     estimators |= {name: with_variate(models) for name, models in fitted.items()}
-    grams = gradient_grams(base, env, settings["n_rollouts"], settings["lambdas"], estimators)
-    groups = blocks(settings["n_rollouts"])
+    grams, groups = gradient_grams(base, env, settings["n_rollouts"], settings["lambdas"], estimators, seed)
     return {(name, i): variance(gram, groups) for name, of_name in grams.items() for i, gram in enumerate(of_name)}
 
 

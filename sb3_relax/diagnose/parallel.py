@@ -30,6 +30,10 @@ class Parallel(VecEnv):
     def reset(self) -> VecEnvObs:
         return stack([env.reset() for env in self.envs])
 
+    def seed(self, seed: int | None = None) -> list[int | None]:
+        """Each environment's own, from ``seed`` on, for the next reset."""
+        return [env.seed(None if seed is None else seed + i)[0] for i, env in enumerate(self.envs)]
+
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
 

@@ -60,12 +60,13 @@ def diagnose(
     action, given the state) and Σ_s (the state), after Tucker et al., *The Mirage of Action-Dependent Baselines* (2018,
     https://arxiv.org/abs/1802.10031), section 3; relaxation adds noise of its own. Without a baseline, with the agent's
     V(s), with the variance-optimal state baseline b(s, steps left in the rollout), and with ĉ of LAX (Box) or RELAX and
-    the exact correction (discrete actions), each fitted per λ on rollouts of its own. What ĉ does here, where the policy waits for it, is the most to
-    expect of it in training, where the policy moves on. The split needs states to be continued from more than once (see
-    :class:`~sb3_relax.diagnose.restore.EnvSource`); without that, only the variance over repeated rollouts is given.
+    the exact correction (discrete actions), each fitted per λ on rollouts of its own. What ĉ does here, where the
+    policy waits for it, is the most to expect of it in training, where the policy moves on. The split needs states to
+    be continued from more than once (see :class:`~sb3_relax.diagnose.restore.EnvSource`); without that, only the
+    variance over repeated rollouts is given.
 
-    Advantages are as GAE gives them: ``normalize_advantage``, which would make steps of a batch depend on each other, is
-    ignored.
+    Advantages are as GAE gives them: ``normalize_advantage`` is ignored, since it makes steps of a batch depend on each
+    other.
 
     Sampling errors: a jackknife over episodes (parts) and over 20 independent streams of rollouts (rollouts), each with
     environments of fresh seeds that are first stepped on to a random place in their episodes (see

@@ -19,7 +19,7 @@ def ratio(number: dict[str, Any] | None) -> str:
 def table() -> str:
     """One line per environment, λ and control variate."""
     rows = [
-        "| environment | λ | Σ_a of V(s)'s variance | best b(s), per step ÷ V(s) | | per step ÷ V(s) "
+        "| environment | λ | Σ_a of V(s)'s variance | best b(s, steps left), per step ÷ V(s) | | per step ÷ V(s) "
         "| over rollouts ÷ V(s) |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -90,8 +90,9 @@ result = diagnose(
 print(result.sentence)
 
 # %% [markdown]
-# Each row is an estimator. The best state baseline b(s) is not fitted: its variance is computed from the samples, so no
-# fitted baseline can be better, and what a control variate gains beyond it is the action's alone.
+# Each row is an estimator. The best state baseline b(s), which also knows the steps left in the rollout, is not fitted:
+# its variance is computed from the samples, so no fitted baseline can be better, and what a control variate gains
+# beyond it, for one step's gradient, is the action's alone.
 
 # %%
 for row in result.rows:

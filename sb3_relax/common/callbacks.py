@@ -115,7 +115,7 @@ class GradientVarianceCallback(BaseCallback):
         frozen = frozen_copy(self.model, seed)
 
         def scaled(advantages: th.Tensor) -> th.Tensor:
-            if not self.model.normalize_advantage:  # type: ignore[attr-defined]
+            if not (self.model.normalize_advantage and len(advantages) > 1):  # type: ignore[attr-defined]
                 return advantages
             return (advantages - advantages.mean()) / (advantages.std() + 1e-8)  # as in training
 

@@ -52,6 +52,7 @@ def continue_states(
     gamma: float,
     n_steps: int | None,
     rng: np.random.Generator,
+    bootstrap_truncated: bool = True,
 ) -> Sample:
     """Draw actions at every state, independently, and futures of every action, independently.
 
@@ -60,6 +61,7 @@ def continue_states(
 
     :param n_steps: of a rollout; ``None`` for whole episodes
     :param rng: source of futures and of the places in the rollout; the policy's actions come from torch's generator
+    :param bootstrap_truncated: add γV where a time limit ends an episode, as the agent's rollouts do
     """
     size = len(states.snapshots)
     actions, values = act(policy, repeat(states.observations, n_actions))
@@ -72,7 +74,9 @@ def continue_states(
     ]
     first = values.repeat(n_futures)
     parts = [
-        _advantages(policy, flat[i : i + CHUNK], first[i : i + CHUNK], np.asarray(lambdas), gamma, rng)
+        _advantages(
+            policy, flat[i : i + CHUNK], first[i : i + CHUNK], np.asarray(lambdas), gamma, rng, bootstrap_truncated
+        )
         for i in range(0, len(flat), CHUNK)
     ]
     advantages = np.concatenate(parts, axis=1).reshape(len(lambdas), size, n_actions, n_futures)
@@ -87,8 +91,9 @@ def _advantages(
     lambdas: np.ndarray,
     gamma: float,
     rng: np.random.Generator,
+    bootstrap_truncated: bool,
 ) -> np.ndarray:
-    """Σ (γλ)^l δ_l for each start, side by side: ``[lambdas, N]``. Truncation is bootstrapped, as SB3 does."""
+    """Σ (γλ)^l δ_l for each start, side by side: ``[lambdas, N]``."""
     envs = [snapshot.resume(rng) for snapshot, _, _ in starts]
     left = np.array([steps for _, _, steps in starts])
     actions = np.stack([action for _, action, _ in starts])
@@ -101,7 +106,7 @@ def _advantages(
             observation, reward, done, info = envs[i].step(action[None])
             observations.append(observation)
             rewards[k], ended[k] = reward[0], done[0]
-            if ended[k] and info[0].get("TimeLimit.truncated", False):
+            if bootstrap_truncated and ended[k] and info[0].get("TimeLimit.truncated", False):
                 rewards[k] += gamma * value_of(policy, info[0]["terminal_observation"])
         actions, following = act(policy, stack(observations))
         delta = rewards + gamma * np.where(ended, 0.0, following) - values[active]

@@ -59,10 +59,14 @@ def diagnose(
     policy's weights, is split by the law of total variance into Σ_τ (the future, given state and action), Σ_a (the
     action, given the state) and Σ_s (the state), after Tucker et al., *The Mirage of Action-Dependent Baselines* (2018,
     https://arxiv.org/abs/1802.10031), section 3; relaxation adds noise of its own. Without a baseline, with the agent's
-    V(s), with the variance-optimal state baseline, and with ĉ of LAX (Box) or RELAX and the exact correction (discrete
-    actions), each fitted per λ on rollouts of its own. What ĉ does here, where the policy waits for it, is the most to
-    expect of it in training, where the policy moves on. The split needs states to be continued from more than once (see
-    :class:`~sb3_relax.diagnose.restore.EnvSource`); without that, only the variance over repeated rollouts is given.
+    V(s), with the variance-optimal state baseline b(s, steps left in the rollout), and with ĉ of LAX (Box) or RELAX and
+    the exact correction (discrete actions), each fitted per λ on rollouts of its own. What ĉ does here, where the
+    policy waits for it, is the most to expect of it in training, where the policy moves on. The split needs states to
+    be continued from more than once (see :class:`~sb3_relax.diagnose.restore.EnvSource`); without that, only the
+    variance over repeated rollouts is given.
+
+    Advantages are as GAE gives them: ``normalize_advantage`` is ignored, since it makes steps of a batch depend on each
+    other.
 
     Sampling errors: a jackknife over episodes (parts) and over 20 independent streams of rollouts (rollouts), each with
     environments of fresh seeds that are first stepped on to a random place in their episodes (see
@@ -114,9 +118,11 @@ def diagnose(
     require_extra("diagnose", "scipy")
     source = EnvSource(env)
     base = frozen_copy(model, seed, n_steps=settings["n_steps"])
+    base.sde_sample_freq = 1  # as the continuations, whose steps each have a noise matrix of their own
     whole_episodes = base.n_episodes is not None and n_steps is None
     if not whole_episodes:
-        base.n_episodes = None
+        # rollouts of n_steps bootstrap at a time limit, as SB3's do
+        base.n_episodes, base.bootstrap_truncated = None, True
     streams = iter(np.random.SeedSequence(seed).generate_state(8) % 2**30)
     with th.random.fork_rng():
         th.manual_seed(int(next(streams)))
@@ -137,10 +143,11 @@ def diagnose(
                 base.gamma,
                 None if whole_episodes else base.n_steps,
                 np.random.default_rng(int(next(streams))),
+                bootstrap_truncated=base.bootstrap_truncated,
             )
             parts = _parts(base, sample, fitted)
         progress("timing updates")
-        timed = frozen_copy(model, seed, n_steps=settings["n_steps"], n_episodes=None)
+        timed = frozen_copy(model, seed, n_steps=settings["n_steps"], n_episodes=None, bootstrap_truncated=True)
         cost = measure_cost(timed, _parallel(source, base, next(streams)))
     rows = _rows(parts, over_rollouts, fitted, lambdas, confidence)
     algorithm = type(base).__name__
@@ -239,7 +246,9 @@ def _rows(
     confidence: float,
 ) -> list[Row]:
     names = ["none", "V(s)", *(["best b(s)"] if parts else []), *fitted]
-    joint = 1 - (1 - confidence) / (len(lambdas) * max(len(fitted), 1))
+    # what the sentence reads: one share per λ; ratios of a step and of rollouts, and beside_best, per variate and λ
+    read = len(lambdas) * ((1 + 3 * len(fitted)) if parts else len(fitted))
+    joint = 1 - (1 - confidence) / read
     rows = []
     for i, gae_lambda in enumerate(lambdas):
         for name in names:

@@ -93,8 +93,9 @@ def split(terms: Terms) -> Split:
 def removed_by_optimal_baseline(terms: Terms, fisher: Tensor) -> Jackknifed:
     """What the best baseline b(s) would take off ``action``: E[(E[‖k‖² Â | s])² / E[‖k‖² | s]], k = Jᵀ ∂θ log π.
 
-    It minimises E‖(Â - b(s)) k‖² state by state (Greensmith et al. 2004). No fitted baseline can do better, and none is
-    fitted here: the square is a mean over pairs of different actions.
+    The state includes the steps left in the rollout: b(s, steps left). It minimises E‖(Â - b) k‖² state by state
+    (Greensmith et al. 2004). No fitted baseline can do better, and none is fitted here: the square is a mean over pairs
+    of different actions.
 
     :param fisher: E[∂θ log π ∂θ log πᵀ], ``[S, d, d]``, which with the Gram matrix gives E‖k‖²
     """

@@ -50,8 +50,9 @@ class Row:
     measured with the control variate, where it is least noisy. Estimates of a part are unbiased, so one that is small
     may come out negative.
 
-    :param name: ``"none"``, ``"V(s)"``, ``"best b(s)"`` (the variance-optimal state baseline), ``"LAX"``, ``"RELAX"``
-        or ``"exact"``
+    :param name: ``"none"``, ``"V(s)"``, ``"best b(s)"`` (the variance-optimal state baseline b(s, steps left), which
+        also knows how many steps of the rollout are left: more than V(s) or any b(s) of the observation alone does),
+        ``"LAX"``, ``"RELAX"`` or ``"exact"``
     :param gae_lambda: λ of the advantage
     :param total: future + noise + action + state
     :param ratio: total over that with V(s); joint intervals (see :class:`Diagnosis`), as are those below
@@ -82,8 +83,10 @@ class Row:
 class Diagnosis:
     """What :func:`~sb3_relax.diagnose.diagnose` found.
 
-    Intervals of ratios hold jointly over all variates and λ (Bonferroni), at the ``confidence`` among ``settings``;
-    all others one by one.
+    The intervals that the sentence reads hold jointly, at the ``confidence`` among ``settings`` (Bonferroni over all of
+    them): at every λ ``action_share``, and for every control variate ``ratio``, ``beside_best`` and ``rollouts_ratio``.
+    The same ratios of ``"none"`` and ``"best b(s)"`` are as wide, but not among those counted. All other intervals hold
+    one by one.
 
     :param algorithm: ``"LAXA2C"`` or ``"RELAXA2C"``
     :param restore: how states were reached again: ``"copy"``, ``"replay"`` or ``None``
@@ -125,7 +128,10 @@ class Diagnosis:
         """
         from rich.table import Table
 
-        table = Table(title="Variance of one step's policy gradient, value ± standard error", caption=self.sentence)
+        table = Table(
+            title="Variance of one step's policy gradient, value ± standard error; best b(s) = b(s, steps left)",
+            caption=self.sentence,
+        )
         for heading in (
             "λ",
             "",

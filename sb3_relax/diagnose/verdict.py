@@ -14,8 +14,9 @@ def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
     """Whether LAX or RELAX can help, at which λ, and what it would cost.
 
     A gain (or a loss) is claimed only where the whole interval of the ratio of rollout variances to V(s)'s lies below
-    (above) 1, these being what training sees and resting on the most data; that it is more (or less) than the best
-    state baseline gives only where the interval of their difference, per step, excludes 0. Where one step's ratio and
+    (above) 1, these being what training sees and resting on the most data. How it compares with the best baseline
+    b(s, steps left) is known for one step's gradient only, and said so: more (or less) only where the interval of
+    their difference excludes 0. Where one step's ratio and
     the rollouts' have intervals apart, the parts have missed something, and the sentence says so.
 
     :param rows: all estimators at all λ
@@ -35,7 +36,7 @@ def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
     nothing = f"; at λ = {_list(others)} no gain is shown" if others else ""
     return (
         f"{algorithm} can lower the variance of the policy gradient at λ = {_list(where)}: most with {best.name} at "
-        f"λ = {best.gae_lambda:g}, to {ratio.bracketed} of that with V(s){_beside_best(best)}"
+        f"λ = {best.gae_lambda:g}, to {ratio.bracketed} of that with V(s) over rollouts{_beside_best(best)}"
         f"{nothing}{_losses(losses)}{_apart(measured)}; {_cost(algorithm, cost)}{_pays(ratio, cost)}."
     )
 
@@ -86,10 +87,10 @@ def _beside_best(row: Row) -> str:
     if row.beside_best is None or _is_apart(row):
         return ""
     if row.beside_best.high < 0:
-        return ", by more than any state baseline could"
+        return " (for one step's gradient, by more than any state baseline could)"
     if row.beside_best.low > 0:
-        return ", though the best state baseline alone would lower it further"
-    return ", by no more, as far as is shown, than the best state baseline alone could"
+        return " (one step's gradient the best state baseline alone would lower further)"
+    return " (for one step's gradient, by no more, as far as is shown, than the best state baseline alone could)"
 
 
 def _cost(algorithm: str, cost: Cost) -> str:

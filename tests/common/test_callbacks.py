@@ -86,6 +86,17 @@ def test_variance_of_a_bandit_in_closed_form():
     assert 0 < logged["gradient/ratio_standard_error"] < 0.5
 
 
+def test_one_step_is_not_normalised():
+    """As in training: its standard deviation does not exist."""
+    logged = {}
+    model = RELAXA2C("MlpPolicy", TinyEnv(spaces.Discrete(3)), n_steps=1, normalize_advantage=True, device="cpu")
+    callback = GradientVarianceCallback(TinyEnv(spaces.Discrete(3)), n_rollouts=4)
+    callback.init_callback(model)
+    model._logger = type("Logger", (), dict(record=lambda self, key, value: logged.update({key: value})))()
+    callback.on_rollout_start()
+    assert np.isfinite(list(logged.values())).all()
+
+
 def test_errors():
     env = make_vec_env("CartPole-v1", n_envs=2)
     with pytest.raises(ValueError, match="n_rollouts must be a whole number >= 4"):

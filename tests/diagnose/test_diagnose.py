@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from scipy import stats
 from stable_baselines3 import A2C, DQN, PPO
 
 from sb3_relax import LAXA2C, RELAXA2C
@@ -68,6 +69,23 @@ def test_without_restoring_only_rollouts_are_reported():
     assert result.restore is None
     assert all(row.total is None and row.rollouts is not None for row in result.rows)
     assert "best b(s)" not in {row.name for row in result.rows}
+
+
+@pytest.mark.parametrize("restored", [True, False])
+def test_intervals_are_joint_over_all_that_the_sentence_reads(restored):
+    make = (lambda: TinyEnv(spaces.Discrete(3))) if restored else Hidden
+    model = RELAXA2C("MlpPolicy", make(), device="cpu", seed=0)
+    result = diagnose(model, make, **SMALL)
+    variates, read = ("RELAX", "exact"), 0
+    for row in result.rows:
+        if row.name == "V(s)":
+            read += row.action_share is not None
+        elif row.name in variates:
+            read += sum(each is not None for each in (row.ratio, row.beside_best, row.rollouts_ratio))
+    assert read == (14 if restored else 4)
+    ratio = result.at("exact", 0.0).rollouts_ratio
+    half = stats.t.ppf(1 - 0.05 / read / 2, 7) * ratio.standard_error
+    assert ratio.high - ratio.value == pytest.approx(half)
 
 
 def test_whole_episodes():
@@ -151,17 +169,17 @@ def rows_of(*ours, share=0.3):
         ([Row("LAX", 0.0, rollouts_ratio=ratio(0.95, 0.99))], ["can lower", "more than what larger batches"], []),
         (
             [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_best=ratio(-0.2, -0.1))],
-            ["by more than any state baseline could"],
+            ["(for one step's gradient, by more than any state baseline could)"],
             [],
         ),
         (
             [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_best=ratio(0.1, 0.2))],
-            ["the best state baseline alone would lower it further"],
+            ["(one step's gradient the best state baseline alone would lower further)"],
             [],
         ),
         (
             [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_best=ratio(-0.1, 0.2))],
-            ["by no more, as far as is shown"],
+            ["for one step's gradient, by no more, as far as is shown"],
             ["further", "by more than any", "miss"],
         ),
         (

@@ -33,7 +33,7 @@ AGENTS = {
     "CartPole-v1": ("relaxa2c", 0),
     "LunarLander-v3": ("relaxa2c", 0),
     "InvertedPendulum-v5": ("laxa2c", 0),
-    "Pendulum-v1": ("laxa2c", 1),
+    "Pendulum-v1": ("laxa2c", 0),
 }
 EVALUATION_SEED = 10_000
 EPISODES = 100

@@ -417,5 +417,5 @@ def test_policy_gradient_takes_arrays_and_multi_dimensional_box():
     model = LAXA2C("MlpPolicy", TinyEnv(space), seed=0, device="cpu")
     gradient = model.policy_gradient(np.zeros((5, 3), np.float32), np.ones((5, 2, 2), np.float32), np.ones(5))
     assert gradient["log_std"].shape == (4,)
-    with pytest.raises(ValueError, match="batch's shape"):
+    with pytest.raises(ValueError, match="advantages must have shape"):
         model.policy_gradient(np.zeros((5, 3), np.float32), np.ones((5, 2, 2), np.float32), np.ones((5, 1)))

@@ -59,6 +59,7 @@ def train(options: argparse.Namespace) -> None:
         trainer.load(path)
     if worker.rank != 0:
         trainer.train(options.iterations, options.every)
+        distributed.wait_for_all(worker)
         return
 
     from torch.utils.tensorboard import SummaryWriter
@@ -81,6 +82,7 @@ def train(options: argparse.Namespace) -> None:
 
     with bar, writer:
         trainer.train(options.iterations, options.every, path, bar.update, log)
+    distributed.wait_for_all(worker)
     print(json.dumps(asdict(trainer.history[-1])))
 
 

@@ -46,6 +46,12 @@ def local_device(name: str) -> torch.device:
     return device
 
 
+def wait_for_all(worker: Worker) -> None:
+    """Let no process leave, and take its connections along, while another still works."""
+    if worker.processes > 1:
+        dist.barrier()
+
+
 @torch.no_grad()
 def average(tensors: Sequence[Tensor], worker: Worker) -> None:
     """Replace each tensor by its mean over all processes, in place, in one message."""

@@ -15,11 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import joblib
 from records import RESULTS, ROOT, provenance, write_record
-from rich.console import Console
-from rich.progress import Progress
 from stable_baselines3.common.monitor import load_results
+from sweep import in_parallel
 
 from sb3_relax.zoo.hyperparams import read_entries
 
@@ -81,16 +79,7 @@ def main() -> None:
             path = arguments.results / f"{file}_{env_id}.json"
             if env_id != "default" and not path.exists():
                 jobs.append((file, env_id, arguments.steps, path))
-    failures = []
-    console = Console()
-    with Progress(console=console) as progress:
-        bar = progress.add_task("entries", total=len(jobs))
-        parallel = joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")
-        for failure in parallel(joblib.delayed(check)(*job) for job in jobs):
-            progress.advance(bar)
-            if failure:
-                failures.append(failure)
-                console.print(failure, markup=False)
+    failures = in_parallel(check, jobs, arguments.jobs, "entries")
     if failures:
         raise SystemExit(f"{len(failures)} of {len(jobs)} entries failed")
 

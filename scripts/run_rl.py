@@ -15,17 +15,15 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch as th
 import yaml
 from records import RESULTS, ROOT, provenance, write_record
-from rich.console import Console
-from rich.progress import Progress
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
+from sweep import in_parallel
 
 import sb3_relax
 from sb3_relax.zoo.hyperparams import RATES, to_rate
@@ -151,16 +149,7 @@ def main() -> None:
                 if not path.exists():
                     jobs.append((env_id, name, entry, seed, task["threshold"], path))
 
-    failures = []
-    console = Console()
-    with Progress(console=console) as progress:
-        bar = progress.add_task("runs", total=len(jobs))
-        parallel = joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")
-        for failure in parallel(joblib.delayed(run)(*job) for job in jobs):
-            progress.advance(bar)
-            if failure:
-                failures.append(failure)
-                console.print(failure, markup=False)
+    failures = in_parallel(run, jobs, arguments.jobs, "runs")
     if failures:
         raise SystemExit(f"{len(failures)} of {len(jobs)} runs failed")
 

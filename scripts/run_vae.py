@@ -23,10 +23,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import joblib
 import torch
 from records import RESULTS, ROOT, provenance, write_record
-from tqdm import tqdm
+from sweep import in_parallel
 
 from sb3_relax.tasks.vae.__main__ import pixels, prepare_cpu
 from sb3_relax.tasks.vae.cases import CASES, build
@@ -129,17 +128,6 @@ def read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def in_parallel(jobs: list[tuple[Any, ...]], count: int, what: str) -> list[str]:
-    """Run all; the errors of those that failed."""
-    failures = []
-    parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered")
-    for failure in tqdm(parallel(joblib.delayed(run)(*job) for job in jobs), total=len(jobs), desc=what, unit="run"):
-        if failure:
-            failures.append(failure)
-            tqdm.write(failure)
-    return failures
-
-
 def elbo_at(record: dict[str, Any] | None, iteration: int) -> float | None:
     """Training ELBO of a record at an iteration; ``None`` where it diverged before, or never got there."""
     if record is None or "curve" not in record:
@@ -230,7 +218,7 @@ def main() -> None:
         for rate in options.rates
         if elbo_at(record(cell, rate), options.tune_iterations) is None and "diverged" not in (record(cell, rate) or {})
     ]
-    in_parallel(tune, options.jobs, "learning rates")
+    in_parallel(run, tune, options.jobs, "learning rates")
     for cell in open_cells:
         rates.choose(cell, {rate: elbo_at(record(cell, rate), options.tune_iterations) for rate in options.rates})
     jobs = [
@@ -239,7 +227,7 @@ def main() -> None:
         for cell in cells
         if (rate := rates.of(cell)) is not None
     ]
-    failures = in_parallel(jobs, options.jobs, "runs")
+    failures = in_parallel(run, jobs, options.jobs, "runs")
     print(f"{len(jobs) - len(failures)} of {len(jobs)} runs done in {time.perf_counter() - start:.0f} s")
     if failures:
         raise SystemExit(1)

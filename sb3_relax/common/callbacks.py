@@ -114,11 +114,6 @@ class GradientVarianceCallback(BaseCallback):
         sync_envs_normalization(self.training_env, self.variance_env)
         frozen = frozen_copy(self.model, seed)
 
-        def scaled(advantages: th.Tensor) -> th.Tensor:
-            if not (self.model.normalize_advantage and len(advantages) > 1):  # type: ignore[attr-defined]
-                return advantages
-            return (advantages - advantages.mean()) / (advantages.std() + 1e-8)  # as in training
-
         with th.random.fork_rng():
             th.manual_seed(seed)
             grams, groups = gradient_grams(
@@ -127,8 +122,10 @@ class GradientVarianceCallback(BaseCallback):
                 self.n_rollouts,
                 [frozen.gae_lambda],
                 {
-                    "with": lambda step, advantages, _: frozen._applied(frozen._estimate(step, scaled(advantages))),
-                    "without": lambda step, advantages, _: plain(step, scaled(advantages)),
+                    "with": lambda step, advantages, _: frozen._applied(
+                        frozen._estimate(step, frozen._normalized(advantages))
+                    ),
+                    "without": lambda step, advantages, _: plain(step, frozen._normalized(advantages)),
                 },
                 seed,
             )

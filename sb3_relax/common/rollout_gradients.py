@@ -83,7 +83,7 @@ def gradient_grams(
     for warm_up, size in zip(warm_ups, np.bincount(groups), strict=True):
         for batch in rollouts(model, env, int(size), lambdas, warm_up):
             assert model._reach is not None
-            divisor = _divisor(model, batch.advantages.shape[1])
+            divisor = model._divisor(batch.advantages.shape[1])
             for name, estimator in estimators.items():
                 for i, advantages in enumerate(batch.advantages):
                     at_weights = th.autograd.grad(
@@ -95,13 +95,6 @@ def gradient_grams(
                     kept[name][i].append(th.cat([part.flatten() for part in at_weights]))
     grams = {name: np.stack([_gram(th.stack(of_lambda)) for of_lambda in parts]) for name, parts in kept.items()}
     return grams, groups
-
-
-def _divisor(model: SurrogateA2C, n_steps: int) -> float:
-    if model.n_episodes is None:
-        return n_steps
-    # whole episodes are divided by a number that does not look at their own length, as in training
-    return model.control_variate.statistics.steps or model.n_episodes * model.max_episode_steps
 
 
 def _gram(gradients: th.Tensor) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -57,12 +58,7 @@ def collect_episodes(
             context = model._acting_context(env)
             actions_tensor, values, log_probs = model.policy(obs_tensor, **context)
         actions = actions_tensor.cpu().numpy()
-        clipped_actions = actions
-        if isinstance(model.action_space, spaces.Box):
-            if model.policy.squash_output:
-                clipped_actions = model.policy.unscale_action(actions)
-            else:
-                clipped_actions = np.clip(actions, model.action_space.low, model.action_space.high)
+        clipped_actions = executable(model.policy, actions)
 
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         model.num_timesteps += env.num_envs
@@ -113,3 +109,12 @@ def collect_episodes(
     callback.update_locals(locals())
     callback.on_rollout_end()
     return True
+
+
+def executable(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
+    """What the environment receives for actions as a rollout stores them: unscaled or clipped, for a Box."""
+    if not isinstance(policy.action_space, spaces.Box):
+        return actions
+    if policy.squash_output:
+        return policy.unscale_action(actions)
+    return np.clip(actions, policy.action_space.low, policy.action_space.high)

@@ -365,11 +365,7 @@ class SurrogateA2C(A2C):
     def _update(self, data: RolloutBufferSamples) -> None:
         context = self._context(data)
         step = self._evaluate(data.observations, data.actions, **context)
-        advantages = data.advantages.to(step.values.dtype)
-        if self.normalize_advantage and len(advantages) > 1:
-            # one alone has no standard deviation, and stays as it is, as in PPO.
-            # ĉ lives in the same units: it is subtracted from, and corrects, the normalised advantage
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        advantages = self._normalized(data.advantages.to(step.values.dtype))
         returns = data.returns.to(step.values.dtype)
 
         estimate = self._estimate(step, advantages)
@@ -396,6 +392,13 @@ class SurrogateA2C(A2C):
         self.logger.record("train/cv_loss", moments.square_at(1) if cv_loss is None else cv_loss.item())
         self._record_variance(moments)
         self.control_variate.statistics.update(advantages.square().mean().item(), moments, estimate.samples)
+
+    def _normalized(self, advantages: th.Tensor) -> th.Tensor:
+        """Â of a batch in the units that training takes it in, ``[N]``."""
+        if not self.normalize_advantage or len(advantages) <= 1:
+            return advantages  # one alone has no standard deviation, and stays as it is, as in PPO
+        # ĉ lives in the same units: it is subtracted from, and corrects, the normalised advantage
+        return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
 
     def _evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> Evaluation:
         """V, the action distribution and the features, in one pass of the policy as A2C makes it."""
@@ -452,8 +455,8 @@ class SurrogateA2C(A2C):
             return estimate.grad
         return th.lerp(estimate.plain, estimate.grad, self.control_variate.statistics.gain)
 
-    def _divisor(self, estimate: Estimate) -> float:
-        """What the sum of ĝ over the batch is divided by: the number of steps.
+    def _divisor(self, n_steps: int) -> float:
+        """What the sum of ĝ over a batch of ``n_steps`` is divided by: the number of steps.
 
         Whole episodes are divided by what earlier batches lead to expect of their length, not by their own: a number of
         steps that depends on the actions, below a sum whose mean is zero, would leave a mean. The first batch has none
@@ -461,7 +464,7 @@ class SurrogateA2C(A2C):
         first step of the policy may be too small to matter, and never too large.
         """
         if self.n_episodes is None:
-            return estimate.samples
+            return n_steps
         return self.control_variate.statistics.steps or self.n_episodes * self.max_episode_steps
 
     def _backward(self, loss: th.Tensor, estimate: Estimate, grad: th.Tensor) -> th.Tensor | None:
@@ -470,7 +473,7 @@ class SurrogateA2C(A2C):
         :return: φ's objective where it is not the mean of ‖ĝ‖² at the distribution's parameters
         """
         _clear_gradients(self.cv_optimizer)
-        roots, vectors = [loss, estimate.latent.theta], [None, grad / -self._divisor(estimate)]
+        roots, vectors = [loss, estimate.latent.theta], [None, grad / -self._divisor(estimate.samples)]
         if self.cv_objective == "distribution":
             # ∂φ mean ‖ĝ‖² = 2/N ĝ · ∂φ ĝ. ĝ's graph holds nothing but φ (θ, features and advantages are detached), so
             # one pass serves both
@@ -587,7 +590,7 @@ class SurrogateA2C(A2C):
         gradients = th.autograd.grad(
             estimate.latent.theta,
             list(named.values()),
-            self._applied(estimate) / self._divisor(estimate),
+            self._applied(estimate) / self._divisor(estimate.samples),
             allow_unused=True,
             materialize_grads=True,
         )

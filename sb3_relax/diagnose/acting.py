@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 
@@ -24,12 +23,3 @@ def act(policy: ActorCriticPolicy, observations: Any) -> tuple[np.ndarray, np.nd
 def value_of(policy: ActorCriticPolicy, observation: Any) -> float:
     """V at one observation without a leading dimension, as ``infos`` hold the last of an episode."""
     return policy.predict_values(policy.obs_to_tensor(observation)[0]).item()
-
-
-def executable(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
-    """What the environment receives for actions as a rollout stores them: unscaled or clipped, for a Box."""
-    if not isinstance(policy.action_space, spaces.Box):
-        return actions
-    if policy.squash_output:
-        return policy.unscale_action(actions)
-    return np.clip(actions, policy.action_space.low, policy.action_space.high)

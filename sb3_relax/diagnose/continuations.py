@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_relax.diagnose.acting import act, executable, value_of
+from sb3_relax.common.rollouts import executable
+from sb3_relax.diagnose.acting import act, value_of
 from sb3_relax.diagnose.parallel import stack
 from sb3_relax.diagnose.restore import Snapshot
 from sb3_relax.diagnose.states import States

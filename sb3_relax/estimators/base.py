@@ -9,10 +9,14 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from sb3_relax.estimators.functions import Objective, evaluate, require_finite
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.quadrature import product_rule, unit_interval_rule
+
+#: a cotangent of ĝ to pairs of a parameter in φ and its gradient
+VJP = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 
 SelfEstimator = TypeVar("SelfEstimator", bound="Estimator")
 
@@ -25,6 +29,8 @@ class Estimate:
     :param grad: ĝ per sample at θ, shape of ``latent.theta``; of its graph, only what leads to ``phi`` is ever used
     :param score: ∂θ log p(b|θ), shape of ``latent.theta``, where the estimate has one sample
     :param phi: the parameters of the control variate
+    :param phi_vjp: of a cotangent of ĝ, pairs of a parameter in ``phi`` and its gradient, for what of ``phi`` the graph
+        of ``grad`` does not lead to
     :param phi_loss: a scalar to train ``phi`` on instead of Eq 6
     :param learn: called after :meth:`backward`, for running statistics
     """
@@ -37,6 +43,7 @@ class Estimate:
         *,
         score: Tensor | None = None,
         phi: Sequence[Tensor] = (),
+        phi_vjp: VJP | None = None,
         phi_loss: Tensor | None = None,
         learn: Callable[[], None] | None = None,
     ):
@@ -45,6 +52,7 @@ class Estimate:
         self.score = score
         self.phi = phi
         self._grad = grad
+        self._phi_vjp = phi_vjp
         self._phi_loss = phi_loss
         self._learn = learn
 
@@ -60,15 +68,17 @@ class Estimate:
             raise AttributeError("an estimate of several samples has no single score term")
         return expand_to(self.value.detach(), self.latent) * self.score
 
-    @property
+    @cached_property
     def grad_with_graph(self) -> Tensor:
         """ĝ with its graph to φ, for variance objectives other than :attr:`objective`."""
-        return self._grad
+        if self._phi_vjp is None:
+            return self._grad
+        return _WithVJP.apply(self._grad, self._phi_vjp, *self.phi)
 
     @cached_property
     def objective(self) -> Tensor:
         """The batch mean of ‖ĝ‖²: its gradient in φ is the variance's (Eq 6), since E[ĝ] does not depend on φ."""
-        return self._grad.square().sum() / self.samples
+        return self.grad_with_graph.square().sum() / self.samples
 
     @property
     def samples(self) -> int:
@@ -99,12 +109,16 @@ class Estimate:
         """Eq 6's gradient (or that of the estimator's own loss for φ) for each of ``phi``, accumulated nowhere."""
         if self._phi_loss is not None:
             return torch.autograd.grad(self._phi_loss, phi, allow_unused=True)
-        if not self._grad.requires_grad:
-            return [None] * len(phi)
         # ∂φ mean ‖ĝ‖² = 2/N ĝ · ∂φ ĝ
-        return torch.autograd.grad(
-            self._grad, phi, self.grad * (2 / self.samples), allow_unused=True, retain_graph=retain_graph
-        )
+        cotangent = self.grad * (2 / self.samples)
+        gradients: list[Tensor | None] = [None] * len(phi)
+        if self._grad.requires_grad:
+            gradients = list(
+                torch.autograd.grad(self._grad, phi, cotangent, allow_unused=True, retain_graph=retain_graph)
+            )
+        if self._phi_vjp is not None:
+            gradients = _with_pairs(phi, gradients, self._phi_vjp(cotangent))
+        return gradients
 
     def _add_theta_and_direct(self, value: Tensor) -> None:
         roots, vectors = [], []
@@ -116,6 +130,33 @@ class Estimate:
             vectors.append(torch.full_like(value, 1 / self.samples))
         if roots:
             torch.autograd.backward(roots, vectors)
+
+
+def _with_pairs(
+    phi: Sequence[Tensor], gradients: Sequence[Tensor | None], pairs: list[tuple[Tensor, Tensor]]
+) -> list[Tensor | None]:
+    """``gradients`` of ``phi``, and those of ``pairs`` added to them."""
+    total = list(gradients)
+    for parameter, gradient in pairs:
+        for i, other in enumerate(phi):
+            if other is parameter:
+                before = total[i]
+                total[i] = gradient if before is None else before + gradient
+    return total
+
+
+class _WithVJP(torch.autograd.Function):
+    """ĝ, whose backward pass to φ is a function already known."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, vjp: VJP, *phi: Tensor) -> Tensor:
+        ctx.vjp, ctx.phi = vjp, phi
+        return grad.view_as(grad)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        return cotangent, None, *_with_pairs(ctx.phi, [None] * len(ctx.phi), ctx.vjp(cotangent))
 
 
 class Estimator(nn.Module, ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ Objective = Callable[[Tensor], Tensor]
 
 #: c_φ: maps relaxed or hard samples ``[..., *batch, *event]`` to values ``[..., *batch]``.
 Surrogate = Callable[[Tensor], Tensor]
+
+#: cotangents of c(z) and of ∂c/∂z to pairs of a parameter in φ and its gradient.
+SurrogateVJP = Callable[[Tensor, Tensor], list[tuple[Tensor, Tensor]]]
 
 
 def under_transform() -> bool:
@@ -35,7 +39,7 @@ def require_finite(what: str, tensor: Tensor) -> None:
     if under_transform():
         return
     # one pass for the usual case; a sum may overflow where its terms do not
-    if bool(tensor.sum().isfinite()):
+    if math.isfinite(tensor.sum().item()):
         return
     finite = tensor.isfinite()
     if not finite.all():
@@ -110,6 +114,21 @@ def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = Non
     c = surrogate(z)
     (slope,) = torch.autograd.grad(c.sum(), z, create_graph=True)
     return c, slope
+
+
+def value_slope_vjp(
+    surrogate: Surrogate, z: Tensor, latent: Latent | None = None
+) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
+    """c(z) and ∂c/∂z as :func:`value_and_slope` gives them, and a backward pass to φ where the surrogate has its own.
+
+    What that pass covers has no graph: autograd's bookkeeping costs a small network more than its arithmetic.
+    """
+    if latent is not None and hasattr(surrogate, "given"):
+        surrogate = surrogate.given(latent)
+    with_vjp = getattr(surrogate, "value_slope_vjp", None)
+    if with_vjp is not None and not under_transform():
+        return with_vjp(z)
+    return *value_and_slope(surrogate, z), None
 
 
 def _functional_value_and_slope(f: Objective, z: Tensor) -> tuple[Tensor, Tensor]:

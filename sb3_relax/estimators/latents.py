@@ -118,6 +118,10 @@ class RelaxedLatent(Latent):
         """Carry a gradient at :meth:`natural` back to one at ``theta``."""
 
     @abstractmethod
+    def push_forward(self, v: Tensor) -> Tensor:
+        """The change of :meth:`natural` as ``theta`` moves by v: the transpose of :meth:`pull_back`."""
+
+    @abstractmethod
     def base_noise(self, u: Tensor) -> Tensor:
         """The noise of ``z = natural + noise`` from uniforms of θ's shape: logistic or Gumbel."""
 
@@ -206,6 +210,9 @@ class LogisticBernoulli(RelaxedLatent):
     def pull_back(self, g: Tensor) -> Tensor:
         return g
 
+    def push_forward(self, v: Tensor) -> Tensor:
+        return v
+
     def conditional(self, b: Tensor, u: Tensor) -> Tensor:
         # survival function of a logistic truncated to the side of b, inverted: s·[softplus(s·l + log(1-v)) - log v]
         u = open_unit(u)
@@ -213,7 +220,8 @@ class LogisticBernoulli(RelaxedLatent):
         return sign * (F.softplus(sign * self.theta + torch.log1p(-u)) - u.log())
 
     def base_noise(self, u: Tensor) -> Tensor:
-        return open_unit(u).logit()
+        # in one kernel; no uniform of either type lies between 0 and half its eps
+        return u.logit(eps=torch.finfo(u.dtype).eps / 2)
 
     def base_score(self, noise: Tensor) -> Tensor:
         return torch.tanh(noise / 2)
@@ -231,8 +239,9 @@ class LogisticBernoulli(RelaxedLatent):
         return slope * self.probabilities * (1 - self.probabilities)
 
     def coupling(self, b: Tensor, z: Tensor) -> Tensor:
-        # 1 - p_b (1 - e^{-|z|}), with p_b = 1 - |b - p| and 1 - e^{-|z|} = -expm1(-|z|)
-        return 1 + (1 - self.score(b).abs()) * torch.expm1(-z.abs())
+        # 1 - p_b (1 - e) with e = e^{-|z|}; as |b - p| = 1 - p_b, that is |b - p| + e - |b - p| e
+        other, e = self.score(b).abs(), torch.exp(-z.abs())
+        return torch.addcmul(other + e, other, e, value=-1)
 
     def support(self) -> Tensor:
         dim = self.theta.shape[-1]
@@ -288,6 +297,10 @@ class GumbelOneHot(RelaxedLatent):
             # the relaxation gives a masked class noise of its own, which must not move its logit
             g = g.masked_fill(~self.mask, 0.0)
         return g - self.probabilities * g.sum(-1, keepdim=True)
+
+    def push_forward(self, v: Tensor) -> Tensor:
+        change = v - (self.probabilities * v).sum(-1, keepdim=True)
+        return change if self.mask is None else change.masked_fill(~self.mask, 0.0)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         with torch.no_grad():

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from sb3_relax.estimators.base import Estimate, Estimator, require_samples
-from sb3_relax.estimators.functions import Objective, Surrogate, evaluate, evaluate_with_slope, value_and_slope
+from sb3_relax.estimators.functions import (
+    Objective,
+    Surrogate,
+    SurrogateVJP,
+    evaluate,
+    evaluate_with_slope,
+    value_and_slope,
+    value_slope_vjp,
+)
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 from sb3_relax.estimators.relax import condition, draw_relaxed, relax_estimate, relaxation_shape
 from sb3_relax.estimators.surrogates import require_temperature
@@ -92,7 +100,23 @@ class RelaxedObjective:
         self.residual = residual
 
     def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """c(z) and ∂c/∂z, the chain rule through the relaxation, all draws in one call of f."""
+        """c(z) and ∂c/∂z, shapes of z's batch and of z."""
+        c, slope = self._of_f(z)
+        if self.residual is None:
+            return c, slope
+        r, r_slope = value_and_slope(self.residual, z, self.latent)
+        return c + r, slope + r_slope
+
+    def value_slope_vjp(self, z: Tensor) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
+        """As :meth:`value_and_slope`; the residual's share of φ by its own backward pass, where it has one."""
+        c, slope = self._of_f(z)
+        if self.residual is None:
+            return c, slope, None
+        r, r_slope, vjp = value_slope_vjp(self.residual, z, self.latent)
+        return c + r, slope + r_slope, vjp
+
+    def _of_f(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """η f(σ_τ(z)) and its slope, the chain rule through the relaxation, all draws in one call of f."""
         relaxed = self.latent.relax(z, self.temperature)
         leading = relaxed.shape[: relaxed.dim() - self.latent.theta.dim()]
         # f sees one leading dimension of draws, and none where there is one draw
@@ -103,9 +127,6 @@ class RelaxedObjective:
         value, slope = evaluate_with_slope(self.f, batched, shape, "REBAR", create_graph=True)
         c = self.scale * value.reshape(leading + self.latent.batch_shape)
         slope = self.scale * self.latent.relax_gradient(relaxed, slope.reshape(relaxed.shape), self.temperature)
-        if self.residual is not None:
-            r, r_slope = value_and_slope(self.residual, z, self.latent)
-            return c + r, slope + r_slope
         return c, slope
 
     def __call__(self, z: Tensor) -> Tensor:

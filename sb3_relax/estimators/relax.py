@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import Estimate, Estimator, TwoPhaseEstimator, expand_to, require_samples
-from sb3_relax.estimators.functions import Objective, Surrogate, evaluate, require_finite, value_and_slope
+from sb3_relax.estimators.functions import Objective, Surrogate, evaluate, require_finite, value_slope_vjp
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 from sb3_relax.estimators.surrogates import MLPSurrogate
 
@@ -112,17 +112,33 @@ def relax_estimate(
 ) -> Estimate:
     """Eq 8 for a given c, b, f(b), z and z̃, averaged over a leading dimension of draws where there is one."""
     assert isinstance(latent, RelaxedLatent)
+    coupled = z_tilde is z
     with torch.no_grad():
         coupling = latent.coupling(b, z_tilde)
     with torch.enable_grad():
-        if z_tilde is z:
-            c, slope = value_and_slope(surrogate, z, latent)
+        if coupled:
+            c, slope, vjp = value_slope_vjp(surrogate, z, latent)
             slope = slope * coupling
         else:
-            both, slopes = value_and_slope(surrogate, torch.stack([z, z_tilde]), latent)
+            both, slopes, vjp = value_slope_vjp(surrogate, torch.stack([z, z_tilde]), latent)
             c, slope = both[1], slopes[0] - (1 - coupling) * slopes[1]
         score = latent.score(b)
-        grad = expand_to(value.detach() - c, latent) * score + latent.pull_back(slope)
+        grad = torch.addcmul(latent.pull_back(slope), expand_to(value.detach() - c, latent), score)
+        draws = grad.shape[: grad.dim() - latent.theta.dim()].numel()
         if grad.dim() > latent.theta.dim():
-            grad = grad[0] if len(grad) == 1 else grad.mean(0)
-        return Estimate(latent, value, grad, score=score, phi=phi)
+            grad = grad[0] if draws == 1 else grad.mean(0)
+
+    def phi_vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The lines above backwards."""
+        assert vjp is not None
+        each = (grad_bar if draws == 1 else grad_bar / draws).expand(z.shape)
+        value_bar = -(each * score).flatten(-latent.event_ndim).sum(-1)
+        slope_bar = latent.push_forward(each)
+        if coupled:
+            return vjp(value_bar, slope_bar * coupling)
+        return vjp(
+            torch.stack([torch.zeros_like(value_bar), value_bar]),
+            torch.stack([slope_bar, (coupling - 1) * slope_bar]),
+        )
+
+    return Estimate(latent, value, grad, score=score, phi=phi, phi_vjp=None if vjp is None else phi_vjp)

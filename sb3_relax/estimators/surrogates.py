@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sb3_relax.estimators.functions import SurrogateVJP
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
-from sb3_relax.estimators.tanh_network import value_and_slope_of_tanh_network
+from sb3_relax.estimators.tanh_network import backward_pass, forward_pass, value_and_slope_of_tanh_network
 
 
 class MLPSurrogate(nn.Module):
@@ -74,18 +75,43 @@ class MLPSurrogate(nn.Module):
         value, slope = value_and_slope_of_tanh_network(
             seen.flatten(-self.event_ndim), self._layers(shift), self.output.weight, self.output.bias
         )
-        slope = slope.reshape(z.shape)
-        if self.squash == "sigmoid":
-            slope = slope * (seen * (1 - seen))
-        elif self.squash == "softmax":
-            slope = seen * (slope - (seen * slope).sum(-1, keepdim=True))
-        return value, slope
+        return value, self._through_squash(slope.reshape(z.shape), seen)
+
+    def value_slope_vjp(self, z: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor, SurrogateVJP]:
+        """As :meth:`value_and_slope`, without graphs, and a function that does what their backward pass would."""
+        own: list[Tensor] = [p for layer in self.layers for p in (layer.weight, layer.bias)]  # type: ignore[misc]
+        weight, bias = self.output.weight, self.output.bias
+        with torch.no_grad():
+            seen = self._squash(z)
+            x = seen.flatten(-self.event_ndim)
+            flat = own if shift is None else [own[0], own[1] + shift, *own[2:]]
+            out = forward_pass(x, weight, bias, flat)
+            slope = self._through_squash(out.slope.reshape(z.shape), seen)
+
+        @torch.no_grad()
+        def vjp(value_bar: Tensor, slope_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+            # the squash's Jacobian is symmetric
+            inner_bar = self._through_squash(slope_bar, seen).reshape(x.shape)
+            _, weight_bar, bias_bar, bars = backward_pass(out, x, weight, flat, value_bar, inner_bar)
+            pairs = [(weight, weight_bar), (bias, bias_bar), *zip(own, bars, strict=True)]
+            if shift is not None:
+                pairs += [(shift, bars[1].sum_to_size(shift.shape))]
+                pairs[3] = (own[1], bars[1].sum_to_size(own[1].shape))
+            return pairs
+
+        return out.value, slope, vjp
 
     def _layers(self, shift: Tensor | None) -> list[tuple[Tensor, Tensor]]:
         layers: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in self.layers]  # type: ignore[misc]
         if shift is not None:
             layers[0] = (layers[0][0], layers[0][1] + shift)
         return layers
+
+    def _through_squash(self, slope: Tensor, seen: Tensor) -> Tensor:
+        """``slope`` times the Jacobian of what the network sees of z."""
+        if self.squash == "sigmoid":
+            return torch.ops.aten.sigmoid_backward(slope, seen)
+        return slope if self.squash is None else seen * (slope - (seen * slope).sum(-1, keepdim=True))
 
     def _squash(self, z: Tensor) -> Tensor:
         if self.squash is None:
@@ -111,19 +137,33 @@ class ThetaSurrogate(MLPSurrogate):
 
     def given(self, latent: RelaxedLatent) -> _AtTheta:
         """This surrogate as a function of z alone, at one θ."""
-        return _AtTheta(self, self.of_theta(latent.mean().flatten(-self.event_ndim)))
+        return _AtTheta(self, latent.mean().flatten(-self.event_ndim))
 
 
 class _AtTheta:
-    def __init__(self, surrogate: ThetaSurrogate, shift: Tensor):
+    def __init__(self, surrogate: ThetaSurrogate, mean: Tensor):
         self.surrogate = surrogate
-        self.shift = shift
+        self.mean = mean
+        self.shift = surrogate.of_theta(mean)
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.surrogate(z, self.shift)
 
     def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.surrogate.value_and_slope(z, self.shift)
+
+    def value_slope_vjp(self, z: Tensor) -> tuple[Tensor, Tensor, SurrogateVJP]:
+        value, slope, of_surrogate = self.surrogate.value_slope_vjp(z, self.shift)
+
+        def vjp(value_bar: Tensor, slope_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+            pairs = of_surrogate(value_bar, slope_bar)
+            (shift_bar,) = (bar for tensor, bar in pairs if tensor is self.shift)
+            width = shift_bar.shape[-1]
+            weight_bar = shift_bar.reshape(-1, width).T @ self.mean.reshape(-1, self.mean.shape[-1])
+            others = [pair for pair in pairs if pair[0] is not self.shift]
+            return [*others, (self.surrogate.of_theta.weight, weight_bar)]
+
+        return value, slope, vjp
 
 
 def require_temperature(temperature: float) -> float:

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from sb3_relax.estimators.functions import under_transform
 
+#: g ⊙ (1 - h²) at h = tanh(a), in one kernel
+tanh_backward = torch.ops.aten.tanh_backward
+
 
 def value_and_slope_of_tanh_network(
     x: Tensor, layers: Sequence[tuple[Tensor, Tensor]], output_weight: Tensor, output_bias: Tensor
@@ -30,22 +33,27 @@ def value_and_slope_of_tanh_network(
     """
     flat = [part for layer in layers for part in layer]
     if under_transform():
-        out = _forward(x, output_weight, output_bias, flat)  # torch.func differentiates, and maps, the formula itself
+        # torch.func differentiates, and maps, the formula itself
+        out = forward_pass(x, output_weight, output_bias, flat)
         return out.value, out.slope
     return _TanhNetwork.apply(x, output_weight, output_bias, *flat)
 
 
-class _Pass(NamedTuple):
+class Pass(NamedTuple):
     """One forward pass. Of layer l: h_l, g_l = ∂c/∂h_l and u_l = g_l ⊙ (1 - h_l²)."""
 
     value: Tensor
     slope: Tensor
-    hidden: list[Tensor]
-    g: list[Tensor]
-    u: list[Tensor]
+    hidden: Sequence[Tensor]
+    g: Sequence[Tensor]
+    u: Sequence[Tensor]
 
 
-def _forward(x: Tensor, output_weight: Tensor, output_bias: Tensor, flat: Sequence[Tensor]) -> _Pass:
+def forward_pass(x: Tensor, output_weight: Tensor, output_bias: Tensor, flat: Sequence[Tensor]) -> Pass:
+    """c, ∂c/∂x and what :func:`backward_pass` needs of them.
+
+    :param flat: W_1, b_1, W_2, …
+    """
     weights, biases = flat[0::2], flat[1::2]
     hidden, h = [], x
     for weight, bias in zip(weights, biases, strict=True):
@@ -55,9 +63,46 @@ def _forward(x: Tensor, output_weight: Tensor, output_bias: Tensor, flat: Sequen
     slope, g, u = output_weight, [], []
     for weight, h in zip(reversed(weights), reversed(hidden), strict=True):
         g.append(slope)
-        u.append(torch.addcmul(slope, slope, h.square(), value=-1))
+        u.append(tanh_backward(slope, h))
         slope = u[-1] @ weight
-    return _Pass(value, slope.reshape(x.shape), hidden, g[::-1], u[::-1])
+    return Pass(value, slope.reshape(x.shape), hidden, g[::-1], u[::-1])
+
+
+def backward_pass(
+    out: Pass,
+    x: Tensor,
+    output_weight: Tensor,
+    flat: Sequence[Tensor],
+    value_bar: Tensor,
+    slope_bar: Tensor,
+    of_input: bool = False,
+) -> tuple[Tensor | None, Tensor, Tensor, list[Tensor]]:
+    """The gradient of ⟨c, value_bar⟩ + ⟨∂c/∂x, slope_bar⟩ in x (where asked for), w, b and W_1, b_1, W_2, …"""
+    weights, biases = flat[0::2], flat[1::2]
+    value_bar = value_bar.unsqueeze(-1)
+
+    # the slope's chain, from the input up: g_{l-1} = u_l W_l, u_l = g_l (1 - h_l²)
+    g_bar, weight_bars, products = slope_bar, [], []
+    for weight, h, g_l, u_l in zip(weights, out.hidden, out.g, out.u, strict=True):
+        weight_bars.append(_outer(u_l, g_bar))
+        u_bar = F.linear(g_bar, weight)
+        products.append(u_bar * g_l)  # the share of h_l is -2 h_l ⊙ this
+        g_bar = tanh_backward(u_bar, h)
+    output_weight_bar = _rows(torch.addcmul(g_bar, value_bar, out.hidden[-1])).sum(0, keepdim=True)
+
+    # the value's, from the output down
+    h_bar: Tensor | None = value_bar * output_weight
+    bias_bars: list[Tensor] = []
+    for layer in range(len(weights) - 1, -1, -1):
+        assert h_bar is not None
+        h = out.hidden[layer]
+        a_bar = tanh_backward(torch.addcmul(h_bar, products[layer], h, value=-2), h)
+        weight_bars[layer].addmm_(_rows(a_bar).T, _rows(out.hidden[layer - 1] if layer else x))
+        bias_bars.insert(0, a_bar.sum_to_size(biases[layer].shape))
+        h_bar = a_bar @ weights[layer] if layer or of_input else None
+    flat_bars = [bar for pair in zip(weight_bars, bias_bars, strict=True) for bar in pair]
+    x_bar = None if h_bar is None else h_bar.reshape(x.shape)
+    return x_bar, output_weight_bar, value_bar.sum().reshape(1), flat_bars
 
 
 class _TanhNetwork(torch.autograd.Function):
@@ -65,42 +110,21 @@ class _TanhNetwork(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, output_weight: Tensor, output_bias: Tensor, *flat: Tensor
     ) -> tuple[Tensor, Tensor]:
-        out = _forward(x, output_weight, output_bias, flat)
-        ctx.save_for_backward(x, output_weight, *flat, *out.hidden, *out.g, *out.u)
+        out = forward_pass(x, output_weight, output_bias, flat)
+        ctx.save_for_backward(x, output_weight, out.value, out.slope, *flat, *out.hidden, *out.g, *out.u)
         return out.value, out.slope
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, value_bar: Tensor, slope_bar: Tensor) -> tuple[Tensor | None, ...]:
-        x, output_weight, *saved = ctx.saved_tensors
+        x, output_weight, value, slope, *saved = ctx.saved_tensors
         depth = len(saved) // 5
-        weights, biases = saved[0 : 2 * depth : 2], saved[1 : 2 * depth : 2]
-        hidden, g, u = (saved[i * depth : (i + 1) * depth] for i in (2, 3, 4))
-        value_bar = value_bar.unsqueeze(-1)
-
-        # the slope's chain, from the input up: g_{l-1} = u_l W_l, u_l = g_l (1 - h_l²)
-        g_bar, weight_bars, hidden_bars = slope_bar, [], []
-        for weight, h, g_l, u_l in zip(weights, hidden, g, u, strict=True):
-            weight_bars.append(_outer(u_l, g_bar))
-            u_bar = F.linear(g_bar, weight)
-            hidden_bars.append(u_bar * g_l * (-2 * h))
-            g_bar = torch.addcmul(u_bar, u_bar, h.square(), value=-1)
-        output_weight_bar = _rows(torch.addcmul(g_bar, value_bar, hidden[-1])).sum(0, keepdim=True)
-
-        # the value's, from the output down
-        h_bar = torch.addcmul(hidden_bars[-1], value_bar, output_weight)
-        bias_bars: list[Tensor] = []
-        for layer in range(depth - 1, -1, -1):
-            h = hidden[layer]
-            a_bar = torch.addcmul(h_bar, h_bar, h.square(), value=-1)
-            weight_bars[layer] += _outer(a_bar, hidden[layer - 1] if layer else x)
-            bias_bars.insert(0, a_bar.sum_to_size(biases[layer].shape))
-            if layer:
-                h_bar = torch.addmm(_rows(hidden_bars[layer - 1]), _rows(a_bar), weights[layer])
-                h_bar = h_bar.reshape(hidden[layer - 1].shape)
-        x_bar = (a_bar @ weights[0]).reshape(x.shape) if ctx.needs_input_grad[0] else None
-        flat_bars = [bar for pair in zip(weight_bars, bias_bars, strict=True) for bar in pair]
-        return x_bar, output_weight_bar, value_bar.sum().reshape(1), *flat_bars
+        flat = saved[: 2 * depth]
+        out = Pass(value, slope, *(saved[i * depth : (i + 1) * depth] for i in (2, 3, 4)))
+        x_bar, weight_bar, bias_bar, flat_bars = backward_pass(
+            out, x, output_weight, flat, value_bar, slope_bar, ctx.needs_input_grad[0]
+        )
+        return x_bar, weight_bar, bias_bar, *flat_bars
 
 
 def _rows(x: Tensor) -> Tensor:

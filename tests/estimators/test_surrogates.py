@@ -29,6 +29,61 @@ def test_slope(kind, latent):
     assert torch.allclose(slope, torch.autograd.grad(function(z).sum(), z)[0], atol=1e-6)
 
 
+class Opaque(torch.nn.Module):
+    """A surrogate of which autograd knows all and the core nothing."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def given(self, latent):
+        c = self.inner.given(latent) if isinstance(self.inner, ThetaSurrogate) else self.inner
+        return lambda z: c(z)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", [MLPSurrogate, ThetaSurrogate])
+@pytest.mark.parametrize("latent", ["bits", "classes"])
+@pytest.mark.parametrize("case", ["coupled", "independent", "coupled, draws", "independent, draws", "residual"])
+def test_backward_pass_by_hand_is_autograds(case, latent, kind, masked, float64):
+    """φ's gradient under RELAX's and REBAR's own backward passes, and with a c that has none."""
+    if latent == "bits":
+        latent = LogisticBernoulli(torch.randn(5, 4))
+    else:
+        mask = torch.tensor([[True, True, False], [True, True, True]]) if masked else None
+        latent = GumbelOneHot(torch.randn(5, 2, 3), mask)
+    c = lively(kind.of(latent, (7, 6)))
+    torch.nn.init.normal_(c.output.weight)
+    weight = torch.randn(latent.theta.shape[1:])
+
+    def f(b):
+        return ((b - 0.3) * weight).flatten(-latent.sample_ndim).sum(-1).square()
+
+    def estimate(c):
+        torch.manual_seed(1)
+        if case == "residual":
+            return REBAR(residual=c)(latent, f)
+        return RELAX(c, coupled="independent" not in case, draws=3 if "draws" in case else 1)(latent, f)
+
+    phi = list(c.parameters())
+    ours, theirs = estimate(c), estimate(Opaque(c))
+    assert ours._phi_vjp is not None
+    assert theirs._phi_vjp is None
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)
+    expected = theirs.phi_gradients(phi, retain_graph=True)
+    assert all(g is None or g.abs().max() > 0 for g in expected)
+    of_objective = torch.autograd.grad(ours.objective, phi, allow_unused=True, retain_graph=True)
+    for a, b, o in zip(ours.phi_gradients(phi), expected, of_objective, strict=True):
+        assert torch.allclose(a, torch.zeros_like(a) if b is None else b, atol=1e-10)
+        assert torch.allclose(o, a, atol=1e-10)
+
+
+@pytest.mark.parametrize("latent", [LogisticBernoulli(torch.randn(5, 4)), GumbelOneHot(torch.randn(5, 2, 3))])
+def test_push_forward_is_the_transpose_of_pull_back(latent):
+    v, g = torch.randn(2, *latent.theta.shape)
+    assert torch.allclose((latent.push_forward(v) * g).sum(), (v * latent.pull_back(g)).sum(), atol=1e-5)
+
+
 def test_theta_surrogate_sees_theta_and_keeps_it_fixed():
     theta = torch.randn(5, 4, requires_grad=True)
     latent = LogisticBernoulli(theta)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from sb3_relax.estimators.tanh_network import _forward, value_and_slope_of_tanh_network
+from sb3_relax.estimators.tanh_network import forward_pass, value_and_slope_of_tanh_network
 
 
 def problem(depth, leading, rows_have_biases):
@@ -31,7 +31,7 @@ def test_value_slope_and_their_derivatives(depth, leading, rows_have_biases, flo
     parts = problem(depth, leading, rows_have_biases and leading != ())
     value, slope = by_hand(*parts)
     x = parts[0]
-    formula = _forward(x, *parts[1:3], parts[3:])
+    formula = forward_pass(x, *parts[1:3], parts[3:])
     assert torch.equal(value, formula.value)
     (expected,) = torch.autograd.grad(formula.value.sum(), x, create_graph=True)
     assert torch.allclose(slope, expected, atol=1e-12)

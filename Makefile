@@ -45,6 +45,7 @@ bench: $(READY)
 
 tables: $(READY)
 	$(BIN)/python scripts/make_tables.py
+	$(BIN)/python scripts/figure3.py
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

@@ -119,8 +119,10 @@ def estimators_table() -> str:
     cost = {(row["problem"], row["instance"], row["case"]): row["variance"] * row["evaluations"] for row in variance}
     seconds = {(row["problem"], row["case"]): row["ratio"] for row in timing}
     rows = [
-        "| estimator | calls of f | needs ∂f | " + " | ".join(f"{p}: variance, time" for p in problems) + " |",
-        "|---|---|---|" + "---|" * len(problems),
+        "| estimator | calls of f | needs ∂f | "
+        + " | ".join(f"{p}: variance, time" for p in problems)
+        + " | VAE's decoder: time |",
+        "|---|---|---|" + "---|" * (len(problems) + 1),
     ]
     for case in dict.fromkeys(row["case"] for row in variance):
         first = next(row for row in variance if row["case"] == case)
@@ -132,6 +134,7 @@ def estimators_table() -> str:
                 if (where, name) == (problem, case)
             ]
             cells.append(f"{np.median(ratios):.2g}, {seconds[problem, case]:.1f}×" if ratios else "—")
+        cells.append(f"{seconds['vae', case]:.1f}×" if ("vae", case) in seconds else "—")
         rows.append(
             f"| {case} | {first['evaluations']} | {'yes' if first['needs_grad_f'] else 'no'} | "
             + " | ".join(cells)
@@ -144,14 +147,14 @@ def peers_table() -> str:
     record = json.loads((RESULTS / "estimators" / "time.json").read_text())
     seconds = {(row["problem"], row["case"]): row["microseconds"] for row in record["rows"]}
     rows = [
-        "| RELAX of | bias, z-score of 100,000 (toy) | variance (toy) | time ÷ ours, toy | time ÷ ours, D = 200 |",
-        "|---|---|---|---|---|",
+        "| RELAX of | bias, z-score of 100,000 (toy) | variance (toy) | time ÷ ours: toy | quadratic | VAE's decoder |",
+        "|---|---|---|---|---|---|",
     ]
     for peer in record["peers"]:
         name = peer["case"].replace("sb3_relax ", "")
         cells = [
             f"{seconds[problem, name] / seconds[problem, 'relax']:.1f}" if (problem, name) in seconds else "—"
-            for problem in ("toy", "quadratic")
+            for problem in ("toy", "quadratic", "vae")
         ]
         rows.append(f"| {peer['case']} | {peer['z']:.1f} | {peer['variance']:.3g} | " + " | ".join(cells) + " |")
     return "\n".join(rows)

@@ -124,6 +124,18 @@ def test_table_one_by_hand(tmp_path, tables):
     assert "| RLOO, K = 2 | never |" in speed
     assert tables.table(tmp_path / "nowhere") == "No run is finished."
 
+    import figure3
+
+    figure = figure3.draw(tables.finished(tmp_path))
+    train, validation = figure.axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in train.lines}
+    assert lines == {
+        "REBAR": [[0, -200], [10, -111], [20, -101]],
+        "RELAX": [[0, -200], [10, -109], [20, -100], [30, -90]],
+    }
+    assert validation.lines[0].get_ydata().tolist() == [-200, -119, -125.5]
+    assert train.get_title() == "mnist, linear, one layer"
+
 
 @pytest.mark.slow
 def test_bench(tmp_path, tables):

@@ -21,7 +21,7 @@ from sweep import in_parallel
 
 from sb3_relax.zoo.hyperparams import read_entries
 
-FILES = ("relaxa2c", "laxa2c", "a2c")
+FILES = ("relaxa2c", "laxa2c", "a2c", "relaxa2c_lstm", "laxa2c_lstm")
 
 
 def algorithm_of(file: str, env_id: str) -> str:

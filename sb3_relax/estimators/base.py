@@ -73,7 +73,8 @@ class Estimate:
         """ĝ with its graph to φ, for variance objectives other than :attr:`objective`."""
         if self._phi_vjp is None:
             return self._grad
-        return _WithVJP.apply(self._grad, self._phi_vjp, *self.phi)
+        with torch.enable_grad():
+            return _WithVJP.apply(self._grad, self._phi_vjp, *self.phi)
 
     @cached_property
     def objective(self) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from sb3_relax.estimators.latents import Latent
@@ -105,7 +105,7 @@ def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = Non
     """
     if latent is not None and hasattr(surrogate, "given"):
         surrogate = surrogate.given(latent)
-    closed_form = getattr(surrogate, "value_and_slope", None)
+    closed_form = _closed_form(surrogate, "value_and_slope", ("forward",))
     if closed_form is not None:
         return closed_form(z)
     if under_transform():
@@ -121,14 +121,27 @@ def value_slope_vjp(
 ) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
     """c(z) and ∂c/∂z as :func:`value_and_slope` gives them, and a backward pass to φ where the surrogate has its own.
 
-    What that pass covers has no graph: autograd's bookkeeping costs a small network more than its arithmetic.
+    What that pass covers has no graph: autograd's bookkeeping costs a small network more than its arithmetic. Only for
+    modules, whose parameters the estimator trains; who trains φ of another callable needs the graph.
     """
+    trained = isinstance(surrogate, nn.Module)
     if latent is not None and hasattr(surrogate, "given"):
         surrogate = surrogate.given(latent)
-    with_vjp = getattr(surrogate, "value_slope_vjp", None)
-    if with_vjp is not None and not under_transform():
-        return with_vjp(z)
+    if trained and not under_transform():
+        with_vjp = _closed_form(surrogate, "value_slope_vjp", ("value_and_slope", "forward"))
+        if with_vjp is not None:
+            return with_vjp(z)
     return *value_and_slope(surrogate, z), None
+
+
+def _closed_form(surrogate: Surrogate, name: str, overridden_by: tuple[str, ...]) -> Callable[..., Any] | None:
+    """A method of the surrogate, unless a subclass has redefined c below the class that wrote it."""
+    for cls in type(surrogate).__mro__:
+        if name in vars(cls):
+            return getattr(surrogate, name)
+        if any(other in vars(cls) for other in overridden_by):
+            return None
+    return None
 
 
 def _functional_value_and_slope(f: Objective, z: Tensor) -> tuple[Tensor, Tensor]:

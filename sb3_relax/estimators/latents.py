@@ -220,7 +220,7 @@ class LogisticBernoulli(RelaxedLatent):
         return sign * (F.softplus(sign * self.theta + torch.log1p(-u)) - u.log())
 
     def base_noise(self, u: Tensor) -> Tensor:
-        # in one kernel; no uniform of either type lies between 0 and half its eps
+        # in one kernel; on a CPU no uniform lies between 0 and half its type's eps
         return u.logit(eps=torch.finfo(u.dtype).eps / 2)
 
     def base_score(self, noise: Tensor) -> Tensor:

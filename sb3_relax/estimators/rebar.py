@@ -83,8 +83,8 @@ class REBAR(Estimator):
         value = evaluate(f, b, latent.batch_shape)
         with torch.enable_grad():  # as the rest of c: φ is trained under no_grad too
             temperature = self.log_temperature.exp()
-        surrogate = RelaxedObjective(f, latent, temperature, self.scale, self.residual)
-        return relax_estimate(surrogate, latent, b, value, z, z_tilde, tuple(self.parameters()))
+        c = RelaxedObjective(f, latent, temperature, self.scale, self.residual).value_slope_vjp
+        return relax_estimate(c, latent, b, value, z, z_tilde, tuple(self.parameters()))
 
 
 class RelaxedObjective:

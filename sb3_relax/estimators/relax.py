@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import Estimate, Estimator, TwoPhaseEstimator, expand_to, require_samples
-from sb3_relax.estimators.functions import Objective, Surrogate, evaluate, require_finite, value_slope_vjp
+from sb3_relax.estimators.functions import Objective, Surrogate, SurrogateVJP, evaluate, require_finite, value_slope_vjp
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 from sb3_relax.estimators.surrogates import MLPSurrogate
 
@@ -75,7 +77,8 @@ class RELAX(TwoPhaseEstimator):
         return self._at(latent, b, value, *condition(latent, b, self._noise(latent, noise, generator), self.coupled))
 
     def _at(self, latent: Latent, b: Tensor, value: Tensor, z: Tensor, z_tilde: Tensor) -> Estimate:
-        return relax_estimate(self.surrogate, latent, b, value, z, z_tilde, tuple(self.parameters()))
+        c = partial(value_slope_vjp, self.surrogate, latent=latent)
+        return relax_estimate(c, latent, b, value, z, z_tilde, tuple(self.parameters()))
 
 
 def relaxation_shape(latent: Latent, coupled: bool, draws: int) -> tuple[int, ...]:
@@ -102,7 +105,7 @@ def condition(latent: Latent, b: Tensor, noise: Tensor, coupled: bool) -> tuple[
 
 
 def relax_estimate(
-    surrogate: Surrogate,
+    c_of: Callable[[Tensor], tuple[Tensor, Tensor, SurrogateVJP | None]],
     latent: Latent,
     b: Tensor,
     value: Tensor,
@@ -110,17 +113,20 @@ def relax_estimate(
     z_tilde: Tensor,
     phi: tuple[Tensor, ...],
 ) -> Estimate:
-    """Eq 8 for a given c, b, f(b), z and z̃, averaged over a leading dimension of draws where there is one."""
+    """Eq 8 for a given c, b, f(b), z and z̃, averaged over a leading dimension of draws where there is one.
+
+    :param c_of: c, its slope, and their backward pass, as :func:`value_slope_vjp`
+    """
     assert isinstance(latent, RelaxedLatent)
     coupled = z_tilde is z
     with torch.no_grad():
         coupling = latent.coupling(b, z_tilde)
     with torch.enable_grad():
         if coupled:
-            c, slope, vjp = value_slope_vjp(surrogate, z, latent)
+            c, slope, vjp = c_of(z)
             slope = slope * coupling
         else:
-            both, slopes, vjp = value_slope_vjp(surrogate, torch.stack([z, z_tilde]), latent)
+            both, slopes, vjp = c_of(torch.stack([z, z_tilde]))
             c, slope = both[1], slopes[0] - (1 - coupling) * slopes[1]
         score = latent.score(b)
         grad = torch.addcmul(latent.pull_back(slope), expand_to(value.detach() - c, latent), score)

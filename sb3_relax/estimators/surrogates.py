@@ -77,10 +77,16 @@ class MLPSurrogate(nn.Module):
         )
         return value, self._through_squash(slope.reshape(z.shape), seen)
 
-    def value_slope_vjp(self, z: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor, SurrogateVJP]:
-        """As :meth:`value_and_slope`, without graphs, and a function that does what their backward pass would."""
+    def value_slope_vjp(self, z: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
+        """As :meth:`value_and_slope`, without graphs, and a function that does what their backward pass would.
+
+        With graphs, and ``None``, where there is more to that pass: parametrised weights, or hooks.
+        """
         own: list[Tensor] = [p for layer in self.layers for p in (layer.weight, layer.bias)]  # type: ignore[misc]
         weight, bias = self.output.weight, self.output.bias
+        if not plain([*own, weight, bias]):
+            return *self.value_and_slope(z, shift), None
+        versions = [p._version for p in (*own, weight)]
         with torch.no_grad():
             seen = self._squash(z)
             x = seen.flatten(-self.event_ndim)
@@ -90,6 +96,8 @@ class MLPSurrogate(nn.Module):
 
         @torch.no_grad()
         def vjp(value_bar: Tensor, slope_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+            if versions != [p._version for p in (*own, weight)]:
+                raise RuntimeError("the surrogate's parameters were changed in place between the estimate and its use")
             # the squash's Jacobian is symmetric
             inner_bar = self._through_squash(slope_bar, seen).reshape(x.shape)
             _, weight_bar, bias_bar, bars = backward_pass(out, x, weight, flat, value_bar, inner_bar)
@@ -152,8 +160,13 @@ class _AtTheta:
     def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.surrogate.value_and_slope(z, self.shift)
 
-    def value_slope_vjp(self, z: Tensor) -> tuple[Tensor, Tensor, SurrogateVJP]:
+    def value_slope_vjp(self, z: Tensor) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
+        weight = self.surrogate.of_theta.weight
+        if not plain([weight]):
+            return *self.value_and_slope(z), None
         value, slope, of_surrogate = self.surrogate.value_slope_vjp(z, self.shift)
+        if of_surrogate is None:
+            return value, slope, None
 
         def vjp(value_bar: Tensor, slope_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
             pairs = of_surrogate(value_bar, slope_bar)
@@ -161,9 +174,14 @@ class _AtTheta:
             width = shift_bar.shape[-1]
             weight_bar = shift_bar.reshape(-1, width).T @ self.mean.reshape(-1, self.mean.shape[-1])
             others = [pair for pair in pairs if pair[0] is not self.shift]
-            return [*others, (self.surrogate.of_theta.weight, weight_bar)]
+            return [*others, (weight, weight_bar)]
 
         return value, slope, vjp
+
+
+def plain(parameters: Sequence[Tensor]) -> bool:
+    """Whether these are parameters with nothing behind them: no parametrisation, no replacement, no hook."""
+    return all(type(p) is nn.Parameter and not p._backward_hooks for p in parameters)
 
 
 def require_temperature(temperature: float) -> float:

@@ -97,7 +97,9 @@ def backward_pass(
         assert h_bar is not None
         h = out.hidden[layer]
         a_bar = tanh_backward(torch.addcmul(h_bar, products[layer], h, value=-2), h)
-        weight_bars[layer].addmm_(_rows(a_bar).T, _rows(out.hidden[layer - 1] if layer else x))
+        weight_bars[layer] = torch.addmm(
+            weight_bars[layer], _rows(a_bar).T, _rows(out.hidden[layer - 1] if layer else x)
+        )
         bias_bars.insert(0, a_bar.sum_to_size(biases[layer].shape))
         h_bar = a_bar @ weights[layer] if layer or of_input else None
     flat_bars = [bar for pair in zip(weight_bars, bias_bars, strict=True) for bar in pair]

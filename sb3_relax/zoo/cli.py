@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="sb3-relax",
-        description="rl-zoo with LAXA2C (laxa2c) and RELAXA2C (relaxa2c).",
+        description="rl-zoo with laxa2c, relaxa2c and, recurrent, laxa2c_lstm and relaxa2c_lstm.",
         epilog="commands:\n" + "\n".join(f"  {name:14} {command.help}" for name, command in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

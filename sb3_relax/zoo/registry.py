@@ -1,4 +1,4 @@
-"""LAXA2C and RELAXA2C in rl_zoo3, which has no plug-in point: its tables are filled and its manager is replaced."""
+"""Our algorithms in rl_zoo3, which has no plug-in point: its tables are filled and its manager is replaced."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ import rl_zoo3.utils
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.common.names import unknown_name
 from sb3_relax.zoo.hyperparams import RATES, check_keys, hyperparams_file, read_entries, to_rate
 from sb3_relax.zoo.samplers import convert_params, sample_laxa2c_params, sample_relaxa2c_params
 from sb3_relax.zoo.storage import prepare_database
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C}
-SAMPLERS = {"laxa2c": sample_laxa2c_params, "relaxa2c": sample_relaxa2c_params}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
+    "laxa2c": LAXA2C,
+    "relaxa2c": RELAXA2C,
+    "laxa2c_lstm": RecurrentLAXA2C,
+    "relaxa2c_lstm": RecurrentRELAXA2C,
+}
+#: short name → what Optuna draws. MaskableRELAXA2C has none: rl_zoo3 has no place for masks in ``enjoy``
+SAMPLERS = {name: sample_laxa2c_params if name.startswith("lax") else sample_relaxa2c_params for name in ALGORITHMS}
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
@@ -60,7 +66,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
 
 def register() -> None:
-    """Make ``laxa2c`` and ``relaxa2c`` names that rl_zoo3's commands know. Calling it again changes nothing."""
+    """Make the names in ``ALGORITHMS`` known to rl_zoo3's commands. Calling it again changes nothing."""
     rl_zoo3.utils.ALGOS.update(ALGORITHMS)
     rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER.update(SAMPLERS)
     rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER.update({name: convert_params for name in SAMPLERS})

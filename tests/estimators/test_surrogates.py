@@ -78,6 +78,88 @@ def test_backward_pass_by_hand_is_autograds(case, latent, kind, masked, float64)
         assert torch.allclose(o, a, atol=1e-10)
 
 
+class Doubled(MLPSurrogate):
+    """A subclass that redefines c, and no more."""
+
+    def forward(self, z, shift=None):
+        return 2 * super().forward(z, shift)
+
+
+class DoubledInClosedForm(Doubled):
+    def value_and_slope(self, z, shift=None):
+        value, slope = super().value_and_slope(z, shift)
+        return 2 * value, 2 * slope
+
+
+def gradients_of(estimator, latent, f, read=lambda estimate, phi: estimate.phi_gradients(phi)):
+    torch.manual_seed(1)
+    return [g for g in read(estimator(latent, f), list(estimator.parameters())) if g is not None]
+
+
+def eq6(estimate, phi):
+    return torch.autograd.grad(estimate.objective, phi, allow_unused=True)
+
+
+@pytest.mark.parametrize("kind", [Doubled, DoubledInClosedForm, "parametrised", "hooked", "replaced"])
+def test_whatever_changes_c_or_its_gradient_is_seen(kind, float64):
+    """Subclasses, parametrisations, hooks and functional_call: as autograd has it, or twice c's."""
+    latent = LogisticBernoulli(torch.randn(5, 4))
+
+    def f(b):
+        return b.sum(-1).square()
+
+    c = lively((kind if isinstance(kind, type) else MLPSurrogate).of(latent, (6,)))
+    torch.nn.init.normal_(c.output.weight)
+    if kind == "parametrised":
+        torch.nn.utils.parametrizations.weight_norm(c.layers[0])
+    if kind == "hooked":
+        c.output.weight.register_hook(lambda g: 0 * g)
+    if kind == "replaced":
+        values = {name: (2 * p.detach()).requires_grad_() for name, p in RELAX(c).named_parameters()}
+        torch.manual_seed(1)
+        estimate = torch.func.functional_call(RELAX(c), values, (latent, f))
+        ours = torch.autograd.grad(estimate.objective, list(values.values()), allow_unused=True)
+        with torch.no_grad():
+            for name, p in RELAX(c).named_parameters():
+                p.copy_(values[name])
+        ours = [g for g in ours if g is not None and g.abs().max() > 0]
+    else:
+        ours = gradients_of(RELAX(c), latent, f)
+    theirs = [g for g in gradients_of(RELAX(Opaque(c)), latent, f, eq6) if g.abs().max() > 0 or kind == "hooked"]
+    ours = [g for g in ours if g.abs().max() > 0 or kind == "hooked"]
+    assert len(ours) == len(theirs) >= 2
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_parameters_changed_before_backward_are_refused():
+    latent = LogisticBernoulli(torch.randn(5, 4))
+    estimator = RELAX(MLPSurrogate.of(latent))
+    estimate = estimator(latent, lambda b: b.sum(-1))
+    with torch.no_grad():
+        estimator.surrogate.layers[0].weight.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        estimate.backward()
+
+
+def test_who_trains_phi_alone_has_the_graph():
+    latent = LogisticBernoulli(torch.randn(5, 4))
+    c = lively(ThetaSurrogate.of(latent))
+    torch.nn.init.normal_(c.output.weight)
+    for estimator in (RELAX(c.given(latent)), REBAR(residual=c.given(latent))):
+        objective = estimator(latent, lambda b: b.sum(-1).square()).objective
+        assert all(g.abs().max() > 0 for g in torch.autograd.grad(objective, [c.of_theta.weight, c.layers[0].weight]))
+
+
+def test_a_look_under_no_grad_takes_no_graph_away():
+    latent = LogisticBernoulli(torch.randn(5, 4))
+    estimator = RELAX(MLPSurrogate.of(latent))
+    estimate = estimator(latent, lambda b: b.sum(-1))
+    with torch.no_grad():
+        estimate.grad_with_graph.norm()
+    estimate.objective.backward()
+    assert estimator.surrogate.output.weight.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("latent", [LogisticBernoulli(torch.randn(5, 4)), GumbelOneHot(torch.randn(5, 2, 3))])
 def test_push_forward_is_the_transpose_of_pull_back(latent):
     v, g = torch.randn(2, *latent.theta.shape)

@@ -10,7 +10,12 @@ from sb3_relax.common.names import UnknownName
 from sb3_relax.zoo import registry
 from sb3_relax.zoo.samplers import convert_params
 
-ENVIRONMENTS = {"laxa2c": "Pendulum-v1", "relaxa2c": "CartPole-v1"}
+ENVIRONMENTS = {
+    "laxa2c": "Pendulum-v1",
+    "relaxa2c": "CartPole-v1",
+    "laxa2c_lstm": "Pendulum-v1",
+    "relaxa2c_lstm": "CartPole-v1",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +36,14 @@ def test_what_optuna_draws_builds_a_model(algo):
         arguments = registry.SAMPLERS[algo](trial, 1, 2, {})
         policy_kwargs = arguments.pop("policy_kwargs")
         policy_kwargs["net_arch"] = [8]  # the drawn sizes are rl_zoo3's
+        if algo.endswith("_lstm"):
+            policy_kwargs["lstm_hidden_size"] = 8
         model = registry.ALGORITHMS[algo](
-            "MlpPolicy", ENVIRONMENTS[algo], policy_kwargs=policy_kwargs, device="cpu", **arguments
+            "MlpLstmPolicy" if algo.endswith("_lstm") else "MlpPolicy",
+            ENVIRONMENTS[algo],
+            policy_kwargs=policy_kwargs,
+            device="cpu",
+            **arguments,
         )
         assert model.n_steps == trial.user_attrs["n_steps"] <= 512
         assert 0.9 <= model.gamma < 1

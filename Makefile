@@ -46,6 +46,7 @@ bench: $(READY)
 tables: $(READY)
 	$(BIN)/python scripts/make_tables.py
 	$(BIN)/python scripts/figure3.py
+	$(BIN)/python scripts/figures_rl.py
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

@@ -16,6 +16,7 @@ import numpy as np
 import tables_diagnose
 import tables_vae
 from records import RESULTS, ROOT, read_records
+from rl_statistics import Interval, iqm, mean_return_during_training, probability_of_improvement
 from scipy import stats
 
 README = ROOT / "README.md"
@@ -76,6 +77,35 @@ def learning_table() -> str:
                 f"| {ratio_interval([variance_ratio(r) for r in records])} |"
             )
     return "\n".join(rows)
+
+
+def statistics_table() -> str:
+    """Of scripts/results/learning: every algorithm against A2C on the same environment, and over all of them."""
+    rows = [
+        "| environment | algorithm | runs | interquartile mean of the evaluation "
+        "| P(higher return during training than A2C) |",
+        "|---|---|---|---|---|",
+    ]
+    ours, theirs = {}, {}
+    for env, algorithms in grouped("learning").items():
+        during = {name: [mean_return_during_training(r) for r in rs] for name, rs in algorithms.items()}
+        for name in sorted(algorithms, key=lambda name: (name == "a2c", name)):
+            score = iqm([float(np.mean(r["evaluation"])) for r in algorithms[name]])
+            better = "—"
+            if name != "a2c":
+                better = bracketed(probability_of_improvement({env: during[name]}, {env: during["a2c"]}), 2)
+                if "exact" not in name:  # the algorithm as it is
+                    ours[env], theirs[env] = during[name], during["a2c"]
+            label = CLASS_NAMES.get(name, name.replace("relaxa2c-", "RELAXA2C, "))
+            rows.append(f"| {env} | {label} | {len(algorithms[name])} | {bracketed(score, 1)} | {better} |")
+    overall = bracketed(probability_of_improvement(ours, theirs), 2)
+    rows.append(f"| all | LAXA2C, RELAXA2C, RecurrentRELAXA2C | {sum(map(len, ours.values()))} | — | {overall} |")
+    return "\n".join(rows)
+
+
+def bracketed(interval: Interval, digits: int) -> str:
+    value, low, high = (f"{number:,.{digits}f}" for number in interval)
+    return f"{value} [{low}, {high}]"
 
 
 def defaults_table() -> str:
@@ -200,6 +230,7 @@ def agents_table() -> str:
 TABLES = {
     "agents": agents_table,
     "learning": learning_table,
+    "statistics": statistics_table,
     "defaults": defaults_table,
     "bench": bench_table,
     "estimators": estimators_table,

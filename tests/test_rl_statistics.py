@@ -1,0 +1,77 @@
+"""The statistics of learning records, against cases worked by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def rl_statistics(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import rl_statistics
+
+    return rl_statistics
+
+
+def test_interquartile_mean_leaves_out_the_quarters(rl_statistics):
+    interval = rl_statistics.iqm([-1000.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1000.0])
+    assert interval.value == 3.5
+    assert interval.low < 3.5 < interval.high
+    assert rl_statistics.iqm([500.0] * 5) == (500, 500, 500)
+
+
+def test_probability_of_improvement(rl_statistics):
+    ours, theirs = {"a": [1.0, 2.0, 3.0], "b": [0.0, 0.0]}, {"a": [0.0, 2.0], "b": [0.0, 1.0]}
+    # a: 3 pairs with 0 are won, of those with 2 one is won and one tied; b: ties with 0, losses to 1
+    value, low, high = rl_statistics.probability_of_improvement(ours, theirs)
+    assert value == pytest.approx(((3 + 1.5) / 6 + 0.25) / 2)
+    assert 0 <= low < value < high <= 1
+    opposite = rl_statistics.probability_of_improvement(theirs, ours)
+    assert opposite.value == pytest.approx(1 - value)
+    with pytest.raises(ValueError, match="the same environments"):
+        rl_statistics.probability_of_improvement(ours, {"a": [0.0]})
+
+
+def test_its_interval_covers(rl_statistics):
+    """No difference between ten runs and ten: the interval leaves .5 out in one case in twenty, and some."""
+    rng = np.random.default_rng(0)
+    outside = 0
+    for _ in range(60):
+        x, y = rng.normal(size=(2, 10))
+        _, low, high = rl_statistics.probability_of_improvement({"a": x}, {"a": y})
+        outside += not low <= 0.5 <= high
+    assert outside <= 10
+
+
+def test_performance_profile(rl_statistics):
+    profile = rl_statistics.performance_profile([1.0, 2.0, 2.0, 9.0], np.array([0.0, 1.0, 2.0, 10.0]))
+    assert profile.tolist() == [1.0, 0.75, 0.25, 0.0]
+
+
+def test_return_during_training_counts_steps_not_episodes(rl_statistics):
+    record = {"timesteps": 100, "episode_steps": [10, 20, 60], "episode_returns": [1.0, 2.0, 3.0]}
+    # from its end on each counts until the next: 1 before 20, 2 for 40 steps, 3 for 40
+    mean = rl_statistics.mean_return_during_training(record, points=1000)
+    assert mean == pytest.approx(0.2 * 1 + 0.4 * 2 + 0.4 * 3, abs=0.01)
+
+
+def test_figure(rl_statistics):
+    import figures_rl
+
+    record = {
+        "timesteps": 100,
+        "seconds": 120.0,
+        "episode_steps": [10, 20, 60],
+        "episode_returns": [1.0, 2.0, 3.0],
+        "evaluation": [3.0, 5.0],
+    }
+    figure = figures_rl.draw({"CartPole-v1": {"a2c": [record, record]}})
+    by_steps, by_time, profile = figure.axes
+    assert by_steps.lines[0].get_xydata()[-1].tolist() == [100, 3]
+    assert by_time.lines[0].get_xydata()[-1].tolist() == [2, 3]
+    x, y = profile.lines[0].get_data()
+    assert set(y[x < 4]) == {1}
+    assert set(y[x >= 4]) == {0}

@@ -23,7 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
-from sweep import in_parallel
+from sweep import BACKENDS, in_parallel
 
 import sb3_relax
 from sb3_relax.zoo.hyperparams import RATES, to_rate
@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--protocol", type=Path, default=ROOT / "scripts" / "protocols" / "learning.yml")
     parser.add_argument("--env", action="append", help="only this environment (may be repeated)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
+    parser.add_argument("--backend", choices=BACKENDS, default="loky", help="of joblib: ray and dask for clusters")
     parser.add_argument("--results", type=Path, default=None, help="default: scripts/results/<protocol's name>")
     arguments = parser.parse_args()
     protocol = yaml.safe_load(arguments.protocol.read_text())
@@ -149,7 +150,7 @@ def main() -> None:
                 if not path.exists():
                     jobs.append((env_id, name, entry, seed, task["threshold"], path))
 
-    failures = in_parallel(run, jobs, arguments.jobs, "runs")
+    failures = in_parallel(run, jobs, arguments.jobs, "runs", arguments.backend)
     if failures:
         raise SystemExit(f"{len(failures)} of {len(jobs)} runs failed")
 

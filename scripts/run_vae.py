@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from records import RESULTS, ROOT, provenance, write_record
-from sweep import in_parallel
+from sweep import BACKENDS, in_parallel
 
 from sb3_relax.tasks.vae.__main__ import pixels, prepare_cpu
 from sb3_relax.tasks.vae.cases import CASES, build
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--phi-rate", type=float, default=Config.phi_rate, help="φ's learning rate over θ's")
     parser.add_argument("--every", type=int, default=5000, help="iterations between evaluations and checkpoints")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--backend", choices=BACKENDS, default="loky", help="of joblib: ray and dask for clusters")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--results", type=Path, default=RESULTS / "vae")
     parser.add_argument("--runs", type=Path, default=ROOT / "scripts" / "runs" / "vae", help="checkpoints")
@@ -218,7 +219,7 @@ def main() -> None:
         for rate in options.rates
         if elbo_at(record(cell, rate), options.tune_iterations) is None and "diverged" not in (record(cell, rate) or {})
     ]
-    in_parallel(run, tune, options.jobs, "learning rates")
+    in_parallel(run, tune, options.jobs, "learning rates", options.backend)
     for cell in open_cells:
         rates.choose(cell, {rate: elbo_at(record(cell, rate), options.tune_iterations) for rate in options.rates})
     jobs = [
@@ -227,7 +228,7 @@ def main() -> None:
         for cell in cells
         if (rate := rates.of(cell)) is not None
     ]
-    failures = in_parallel(run, jobs, options.jobs, "runs")
+    failures = in_parallel(run, jobs, options.jobs, "runs", options.backend)
     print(f"{len(jobs) - len(failures)} of {len(jobs)} runs done in {time.perf_counter() - start:.0f} s")
     if failures:
         raise SystemExit(1)

@@ -2,24 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import joblib
 from tqdm import tqdm
 
+#: of joblib; the last two for clusters, whose machines must share the folder of the records
+BACKENDS = ("loky", "ray", "dask")
 
-def in_parallel(run: Callable[..., str | None], jobs: Sequence[tuple[Any, ...]], count: int, what: str) -> list[str]:
+
+@contextlib.contextmanager
+def on_backend(name: str, count: int) -> Iterator[None]:
+    """joblib's jobs run there: on this machine (loky), a Ray cluster, or Dask's.
+
+    Ray is joined where ``RAY_ADDRESS`` says, Dask where ``DASK_SCHEDULER_ADDRESS`` does; without, each starts here.
+
+    :raises ImportError: where ray or dask is not installed, saying how to install it
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            if name == "ray":
+                from ray.util.joblib import register_ray
+
+                register_ray()
+            elif name == "dask":
+                from dask.distributed import Client
+
+                stack.enter_context(Client(n_workers=count, threads_per_worker=1, dashboard_address=None))
+        except ImportError as error:
+            raise ImportError(f"--backend {name} needs {name}: pip install 'sb3_relax[{name}]'") from error
+        stack.enter_context(joblib.parallel_config(backend=name))
+        yield
+
+
+def in_parallel(
+    run: Callable[..., str | None], jobs: Sequence[tuple[Any, ...]], count: int, what: str, backend: str = "loky"
+) -> list[str]:
     """Run all; the errors of those that failed.
 
     :param run: called with a job's arguments; returns the error's text where it fails
     :param count: runs at a time
     :param what: they are, for the progress bar
+    :param backend: one of ``BACKENDS``
     """
     failures = []
-    parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered")
-    for failure in tqdm(parallel(joblib.delayed(run)(*job) for job in jobs), total=len(jobs), desc=what, unit="run"):
-        if failure:
-            failures.append(failure)
-            tqdm.write(failure)
+    with on_backend(backend, count):
+        # Ray's part in joblib hands over nothing before the end: the records do
+        parallel = joblib.Parallel(n_jobs=count, return_as="list" if backend == "ray" else "generator_unordered")
+        outcomes = parallel(joblib.delayed(run)(*job) for job in jobs)
+        for failure in tqdm(outcomes, total=len(jobs), desc=what, unit="run"):
+            if failure:
+                failures.append(failure)
+                tqdm.write(failure)
     return failures

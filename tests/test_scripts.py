@@ -38,6 +38,26 @@ def script(name, *arguments, check=True):
     return done
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["ray", "dask"])
+def test_a_sweep_on_a_cluster_of_this_machine(tmp_path, backend):
+    pytest.importorskip(backend, reason=f"needs {backend}: pip install 'sb3_relax[{backend}]'")
+    protocol, results = tmp_path / "tiny.yml", tmp_path / "results"
+    protocol.write_text(PROTOCOL)
+    done = script("run_rl", "--protocol", protocol, "--results", results, "--backend", backend, check=False)
+    assert "2 of 5 runs failed" in done.stderr
+    assert len(list(results.iterdir())) == 3
+
+
+def test_a_backend_that_is_not_installed_says_what_to_install(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import sweep
+
+    monkeypatch.setitem(sys.modules, "ray.util.joblib", None)
+    with pytest.raises(ImportError, match=r"pip install 'sb3_relax\[ray\]'"):
+        sweep.in_parallel(print, [()], 1, "runs", "ray")
+
+
 def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
     protocol, results = tmp_path / "tiny.yml", tmp_path / "results"
     protocol.write_text(PROTOCOL)

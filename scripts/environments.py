@@ -17,3 +17,14 @@ def cartpole_without_velocities(**kwargs: object) -> gym.Env:
 # the name that rl-zoo gives the same task
 if "CartPoleNoVel-v1" not in gym.registry:
     gym.register("CartPoleNoVel-v1", entry_point=cartpole_without_velocities, reward_threshold=475)
+
+
+class ScaledReward(gym.RewardWrapper):
+    """Rewards times a constant."""
+
+    def __init__(self, env: gym.Env, scale: float):
+        super().__init__(env)
+        self.scale = scale
+
+    def reward(self, reward):
+        return self.scale * float(reward)

@@ -19,6 +19,7 @@ import numpy as np
 import torch as th
 import yaml
 from records import RESULTS, ROOT, provenance, write_record
+from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -28,6 +29,8 @@ from sweep import BACKENDS, in_parallel
 import sb3_relax
 from sb3_relax.zoo.hyperparams import RATES, to_rate
 
+#: keys that are no arguments of an algorithm
+OF_THE_RUN = ("n_envs", "n_timesteps", "normalize", "policy", "env_wrapper")
 #: by the name of their file in zoo_hyperparams (rl-zoo calls RecurrentPPO ppo_lstm)
 CLASSES = {"laxa2c": "LAXA2C", "relaxa2c": "RELAXA2C", "relaxa2c_lstm": "RecurrentRELAXA2C"}
 
@@ -62,16 +65,18 @@ class Recorder(BaseCallback):
 
 def model_arguments(hyperparams: dict[str, Any]) -> dict[str, Any]:
     """rl-zoo's spellings → constructor arguments."""
-    arguments = {k: v for k, v in hyperparams.items() if k not in ("n_envs", "n_timesteps", "normalize", "policy")}
+    arguments = {k: v for k, v in hyperparams.items() if k not in OF_THE_RUN}
     arguments |= {key: to_rate(key, arguments[key]) for key in RATES if key in arguments}
     if isinstance(arguments.get("policy_kwargs"), str):
-        arguments["policy_kwargs"] = eval(arguments["policy_kwargs"])  # rl-zoo's own way of writing them
+        arguments["policy_kwargs"] = eval(arguments["policy_kwargs"], {"nn": th.nn})  # rl-zoo's own way of writing them
     return arguments
 
 
 def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The zoo file's values for an environment, overridden by the protocol's."""
+    """The zoo file's values for an environment, overridden by the protocol's; those alone, for ``algorithm``."""
     overrides = dict(entry)
+    if "algorithm" in overrides:
+        return overrides.pop("algorithm"), overrides
     zoo = overrides.pop("zoo")
     of_zoo = yaml.safe_load((ROOT / "zoo_hyperparams" / f"{zoo}.yml").read_text())
     if env_id not in of_zoo:
@@ -86,7 +91,9 @@ def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: flo
 
         th.set_num_threads(1)
         zoo, hyperparams = hyperparams_of(env_id, entry)
-        env = make_vec_env(env_id, n_envs=hyperparams.get("n_envs", 1), seed=seed)
+        # outside of Monitor, so that recorded returns are the environment's own
+        wrapper = get_wrapper_class(hyperparams)
+        env = make_vec_env(env_id, n_envs=hyperparams.get("n_envs", 1), seed=seed, wrapper_class=wrapper)
         if hyperparams.get("normalize"):
             env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
         algorithm = getattr(sb3_relax, CLASSES[zoo])

@@ -23,6 +23,16 @@ CartPole-v1:
   algorithms:
     relaxa2c: {zoo: relaxa2c, n_timesteps: 3000}
     broken: {zoo: relaxa2c, n_timesteps: 512, no_such_argument: 1}
+CartPole-v0:
+  seeds: [3]
+  threshold: 195
+  algorithms:
+    own:  # values of the protocol alone
+      algorithm: relaxa2c
+      policy: MlpPolicy
+      n_timesteps: 600
+      n_episodes: 1
+      env_wrapper: {environments.ScaledReward: {scale: 0.1}}
 Pendulum-v1:
   seeds: [3]
   threshold: -100
@@ -45,8 +55,8 @@ def test_a_sweep_on_a_cluster_of_this_machine(tmp_path, backend):
     protocol, results = tmp_path / "tiny.yml", tmp_path / "results"
     protocol.write_text(PROTOCOL)
     done = script("run_rl", "--protocol", protocol, "--results", results, "--backend", backend, check=False)
-    assert "2 of 5 runs failed" in done.stderr
-    assert len(list(results.iterdir())) == 3
+    assert "2 of 6 runs failed" in done.stderr
+    assert len(list(results.iterdir())) == 4
 
 
 def test_a_backend_that_is_not_installed_says_what_to_install(monkeypatch):
@@ -63,14 +73,17 @@ def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
     protocol.write_text(PROTOCOL)
     done = script("run_rl", "--protocol", protocol, "--results", results, "--jobs", 1, check=False)
     assert done.returncode == 1
-    assert "2 of 5 runs failed" in done.stderr
+    assert "2 of 6 runs failed" in done.stderr
     assert "no_such_argument" in done.stdout
     records = {path.name: json.loads(path.read_text()) for path in results.iterdir()}
     assert set(records) == {
         "CartPole-v1_relaxa2c_0003.json",
         "CartPole-v1_relaxa2c_0004.json",
+        "CartPole-v0_own_0003.json",
         "Pendulum-v1_laxa2c_0003.json",
     }
+    own = records["CartPole-v0_own_0003.json"]
+    assert all(r == int(r) for r in own["episode_returns"])  # the environment's own
     record = records["CartPole-v1_relaxa2c_0003.json"]
     assert record["timesteps"] >= 3000
     assert record["solved_at"] is None or record["solved_at"] <= 3072

@@ -95,7 +95,7 @@ def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
     script("run_rl", "--protocol", protocol, "--results", results, "--jobs", 1, check=False)
     assert {path: path.stat().st_mtime_ns for path in results.iterdir()} == before
     wrong = script("run_rl", "--protocol", protocol, "--env", "CartPole-v2", check=False)
-    assert "CartPole-v2 not in tiny.yml; it has CartPole-v1, Pendulum-v1" in wrong.stderr
+    assert "CartPole-v2 not in tiny.yml; it has CartPole-v1, CartPole-v0, Pendulum-v1" in wrong.stderr
 
 
 def test_demo_on_a_small_budget_says_that_it_did_not_get_there(tmp_path):

@@ -74,7 +74,7 @@ def padded(context):
             for space in (spaces.Discrete(2), spaces.MultiBinary(2))
             for how in ("coupled", "relaxed", "exact")
         ),
-        # its Gumbels are too many to integrate; without a memory that is done by z-scores (tests/test_policy_gradient.py)
+        # its Gumbels are too many to integrate: without a memory tests/test_policy_gradient.py has z-scores
         (spaces.MultiDiscrete([2, 3]), "exact"),
     ],
     ids=str,

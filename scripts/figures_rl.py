@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make_tables import CLASS_NAMES, grouped
+from make_tables import grouped, label
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from records import RESULTS
@@ -37,7 +37,7 @@ def draw(groups: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
             returns = np.array([return_at(record, steps) for record in records])
             minutes = np.mean([r["seconds"] / r["timesteps"] for r in records]) * steps / 60
             for axis, x in ((by_steps, steps), (by_time, minutes)):
-                (line,) = axis.plot(x, interquartile_mean(returns, axis=0), label=CLASS_NAMES.get(name, name))
+                (line,) = axis.plot(x, interquartile_mean(returns, axis=0), label=label(name))
                 middle = np.quantile(returns, (0.25, 0.75), axis=0)
                 axis.fill_between(x, *middle, alpha=0.2, color=line.get_color(), linewidth=0)
             scores = [float(np.mean(r["evaluation"])) for r in records]
@@ -46,8 +46,8 @@ def draw(groups: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
         by_time.set(xlabel="minutes")
         profile.set(xlabel="evaluation", ylim=(-0.02, 1.02))
         by_steps.legend(loc="lower right", fontsize="small")
-    for axis, label in zip(axes[:, 0], ("return", "return", "share of seeds above it"), strict=True):
-        axis.set_ylabel(label)
+    for axis, quantity in zip(axes[:, 0], ("return", "return", "share of seeds above it"), strict=True):
+        axis.set_ylabel(quantity)
     return figure
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,16 @@ CLASS_NAMES = {
     "laxa2c": "LAXA2C",
     "relaxa2c-lstm": "RecurrentRELAXA2C",
 }
+
+
+def label(name: str) -> str:
+    """A protocol's name of an algorithm, as tables and figures show it."""
+    return CLASS_NAMES.get(name, name.replace("relaxa2c-", "RELAXA2C, "))
+
+
+def ours_first(names: Iterable[str]) -> list[str]:
+    """In the order of the rows: the baseline last."""
+    return sorted(names, key=lambda name: (name == "a2c", name))
 
 
 def interval(values: list[float]) -> str:
@@ -63,16 +74,15 @@ def learning_table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for env, algorithms in grouped("learning").items():
-        for name in sorted(algorithms, key=lambda name: (name == "a2c", name)):
+        for name in ours_first(algorithms):
             records = algorithms[name]
             # a run that never reaches it counts with its whole budget, and is shown
             steps = [float(r["solved_at"] or r["timesteps"]) for r in records]
             solved = sum(r["solved_at"] is not None for r in records)
             budget, threshold = records[0]["timesteps"], records[0]["threshold"]
-            label = CLASS_NAMES.get(name, name.replace("relaxa2c-", "RELAXA2C, "))
             rows.append(
-                f"| {env} ({budget:,}) | {label} | {solved}/{len(records)} reach {threshold:g} | {interval(steps)} "
-                f"| {interval([r['final_training_mean'] for r in records])} "
+                f"| {env} ({budget:,}) | {label(name)} | {solved}/{len(records)} reach {threshold:g} "
+                f"| {interval(steps)} | {interval([r['final_training_mean'] for r in records])} "
                 f"| {interval([float(np.mean(r['evaluation'])) for r in records])} "
                 f"| {ratio_interval([variance_ratio(r) for r in records])} |"
             )
@@ -89,15 +99,14 @@ def statistics_table() -> str:
     ours, theirs = {}, {}
     for env, algorithms in grouped("learning").items():
         during = {name: [mean_return_during_training(r) for r in rs] for name, rs in algorithms.items()}
-        for name in sorted(algorithms, key=lambda name: (name == "a2c", name)):
+        for name in ours_first(algorithms):
             score = iqm([float(np.mean(r["evaluation"])) for r in algorithms[name]])
             better = "—"
             if name != "a2c":
                 better = bracketed(probability_of_improvement({env: during[name]}, {env: during["a2c"]}), 2)
                 if "exact" not in name:  # the algorithm as it is
                     ours[env], theirs[env] = during[name], during["a2c"]
-            label = CLASS_NAMES.get(name, name.replace("relaxa2c-", "RELAXA2C, "))
-            rows.append(f"| {env} | {label} | {len(algorithms[name])} | {bracketed(score, 1)} | {better} |")
+            rows.append(f"| {env} | {label(name)} | {len(algorithms[name])} | {bracketed(score, 1)} | {better} |")
     overall = bracketed(probability_of_improvement(ours, theirs), 2)
     rows.append(f"| all | LAXA2C, RELAXA2C, RecurrentRELAXA2C | {sum(map(len, ours.values()))} | — | {overall} |")
     return "\n".join(rows)
@@ -120,15 +129,14 @@ def table2_table() -> str:
     groups["InvertedPendulum-v5"] = grouped("learning")["InvertedPendulum-v5"]
     for env, algorithms in groups.items():
         episodes = {name: [float(episodes_to_solve(r)) for r in records] for name, records in algorithms.items()}
-        for name in sorted(episodes, key=lambda name: (name == "a2c", name)):
+        for name in ours_first(episodes):
             solved = sum(r["solved_at"] is not None for r in algorithms[name])
             fewer = "—"
             if name != "a2c":
                 ours, theirs = ([-count for count in episodes[which]] for which in (name, "a2c"))
                 fewer = bracketed(probability_of_improvement({env: ours}, {env: theirs}), 2)
-            label = CLASS_NAMES.get(name, name.replace("relaxa2c-", "RELAXA2C, "))
             rows.append(
-                f"| {env} | {label} | {solved}/{len(algorithms[name])} | {interval(episodes[name])} "
+                f"| {env} | {label(name)} | {solved}/{len(algorithms[name])} | {interval(episodes[name])} "
                 f"| {PAPER_EPISODES[env].get(name, '—')} | {fewer} |"
             )
     return "\n".join(rows)

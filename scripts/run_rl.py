@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,9 @@ def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: flo
 
         th.set_num_threads(1)
         zoo, hyperparams = hyperparams_of(env_id, entry)
-        # outside of Monitor, so that recorded returns are the environment's own
-        wrapper = get_wrapper_class(hyperparams)
-        env = make_vec_env(env_id, n_envs=hyperparams.get("n_envs", 1), seed=seed, wrapper_class=wrapper)
+        # wrapped outside of Monitor, so that recorded returns are the environment's own
+        make_env = partial(make_vec_env, env_id, wrapper_class=get_wrapper_class(hyperparams))
+        env = make_env(n_envs=hyperparams.get("n_envs", 1), seed=seed)
         if hyperparams.get("normalize"):
             env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
         algorithm = getattr(sb3_relax, CLASSES[zoo])
@@ -102,7 +103,7 @@ def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: flo
         start = time.perf_counter()
         model.learn(int(hyperparams["n_timesteps"]), callback=recorder)
         seconds = time.perf_counter() - start
-        eval_env = make_vec_env(env_id, n_envs=8, seed=10_000 + seed)
+        eval_env = make_env(n_envs=8, seed=10_000 + seed)
         if isinstance(env, VecNormalize):
             eval_env = VecNormalize(eval_env, training=False, norm_reward=False)
             eval_env.obs_rms = env.obs_rms

@@ -14,7 +14,6 @@ from sb3_relax.estimators.functions import (
     SurrogateVJP,
     evaluate,
     evaluate_with_slope,
-    value_and_slope,
     value_slope_vjp,
 )
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
@@ -83,40 +82,29 @@ class REBAR(Estimator):
         value = evaluate(f, b, latent.batch_shape)
         with torch.enable_grad():  # as the rest of c: φ is trained under no_grad too
             temperature = self.log_temperature.exp()
-        c = RelaxedObjective(f, latent, temperature, self.scale, self.residual).value_slope_vjp
-        return relax_estimate(c, latent, b, value, z, z_tilde, tuple(self.parameters()))
+        relaxed = RelaxedObjective(f, latent, temperature, self.scale)
+
+        def c_of(z: Tensor) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
+            c, slope = relaxed.value_and_slope(z)
+            if self.residual is None:
+                return c, slope, None
+            r, r_slope, vjp = value_slope_vjp(self.residual, z, latent)
+            return c + r, slope + r_slope, vjp
+
+        return relax_estimate(c_of, latent, b, value, z, z_tilde, tuple(self.parameters()))
 
 
 class RelaxedObjective:
-    """c(z) = η f(σ_τ(z)) + r(z) for one f and latent, with its slope."""
+    """c(z) = η f(σ_τ(z)) for one f and latent, with its slope."""
 
-    def __init__(
-        self, f: Objective, latent: RelaxedLatent, temperature: Tensor, scale: Tensor, residual: Surrogate | None
-    ):
+    def __init__(self, f: Objective, latent: RelaxedLatent, temperature: Tensor, scale: Tensor):
         self.f = f
         self.latent = latent
         self.temperature = temperature
         self.scale = scale
-        self.residual = residual
 
     def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """c(z) and ∂c/∂z, shapes of z's batch and of z."""
-        c, slope = self._of_f(z)
-        if self.residual is None:
-            return c, slope
-        r, r_slope = value_and_slope(self.residual, z, self.latent)
-        return c + r, slope + r_slope
-
-    def value_slope_vjp(self, z: Tensor) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
-        """As :meth:`value_and_slope`; the residual's share of φ by its own backward pass, where it has one."""
-        c, slope = self._of_f(z)
-        if self.residual is None:
-            return c, slope, None
-        r, r_slope, vjp = value_slope_vjp(self.residual, z, self.latent)
-        return c + r, slope + r_slope, vjp
-
-    def _of_f(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """η f(σ_τ(z)) and its slope, the chain rule through the relaxation, all draws in one call of f."""
+        """c(z) and ∂c/∂z, the chain rule through the relaxation, all draws in one call of f."""
         relaxed = self.latent.relax(z, self.temperature)
         leading = relaxed.shape[: relaxed.dim() - self.latent.theta.dim()]
         # f sees one leading dimension of draws, and none where there is one draw
@@ -128,6 +116,3 @@ class RelaxedObjective:
         c = self.scale * value.reshape(leading + self.latent.batch_shape)
         slope = self.scale * self.latent.relax_gradient(relaxed, slope.reshape(relaxed.shape), self.temperature)
         return c, slope
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return self.value_and_slope(z)[0]

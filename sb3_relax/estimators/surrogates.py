@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sb3_relax.estimators.functions import SurrogateVJP
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
-from sb3_relax.estimators.tanh_network import backward_pass, forward_pass, value_and_slope_of_tanh_network
+from sb3_relax.estimators.tanh_network import backward_pass, forward_pass, outer, value_and_slope_of_tanh_network
 
 
 class MLPSurrogate(nn.Module):
@@ -82,7 +82,7 @@ class MLPSurrogate(nn.Module):
 
         With graphs, and ``None``, where there is more to that pass: parametrised weights, or hooks.
         """
-        own: list[Tensor] = [p for layer in self.layers for p in (layer.weight, layer.bias)]  # type: ignore[misc]
+        own = [part for layer in self._layers(None) for part in layer]
         weight, bias = self.output.weight, self.output.bias
         if not plain([*own, weight, bias]):
             return *self.value_and_slope(z, shift), None
@@ -101,11 +101,11 @@ class MLPSurrogate(nn.Module):
             # the squash's Jacobian is symmetric
             inner_bar = self._through_squash(slope_bar, seen).reshape(x.shape)
             _, weight_bar, bias_bar, bars = backward_pass(out, x, weight, flat, value_bar, inner_bar)
-            pairs = [(weight, weight_bar), (bias, bias_bar), *zip(own, bars, strict=True)]
-            if shift is not None:
-                pairs += [(shift, bars[1].sum_to_size(shift.shape))]
-                pairs[3] = (own[1], bars[1].sum_to_size(own[1].shape))
-            return pairs
+            of_shift = []
+            if shift is not None:  # both went into the first layer's bias
+                of_shift = [(shift, bars[1].sum_to_size(shift.shape))]
+                bars[1] = bars[1].sum_to_size(own[1].shape)
+            return [(weight, weight_bar), (bias, bias_bar), *zip(own, bars, strict=True), *of_shift]
 
         return out.value, slope, vjp
 
@@ -169,12 +169,8 @@ class _AtTheta:
             return value, slope, None
 
         def vjp(value_bar: Tensor, slope_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
-            pairs = of_surrogate(value_bar, slope_bar)
-            (shift_bar,) = (bar for tensor, bar in pairs if tensor is self.shift)
-            width = shift_bar.shape[-1]
-            weight_bar = shift_bar.reshape(-1, width).T @ self.mean.reshape(-1, self.mean.shape[-1])
-            others = [pair for pair in pairs if pair[0] is not self.shift]
-            return [*others, (weight, weight_bar)]
+            *others, (_, shift_bar) = of_surrogate(value_bar, slope_bar)
+            return [*others, (weight, outer(shift_bar, self.mean))]
 
         return value, slope, vjp
 

@@ -84,7 +84,7 @@ def backward_pass(
     # the slope's chain, from the input up: g_{l-1} = u_l W_l, u_l = g_l (1 - h_l²)
     g_bar, weight_bars, products = slope_bar, [], []
     for weight, h, g_l, u_l in zip(weights, out.hidden, out.g, out.u, strict=True):
-        weight_bars.append(_outer(u_l, g_bar))
+        weight_bars.append(outer(u_l, g_bar))
         u_bar = F.linear(g_bar, weight)
         products.append(u_bar * g_l)  # the share of h_l is -2 h_l ⊙ this
         g_bar = tanh_backward(u_bar, h)
@@ -133,6 +133,6 @@ def _rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _outer(x: Tensor, y: Tensor) -> Tensor:
+def outer(x: Tensor, y: Tensor) -> Tensor:
     """Σ over the leading dimensions of x ⊗ y."""
     return _rows(x).T @ _rows(y)

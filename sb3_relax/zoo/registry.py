@@ -24,7 +24,10 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "relaxa2c_lstm": RecurrentRELAXA2C,
 }
 #: short name → what Optuna draws. MaskableRELAXA2C has none: rl_zoo3 has no place for masks in ``enjoy``
-SAMPLERS = {name: sample_laxa2c_params if name.startswith("lax") else sample_relaxa2c_params for name in ALGORITHMS}
+SAMPLERS = {
+    name: sample_laxa2c_params if issubclass(algorithm, LAXA2C) else sample_relaxa2c_params
+    for name, algorithm in ALGORITHMS.items()
+}
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):

@@ -150,6 +150,18 @@ def test_who_trains_phi_alone_has_the_graph():
         assert all(g.abs().max() > 0 for g in torch.autograd.grad(objective, [c.of_theta.weight, c.layers[0].weight]))
 
 
+def test_theta_surrogate_without_batch():
+    latent = LogisticBernoulli(torch.randn(4))
+    c = lively(ThetaSurrogate.of(latent))
+    torch.nn.init.normal_(c.output.weight)
+    ours, theirs = (
+        gradients_of(estimator, latent, lambda b: b.sum(-1).square(), read)
+        for estimator, read in ((RELAX(c), lambda e, phi: e.phi_gradients(phi)), (RELAX(Opaque(c)), eq6))
+    )
+    by_shape = {g.shape: g for g in theirs}
+    assert torch.allclose(by_shape[c.of_theta.weight.shape], ours[-1], atol=1e-5)
+
+
 def test_a_look_under_no_grad_takes_no_graph_away():
     latent = LogisticBernoulli(torch.randn(5, 4))
     estimator = RELAX(MLPSurrogate.of(latent))

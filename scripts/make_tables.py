@@ -26,7 +26,13 @@ CLASS_NAMES = {
     "relaxa2c": "RELAXA2C",
     "laxa2c": "LAXA2C",
     "relaxa2c-lstm": "RecurrentRELAXA2C",
+    "laxa2c-lstm": "RecurrentLAXA2C",
+    "a2c-state-baseline": "A2C, optimal state baseline",
+    "ppo": "PPO (rl-zoo's)",
+    "trpo": "TRPO (rl-zoo's)",
 }
+#: the algorithms as they are, without a changed argument
+OURS = ("laxa2c", "relaxa2c", "laxa2c-lstm", "relaxa2c-lstm")
 
 
 def label(name: str) -> str:
@@ -35,8 +41,9 @@ def label(name: str) -> str:
 
 
 def ours_first(names: Iterable[str]) -> list[str]:
-    """In the order of the rows: the baseline last."""
-    return sorted(names, key=lambda name: (name == "a2c", name))
+    """In the order of the rows: ours, what it is compared with, and what else a user might pick."""
+    last = ("a2c-state-baseline", "a2c", "ppo", "trpo")
+    return sorted(names, key=lambda name: (last.index(name) + 1 if name in last else 0, name))
 
 
 def interval(values: list[float]) -> str:
@@ -47,12 +54,16 @@ def interval(values: list[float]) -> str:
 
 
 def variance_ratio(record: dict[str, Any]) -> float:
-    """Geometric mean over updates of (variance with ĉ) / (without)."""
+    """Geometric mean over updates of (variance with ĉ) / (without); NaN of an algorithm that measures neither."""
+    if not record["variances"]:
+        return float("nan")
     ratios = [with_cv / without for _, with_cv, without in record["variances"] if with_cv > 0 and without > 0]
     return float(np.exp(np.mean(np.log(ratios))))
 
 
 def ratio_interval(values: list[float]) -> str:
+    if np.isnan(values).all():
+        return "—"
     if np.ptp(values) == 0:
         return f"{values[0]:.2f}"
     half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
@@ -104,11 +115,12 @@ def statistics_table() -> str:
             better = "—"
             if name != "a2c":
                 better = bracketed(probability_of_improvement({env: during[name]}, {env: during["a2c"]}), 2)
-                if "exact" not in name:  # the algorithm as it is
+                if name in OURS:
                     ours[env], theirs[env] = during[name], during["a2c"]
             rows.append(f"| {env} | {label(name)} | {len(algorithms[name])} | {bracketed(score, 1)} | {better} |")
     overall = bracketed(probability_of_improvement(ours, theirs), 2)
-    rows.append(f"| all | LAXA2C, RELAXA2C, RecurrentRELAXA2C | {sum(map(len, ours.values()))} | — | {overall} |")
+    who = ", ".join(label(name) for name in OURS if any(name in of_env for of_env in grouped("learning").values()))
+    rows.append(f"| all | {who} | {sum(map(len, ours.values()))} | — | {overall} |")
     return "\n".join(rows)
 
 

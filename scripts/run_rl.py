@@ -17,23 +17,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rl_zoo3
 import torch as th
 import yaml
 from records import RESULTS, ROOT, provenance, write_record
 from rl_zoo3.utils import get_wrapper_class
+from sb3_contrib import TRPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 from sweep import BACKENDS, in_parallel
 
-import sb3_relax
+from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.zoo.hyperparams import RATES, to_rate
 
 #: keys that are no arguments of an algorithm
 OF_THE_RUN = ("n_envs", "n_timesteps", "normalize", "policy", "env_wrapper")
 #: by the name of their file in zoo_hyperparams (rl-zoo calls RecurrentPPO ppo_lstm)
-CLASSES = {"laxa2c": "LAXA2C", "relaxa2c": "RELAXA2C", "relaxa2c_lstm": "RecurrentRELAXA2C"}
+CLASSES = {
+    "laxa2c": LAXA2C,
+    "relaxa2c": RELAXA2C,
+    "laxa2c_lstm": RecurrentLAXA2C,
+    "relaxa2c_lstm": RecurrentRELAXA2C,
+    "ppo": PPO,
+    "trpo": TRPO,
+}
+#: where those files are: ours, else rl-zoo's own (for what users would pick instead, as rl-zoo has tuned it)
+ZOO_FILES = (ROOT / "zoo_hyperparams", Path(rl_zoo3.__file__).parent / "hyperparams")
 
 
 class Recorder(BaseCallback):
@@ -67,7 +79,7 @@ class Recorder(BaseCallback):
 def model_arguments(hyperparams: dict[str, Any]) -> dict[str, Any]:
     """rl-zoo's spellings → constructor arguments."""
     arguments = {k: v for k, v in hyperparams.items() if k not in OF_THE_RUN}
-    arguments |= {key: to_rate(key, arguments[key]) for key in RATES if key in arguments}
+    arguments |= {key: to_rate(key, arguments[key]) for key in (*RATES, "clip_range") if key in arguments}
     if isinstance(arguments.get("policy_kwargs"), str):
         arguments["policy_kwargs"] = eval(arguments["policy_kwargs"], {"nn": th.nn})  # rl-zoo's own way of writing them
     return arguments
@@ -79,9 +91,10 @@ def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, A
     if "algorithm" in overrides:
         return overrides.pop("algorithm"), overrides
     zoo = overrides.pop("zoo")
-    of_zoo = yaml.safe_load((ROOT / "zoo_hyperparams" / f"{zoo}.yml").read_text())
+    file = next(path for folder in ZOO_FILES if (path := folder / f"{zoo}.yml").exists())
+    of_zoo = yaml.safe_load(file.read_text())
     if env_id not in of_zoo:
-        raise KeyError(f"zoo_hyperparams/{zoo}.yml has no entry for {env_id}; it has {', '.join(of_zoo)}")
+        raise KeyError(f"{file.name} has no entry for {env_id}; it has {', '.join(of_zoo)}")
     return zoo, {**of_zoo[env_id], **overrides}
 
 
@@ -97,8 +110,7 @@ def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: flo
         env = make_env(n_envs=hyperparams.get("n_envs", 1), seed=seed)
         if hyperparams.get("normalize"):
             env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
-        algorithm = getattr(sb3_relax, CLASSES[zoo])
-        model = algorithm(hyperparams["policy"], env, seed=seed, device="cpu", **model_arguments(hyperparams))
+        model = CLASSES[zoo](hyperparams["policy"], env, seed=seed, device="cpu", **model_arguments(hyperparams))
         recorder = Recorder(threshold)
         start = time.perf_counter()
         model.learn(int(hyperparams["n_timesteps"]), callback=recorder)

@@ -38,6 +38,7 @@ Pendulum-v1:
   threshold: -100
   algorithms:
     laxa2c: {zoo: laxa2c, n_timesteps: 512}
+    ppo: {zoo: ppo, n_timesteps: 256, n_steps: 64, n_epochs: 1}  # rl-zoo's own values for the rest
 """
 
 
@@ -55,8 +56,8 @@ def test_a_sweep_on_a_cluster_of_this_machine(tmp_path, backend):
     protocol, results = tmp_path / "tiny.yml", tmp_path / "results"
     protocol.write_text(PROTOCOL)
     done = script("run_rl", "--protocol", protocol, "--results", results, "--backend", backend, check=False)
-    assert "2 of 6 runs failed" in done.stderr
-    assert len(list(results.iterdir())) == 4
+    assert "2 of 7 runs failed" in done.stderr
+    assert len(list(results.iterdir())) == 5
 
 
 def test_a_backend_that_is_not_installed_says_what_to_install(monkeypatch):
@@ -73,7 +74,7 @@ def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
     protocol.write_text(PROTOCOL)
     done = script("run_rl", "--protocol", protocol, "--results", results, "--jobs", 1, check=False)
     assert done.returncode == 1
-    assert "2 of 6 runs failed" in done.stderr
+    assert "2 of 7 runs failed" in done.stderr
     assert "no_such_argument" in done.stdout
     records = {path.name: json.loads(path.read_text()) for path in results.iterdir()}
     assert set(records) == {
@@ -81,7 +82,11 @@ def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
         "CartPole-v1_relaxa2c_0004.json",
         "CartPole-v0_own_0003.json",
         "Pendulum-v1_laxa2c_0003.json",
+        "Pendulum-v1_ppo_0003.json",
     }
+    ppo = records["Pendulum-v1_ppo_0003.json"]
+    assert ppo["hyperparams"]["gamma"] == 0.9  # rl-zoo's, which SB3's default is not
+    assert ppo["variances"] == []
     own = records["CartPole-v0_own_0003.json"]
     assert all(r == int(r) for r in own["episode_returns"])  # the environment's own
     record = records["CartPole-v1_relaxa2c_0003.json"]
@@ -155,7 +160,7 @@ def test_readme_names_every_argument_and_its_default():
         for name, parameter in inspect.signature(cls.__init__).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    assert len(arguments) == 11
+    assert len(arguments) == 12
     for name in arguments:
         assert f"`{name}`" in readme, name
     assert arguments["cv_learning_rate"] == 3e-3

@@ -185,7 +185,7 @@ def _charts(layout: dict[str, dict[str, list[str]]]) -> dict[str, dict[str, list
 HYPERPARAMETERS: Sequence[str] = (
     "learning_rate", "n_steps", "n_envs", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm",
     "normalize_advantage", "use_sde", "seed", "cv_learning_rate", "n_cv_steps", "cv_objective", "cv_guard",
-    "n_critic_steps", "n_episodes", "correction", "n_relaxed", "init_temperature",
+    "cv_action_dependent", "n_critic_steps", "n_episodes", "correction", "n_relaxed", "init_temperature",
 )  # fmt: skip
 
 

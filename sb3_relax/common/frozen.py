@@ -63,8 +63,8 @@ def frozen_copy(model: OnPolicyAlgorithm, seed: int, **overrides: Any) -> Surrog
         )
     }  # fmt: skip
     if isinstance(model, SurrogateA2C):
-        names = ("cv_learning_rate", "cv_guard", "n_episodes", "bootstrap_truncated", "max_episode_steps",
-                 "correction", "n_relaxed", "init_temperature")  # fmt: skip
+        names = ("cv_learning_rate", "cv_guard", "cv_action_dependent", "n_episodes", "bootstrap_truncated",
+                 "max_episode_steps", "correction", "n_relaxed", "init_temperature")  # fmt: skip
         own |= {name: getattr(model, name) for name in names if hasattr(model, name)}
     with th.random.fork_rng():
         copy = kind(model.policy_class, None, device=model.device, _init_setup_model=False)  # type: ignore[arg-type]

@@ -51,6 +51,7 @@ class ControlVariate(nn.Module):
     :param net_arch: hidden layer sizes, at least one
     :param activation_fn: of the layers before the last, which see the state alone
     :param init_temperature: τ at the start; ``None`` where actions enter unrelaxed (Box, exact correction)
+    :param action_dependent: switched off, what the actions add stays zero: ĉ(s)
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ControlVariate(nn.Module):
         net_arch: list[int],
         activation_fn: type[nn.Module] = nn.Tanh,
         init_temperature: float | None = None,
+        action_dependent: bool = True,
     ):
         super().__init__()
         *encoder, width = net_arch
@@ -68,6 +70,8 @@ class ControlVariate(nn.Module):
         self.state_layer = nn.Linear(encoder[-1] if encoder else features_dim, width)
         self.action_layer = nn.Linear(action_dim, width, bias=False)
         self.output_layer = nn.Linear(width, 1)
+        if not action_dependent:
+            nn.init.zeros_(self.action_layer.weight).requires_grad_(False)
         nn.init.zeros_(self.output_layer.weight)
         nn.init.zeros_(self.output_layer.bias)
         self.log_temperature: nn.Parameter | None

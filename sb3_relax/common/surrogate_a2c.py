@@ -66,6 +66,9 @@ class SurrogateA2C(A2C):
         ``"weights"``: ‖Σ_t ĝ_t‖² at the policy's weights (the paper's), by a second pass through the policy
     :param cv_guard: apply only the share η of ĉ that lowered the variance in earlier batches (still unbiased, since η
         is fixed before the batch); switched off, ĉ is applied in full, as in the paper
+    :param cv_action_dependent: ĉ(a, s); switched off, ĉ(s), which Eq 6 makes the variance-optimal state baseline
+        E[‖∂ log π‖² Â | s] / E[‖∂ log π‖² | s] (Greensmith et al. 2004), and whose correction is zero: the control
+        without which no gain can be put down to the actions
     :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action
         distribution does not depend on, so neither the policy's weights nor its optimizer state notice
     :param n_episodes: update after this many whole episodes, without bootstrapping, instead of after ``n_steps``
@@ -134,6 +137,7 @@ class SurrogateA2C(A2C):
         n_cv_steps: int = 1,
         cv_objective: str = "distribution",
         cv_guard: bool = True,
+        cv_action_dependent: bool = True,
         n_critic_steps: int = 1,
         n_episodes: int | None = None,
         bootstrap_truncated: bool = True,
@@ -175,6 +179,7 @@ class SurrogateA2C(A2C):
         self.n_cv_steps = n_cv_steps
         self.cv_objective = cv_objective
         self.cv_guard = cv_guard
+        self.cv_action_dependent = cv_action_dependent
         self.n_critic_steps = n_critic_steps
         self.n_episodes = n_episodes
         self.bootstrap_truncated = bootstrap_truncated
@@ -284,13 +289,15 @@ class SurrogateA2C(A2C):
                 control_variate_arch(arch),
                 activation_fn=self.policy.activation_fn,
                 init_temperature=self._init_temperature(),
+                action_dependent=self.cv_action_dependent,
             ).to(self.device, dtype=next(self.policy.parameters()).dtype)
             self.noise_generator = th.Generator(device=self.device)
             self._seed_noise(int(th.randint(2**31, ())))
             device, state = getattr(self, "noise_state", ("", np.empty(0, np.uint8)))
             if device == self.device.type:
                 self.noise_generator.set_state(th.from_numpy(state))  # loaded: the stream goes on where it was saved
-        self.cv_optimizer = th.optim.Adam(self.control_variate.parameters(), lr=self.cv_lr_schedule(1.0), fused=True)
+        phi = [p for p in self.control_variate.parameters() if p.requires_grad]
+        self.cv_optimizer = th.optim.Adam(phi, lr=self.cv_lr_schedule(1.0), fused=True)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed everything A2C seeds, and the relaxation's noise."""

@@ -17,8 +17,8 @@ from sb3_relax.estimators.variance import change_moments
 
 #: Steps of one minibatch of φ.
 MINIBATCH = 256
-#: Whatever the agent was trained with, ĉ is fitted at the algorithms' own rate and applied with their guard.
-FITTING = {"cv_learning_rate": 3e-3, "cv_guard": True}
+#: Whatever the agent was trained with, ĉ(a, s) is fitted at the algorithms' own rate and applied with their guard.
+FITTING = {"cv_learning_rate": 3e-3, "cv_guard": True, "cv_action_dependent": True}
 
 
 def variates_of(model: OnPolicyAlgorithm, seed: int) -> dict[str, SurrogateA2C]:

@@ -1,0 +1,78 @@
+"""ĉ without the actions: a learned state baseline, the control for every claim about the action-dependent one."""
+
+import pytest
+import torch as th
+
+from sb3_relax import LAXA2C, RELAXA2C
+from tests.helpers import ACTION_SPACES, TinyEnv, float64_model
+from tests.test_policy_gradient import as_seen, enumerate_actions, plain_gradient
+
+
+def state_baseline(space, **kwargs):
+    cls = LAXA2C if space == "box" else RELAXA2C
+    return float64_model(cls, TinyEnv(ACTION_SPACES[space]), cv_action_dependent=False, cv_guard=False, **kwargs)
+
+
+@pytest.mark.parametrize("space", ACTION_SPACES)
+def test_it_is_a_baseline_under_the_score_and_nothing_else(space):
+    """ĝ = (Â - ĉ(s)) ∂ log π for every action and every noise, by autograd on SB3's own log_prob."""
+    model = state_baseline(space)
+    th.manual_seed(0)
+    obs = th.randn(7, *model.observation_space.shape, dtype=th.float64)
+    with th.no_grad():
+        actions = model.policy(obs)[0]
+    advantages = th.randn(7, dtype=th.float64)
+    features = model.policy.extract_features(obs)
+    c = model.control_variate(features, th.zeros(7, model._cv_action_dim(), dtype=th.float64)).detach()
+    assert c.std() > 1e-3  # it does depend on the state
+    expected = plain_gradient(model, obs, actions, (advantages - c) / 7)
+    got = th.cat([g.flatten() for g in model.policy_gradient(obs, actions, advantages).values()])
+    th.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("correction", ["coupled", "relaxed", "exact"])
+def test_training_leads_to_the_optimal_baseline(correction):
+    """b(s) = E[‖∂ log π‖² Â | s] / E[‖∂ log π‖² | s] at the logits, all actions of one state being the batch."""
+    model = float64_model(
+        RELAXA2C, TinyEnv(ACTION_SPACES["discrete"]), cv_action_dependent=False, correction=correction
+    )
+    actions = enumerate_actions(model.action_space)
+    n = len(actions)
+    obs = th.randn(1, *model.observation_space.shape, dtype=th.float64, generator=th.Generator().manual_seed(1))
+    obs = obs.expand(n, *obs.shape[1:])
+    step = model._evaluate(obs, as_seen(model, actions))
+    probabilities = step.log_prob.exp().detach()
+    target = th.tensor([2.0, -1.0, 4.0], dtype=th.float64)
+    score = th.eye(n, dtype=th.float64) - probabilities
+    weight = probabilities * score.square().sum(1)
+    optimum = (weight * target).sum() / weight.sum()
+    phi = [p for group in model.cv_optimizer.param_groups for p in group["params"]]
+    optimizer = th.optim.Adam(phi, lr=0.02)
+    for _ in range(400):
+        estimate = model._estimate(step, target)
+        squares = estimate.grad_with_graph.flatten(1).square().sum(1)
+        objective = (probabilities * squares).sum()
+        optimizer.zero_grad()
+        for parameter, gradient in zip(phi, th.autograd.grad(objective, phi, allow_unused=True), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    c = model.control_variate(step.features, th.zeros(n, model._cv_action_dim(), dtype=th.float64))
+    assert c[0].item() == pytest.approx(optimum.item(), rel=1e-3)
+    assert min(abs(optimum - target.mean()), abs(optimum - (probabilities * target).sum())) > 0.02
+
+
+@pytest.mark.parametrize("space", ACTION_SPACES)
+@pytest.mark.parametrize("cv_objective", ["distribution", "weights"])
+def test_it_never_comes_to_read_the_actions(space, cv_objective, tmp_path):
+    cls = LAXA2C if space == "box" else RELAXA2C
+    model = cls(
+        "MlpPolicy", TinyEnv(ACTION_SPACES[space]), seed=0, device="cpu", cv_action_dependent=False,
+        cv_objective=cv_objective, cv_learning_rate=0.03, n_cv_steps=2,
+    )  # fmt: skip
+    model.learn(200)
+    assert model.control_variate.output_layer.weight.abs().max() > 0
+    assert model.control_variate.action_layer.weight.abs().max() == 0
+    model.save(tmp_path / "agent")
+    again = cls.load(tmp_path / "agent", env=TinyEnv(ACTION_SPACES[space]), device="cpu").learn(100)
+    assert again.cv_action_dependent is False
+    assert again.control_variate.action_layer.weight.abs().max() == 0

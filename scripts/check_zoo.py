@@ -32,8 +32,8 @@ def algorithm_of(file: str, env_id: str) -> str:
     return "laxa2c" if of_box else "relaxa2c"
 
 
-def check(file: str, env_id: str, steps: int, path: Path) -> str | None:
-    """One run and its record; the error's text where it fails."""
+def check(file: str, env_id: str, steps: int, path: Path) -> None:
+    """One run and its record."""
     algorithm = algorithm_of(file, env_id)
     with tempfile.TemporaryDirectory() as folder:
         command = ["train", "--algo", algorithm, "--env", env_id, "-n", str(steps), "--seed", "0", "--num-threads", "1"]
@@ -45,7 +45,7 @@ def check(file: str, env_id: str, steps: int, path: Path) -> str | None:
         )
         seconds = time.perf_counter() - start
         if done.returncode != 0:
-            return f"{file}.yml {env_id}:\n{done.stdout}{done.stderr}"
+            raise RuntimeError(f"{done.stdout}{done.stderr}")
         try:
             returns = load_results(f"{folder}/{algorithm}/{env_id}_1").r.tolist()
         except IndexError:
@@ -63,7 +63,6 @@ def check(file: str, env_id: str, steps: int, path: Path) -> str | None:
             **provenance(),
         },
     )
-    return None
 
 
 def main() -> None:
@@ -73,12 +72,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
     parser.add_argument("--results", type=Path, default=RESULTS / "zoo_check")
     arguments = parser.parse_args()
-    jobs = []
+    jobs = {}
     for file in arguments.file or FILES:
         for env_id in read_entries(ROOT / "zoo_hyperparams" / f"{file}.yml"):
             path = arguments.results / f"{file}_{env_id}.json"
             if env_id != "default" and not path.exists():
-                jobs.append((file, env_id, arguments.steps, path))
+                jobs[f"{file}.yml {env_id}"] = (file, env_id, arguments.steps, path)
     failures = in_parallel(check, jobs, arguments.jobs, "entries")
     if failures:
         raise SystemExit(f"{len(failures)} of {len(jobs)} entries failed")

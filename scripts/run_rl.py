@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import traceback
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sweep import BACKENDS, in_parallel
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
@@ -98,52 +96,52 @@ def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, A
     return zoo, {**of_zoo[env_id], **overrides}
 
 
-def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: float, path: Path) -> str | None:
-    """One run and its record; the error's text where it fails."""
-    try:
-        import environments  # noqa: F401  registers them, in this process
+def made(env_id: str, hyperparams: dict[str, Any], n_envs: int, seed: int) -> VecEnv:
+    """Environments as an entry asks for them, but for VecNormalize."""
+    import environments  # noqa: F401  registers them, in this process
 
-        th.set_num_threads(1)
-        zoo, hyperparams = hyperparams_of(env_id, entry)
-        # wrapped outside of Monitor, so that recorded returns are the environment's own
-        make_env = partial(make_vec_env, env_id, wrapper_class=get_wrapper_class(hyperparams))
-        env = make_env(n_envs=hyperparams.get("n_envs", 1), seed=seed)
-        if hyperparams.get("normalize"):
-            env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
-        model = CLASSES[zoo](hyperparams["policy"], env, seed=seed, device="cpu", **model_arguments(hyperparams))
-        recorder = Recorder(threshold)
-        start = time.perf_counter()
-        model.learn(int(hyperparams["n_timesteps"]), callback=recorder)
-        seconds = time.perf_counter() - start
-        eval_env = make_env(n_envs=8, seed=10_000 + seed)
-        if isinstance(env, VecNormalize):
-            eval_env = VecNormalize(eval_env, training=False, norm_reward=False)
-            eval_env.obs_rms = env.obs_rms
-        scores, _ = evaluate_policy(model, eval_env, n_eval_episodes=100, return_episode_rewards=True)
-        every = max(1, len(recorder.variances) // 200)
-        write_record(
-            path,
-            {
-                "env": env_id,
-                "algorithm": name,
-                "seed": seed,
-                "threshold": threshold,
-                "hyperparams": hyperparams,
-                "timesteps": model.num_timesteps,
-                "updates": model._n_updates,
-                "seconds": round(seconds, 2),
-                "solved_at": recorder.solved_at,
-                "final_training_mean": round(float(np.mean(recorder.returns[-100:])), 3),
-                "evaluation": [round(float(score), 2) for score in scores],
-                "episode_returns": recorder.returns,
-                "episode_steps": recorder.steps,
-                "variances": [[t, float(f"{a:.4g}"), float(f"{b:.4g}")] for t, a, b in recorder.variances[::every]],
-                **provenance(),
-            },
-        )
-        return None
-    except Exception:
-        return f"{env_id} {name} seed {seed}:\n{traceback.format_exc()}"
+    # wrapped outside of Monitor, so that recorded returns are the environment's own
+    return make_vec_env(env_id, n_envs=n_envs, seed=seed, wrapper_class=get_wrapper_class(hyperparams))
+
+
+def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: float, path: Path) -> None:
+    """One run and its record."""
+    th.set_num_threads(1)
+    zoo, hyperparams = hyperparams_of(env_id, entry)
+    env = made(env_id, hyperparams, hyperparams.get("n_envs", 1), seed)
+    if hyperparams.get("normalize"):
+        env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
+    model = CLASSES[zoo](hyperparams["policy"], env, seed=seed, device="cpu", **model_arguments(hyperparams))
+    recorder = Recorder(threshold)
+    start = time.perf_counter()
+    model.learn(int(hyperparams["n_timesteps"]), callback=recorder)
+    seconds = time.perf_counter() - start
+    eval_env = made(env_id, hyperparams, n_envs=8, seed=10_000 + seed)
+    if isinstance(env, VecNormalize):
+        eval_env = VecNormalize(eval_env, training=False, norm_reward=False)
+        eval_env.obs_rms = env.obs_rms
+    scores, _ = evaluate_policy(model, eval_env, n_eval_episodes=100, return_episode_rewards=True)
+    every = max(1, len(recorder.variances) // 200)
+    write_record(
+        path,
+        {
+            "env": env_id,
+            "algorithm": name,
+            "seed": seed,
+            "threshold": threshold,
+            "hyperparams": hyperparams,
+            "timesteps": model.num_timesteps,
+            "updates": model._n_updates,
+            "seconds": round(seconds, 2),
+            "solved_at": recorder.solved_at,
+            "final_training_mean": round(float(np.mean(recorder.returns[-100:])), 3),
+            "evaluation": [round(float(score), 2) for score in scores],
+            "episode_returns": recorder.returns,
+            "episode_steps": recorder.steps,
+            "variances": [[t, float(f"{a:.4g}"), float(f"{b:.4g}")] for t, a, b in recorder.variances[::every]],
+            **provenance(),
+        },
+    )
 
 
 def main() -> None:
@@ -160,7 +158,7 @@ def main() -> None:
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))} not in {arguments.protocol.name}; it has {', '.join(protocol)}")
 
-    jobs = []
+    jobs = {}
     for env_id, task in protocol.items():
         if arguments.env and env_id not in arguments.env:
             continue
@@ -168,7 +166,7 @@ def main() -> None:
             for name, entry in task["algorithms"].items():
                 path = folder / f"{env_id}_{name.replace(' ', '-')}_{seed:04d}.json"
                 if not path.exists():
-                    jobs.append((env_id, name, entry, seed, task["threshold"], path))
+                    jobs[path.stem] = (env_id, name, entry, seed, task["threshold"], path)
 
     failures = in_parallel(run, jobs, arguments.jobs, "runs", arguments.backend)
     if failures:

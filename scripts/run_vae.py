@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import time
-import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -78,19 +77,18 @@ def record_of(trainer: Trainer, description: str, origin: dict[str, Any]) -> dic
 
 def run(
     config: Config, iterations: int, every: int, folders: tuple[Path, Path], data_dir: Path | None, final: bool
-) -> str | None:
+) -> None:
     """One run from its checkpoint to ``iterations``, its record written at every evaluation.
 
     :param folders: of records and of checkpoints
     :param final: whether to end with the IWAE bounds
-    :return: the error's text where it fails
     """
     results, runs = folders
     path, record_path = runs / f"{name_of(config)}.pt", results / f"{name_of(config)}.json"
     try:
         done = read(record_path) or {}
         if done.get("iterations", 0) >= iterations and (not final or "iwae_100" in done):
-            return None  # also where another machine has the checkpoint
+            return  # also where another machine has the checkpoint
         prepare_cpu(1)
         origin = provenance()
         data = load_dataset(config.dataset, data_dir, config.binarisation)
@@ -116,12 +114,11 @@ def run(
                 for split in ("validation", "test")
             }
         write_record(record_path, record)
-        return None
-    except Exception as error:
+    except ValueError as error:
         if "must be finite" in str(error):
             record = record_of(trainer, data.description, origin) if trainer.history else {**asdict(config), **origin}
             write_record(record_path, {**record, "diverged": f"after iteration {trainer.iteration}: {error}"})
-        return f"{name_of(config)}:\n{traceback.format_exc()}"
+        raise
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -204,9 +201,9 @@ def main() -> None:
         dataset, model, estimator = cell
         return Config(dataset, model, estimator, seed=seed, learning_rate=rate, phi_rate=options.phi_rate)
 
-    def job(cell: Cell, rate: float, seed: int, iterations: int, final: bool) -> tuple[Any, ...]:
-        folders = (options.results / "runs", options.runs)
-        return config(cell, rate, seed), iterations, options.every, folders, options.data_dir, final
+    def job(cell: Cell, rate: float, seed: int, iterations: int, final: bool) -> tuple[str, tuple[Any, ...]]:
+        folders, of = (options.results / "runs", options.runs), config(cell, rate, seed)
+        return name_of(of), (of, iterations, options.every, folders, options.data_dir, final)
 
     def record(cell: Cell, rate: float) -> dict[str, Any] | None:
         return read(options.results / "runs" / f"{name_of(config(cell, rate, 0))}.json")
@@ -219,7 +216,7 @@ def main() -> None:
         for rate in options.rates
         if elbo_at(record(cell, rate), options.tune_iterations) is None and "diverged" not in (record(cell, rate) or {})
     ]
-    in_parallel(run, tune, options.jobs, "learning rates", options.backend)
+    in_parallel(run, dict(tune), options.jobs, "learning rates", options.backend)
     for cell in open_cells:
         rates.choose(cell, {rate: elbo_at(record(cell, rate), options.tune_iterations) for rate in options.rates})
     jobs = [
@@ -228,7 +225,7 @@ def main() -> None:
         for cell in cells
         if (rate := rates.of(cell)) is not None
     ]
-    failures = in_parallel(run, jobs, options.jobs, "runs", options.backend)
+    failures = in_parallel(run, dict(jobs), options.jobs, "runs", options.backend)
     print(f"{len(jobs) - len(failures)} of {len(jobs)} runs done in {time.perf_counter() - start:.0f} s")
     if failures:
         raise SystemExit(1)

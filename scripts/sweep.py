@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import joblib
@@ -38,11 +39,12 @@ def on_backend(name: str, count: int) -> Iterator[None]:
 
 
 def in_parallel(
-    run: Callable[..., str | None], jobs: Sequence[tuple[Any, ...]], count: int, what: str, backend: str = "loky"
+    run: Callable[..., None], jobs: Mapping[str, tuple[Any, ...]], count: int, what: str, backend: str = "loky"
 ) -> list[str]:
-    """Run all; the errors of those that failed.
+    """Run all; the names and tracebacks of those that failed.
 
-    :param run: called with a job's arguments; returns the error's text where it fails
+    :param run: called with a job's arguments
+    :param jobs: their names, which a failure is reported by, and arguments
     :param count: runs at a time
     :param what: they are, for the progress bar
     :param backend: one of ``BACKENDS``
@@ -51,9 +53,18 @@ def in_parallel(
     with on_backend(backend, count):
         # Ray's part in joblib hands over nothing before the end: the records do
         parallel = joblib.Parallel(n_jobs=count, return_as="list" if backend == "ray" else "generator_unordered")
-        outcomes = parallel(joblib.delayed(run)(*job) for job in jobs)
+        outcomes = parallel(joblib.delayed(failure_of)(name, run, job) for name, job in jobs.items())
         for failure in tqdm(outcomes, total=len(jobs), desc=what, unit="run"):
             if failure:
                 failures.append(failure)
                 tqdm.write(failure)
     return failures
+
+
+def failure_of(name: str, run: Callable[..., None], arguments: tuple[Any, ...]) -> str | None:
+    """Call it; where it fails, its name and the traceback."""
+    try:
+        run(*arguments)
+    except Exception:
+        return f"{name}:\n{traceback.format_exc()}"
+    return None

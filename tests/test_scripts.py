@@ -1,5 +1,6 @@
 """The scripts run end to end on small budgets, and what the repository says agrees with what it holds."""
 
+import copy
 import inspect
 import json
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -66,7 +68,7 @@ def test_a_backend_that_is_not_installed_says_what_to_install(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "ray.util.joblib", None)
     with pytest.raises(ImportError, match=r"pip install 'sb3_relax\[ray\]'"):
-        sweep.in_parallel(print, [()], 1, "runs", "ray")
+        sweep.in_parallel(print, {"a": ()}, 1, "runs", "ray")
 
 
 def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
@@ -101,6 +103,55 @@ def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in results.iterdir()} == before
     wrong = script("run_rl", "--protocol", protocol, "--env", "CartPole-v2", check=False)
     assert "CartPole-v2 not in tiny.yml; it has CartPole-v1, CartPole-v0, Pendulum-v1" in wrong.stderr
+
+
+def test_an_agent_is_taken_apart_early_in_the_middle_and_late(tmp_path):
+    """With VecNormalize, whose statistics belong to the stage; what has a record is left alone."""
+    sizes = (
+        "{n_states: 4, n_actions: 2, n_episodes: 2, n_rollouts: 4, n_fit_steps: 64, n_fit_updates: 2, lambdas: [0.5]}"
+    )
+    agent = "{algorithm: laxa2c, policy: MlpPolicy, n_envs: 2, n_timesteps: 2000, n_steps: 8, normalize: true}"
+    (tmp_path / "tiny.yml").write_text(f"Pendulum-v1:\n  agent: {agent}\n  sizes: {sizes}\n")
+    arguments = ("--protocol", tmp_path / "tiny.yml", "--results", tmp_path / "results", "--jobs", 1)
+    script("decompose", *arguments)
+    records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").iterdir()}
+    assert {name: record["timesteps"] for name, record in records.items()} == {
+        "Pendulum-v1_early": 112,
+        "Pendulum-v1_middle": 608,
+        "Pendulum-v1_late": 2000,
+    }
+    rewards = [next(r for r in record["rows"] if r["name"] == "none")["total"]["value"] for record in records.values()]
+    assert len(set(rewards)) == 3
+    (tmp_path / "results" / "Pendulum-v1_middle.json").unlink()
+    early = (tmp_path / "results" / "Pendulum-v1_early.json").stat().st_mtime_ns
+    script("decompose", *arguments)
+    assert (
+        json.loads((tmp_path / "results" / "Pendulum-v1_middle.json").read_text())["rows"]
+        == (records["Pendulum-v1_middle"]["rows"])
+    )
+    assert (tmp_path / "results" / "Pendulum-v1_early.json").stat().st_mtime_ns == early
+
+
+def test_wide_actions(monkeypatch):
+    """Its reward and its next state against the formula, term by term."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import environments
+    from gymnasium.utils.env_checker import check_env
+
+    env = environments.WideActions(n_bits=6, horizon=2)
+    check_env(env, skip_render_check=True)
+    env.reset(seed=0)
+    state, x = env.state.copy(), np.array([1, -1, 1, 1, -1, 1])
+    twin = copy.deepcopy(env)
+    _, reward, *ends = env.step((x + 1) // 2)
+    by_state = sum(state[i] * env.to_reward[i, j] * x[j] for i in range(8) for j in range(6))
+    by_pairs = sum(env.couplings[i, j] * x[i] * x[j] for i in range(6) for j in range(6) if i != j)
+    assert reward == pytest.approx(by_state + by_pairs)
+    assert ends[:2] == [False, False]
+    noise = 0.1 * twin.np_random.normal(size=8)
+    np.testing.assert_allclose(env.state, env.rotation @ state + env.to_state @ x + noise)
+    np.testing.assert_allclose(env.rotation @ env.rotation.T, 0.81 * np.eye(8), atol=1e-12)
+    assert env.step(np.zeros(6))[2:4] == (False, True)
 
 
 def test_demo_on_a_small_budget_says_that_it_did_not_get_there(tmp_path):

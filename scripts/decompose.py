@@ -1,0 +1,113 @@
+"""The variance of the policy gradient, taken apart at frozen policies early, middle and late in training.
+
+    python scripts/decompose.py                       # all of scripts/protocols/decomposition.yml
+    python scripts/decompose.py --env CartPole-v1
+
+Each environment's agent is trained once and kept at three places of its budget; sb3_relax.diagnose measures each, one
+record per policy. What has a record is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch as th
+import yaml
+from records import RESULTS, ROOT, provenance, write_record
+from run_rl import CLASSES, hyperparams_of, made, model_arguments
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from sweep import in_parallel
+
+from sb3_relax.diagnose import diagnose
+
+PROTOCOL = ROOT / "scripts" / "protocols" / "decomposition.yml"
+#: shares of an agent's budget after which its policy is kept
+STAGES = {"early": 0.05, "middle": 0.3, "late": 1.0}
+SEED = 0
+
+
+class Keeper(BaseCallback):
+    """Saves the agent, and its environment's statistics, at each stage."""
+
+    def __init__(self, folder: Path, budget: int):
+        super().__init__()
+        self.folder = folder
+        self.left = {stage: share * budget for stage, share in STAGES.items()}
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self._keep()
+
+    def _on_training_end(self) -> None:
+        self._keep()
+
+    def _keep(self) -> None:
+        for stage in [stage for stage, steps in self.left.items() if self.num_timesteps >= steps]:
+            del self.left[stage]
+            self.model.save(self.folder / stage)
+            statistics = self.model.get_vec_normalize_env()
+            if statistics is not None:
+                statistics.save(str(self.folder / f"{stage}.pkl"))
+
+
+def frozen_env(env_id: str, hyperparams: dict[str, Any], statistics: Path) -> VecEnv:
+    """One environment, as training saw it at that stage."""
+    env = made(env_id, hyperparams, n_envs=1, seed=SEED)
+    if statistics.exists():
+        env = VecNormalize.load(str(statistics), env)
+        env.training = False
+    return env
+
+
+def decompose(env_id: str, task: dict[str, Any], folder: Path, stages: list[str]) -> None:
+    """Train an environment's agent, and measure it at each stage."""
+    th.set_num_threads(1)
+    algorithm, hyperparams = hyperparams_of(env_id, task["agent"])
+    env = made(env_id, hyperparams, n_envs=hyperparams.get("n_envs", 1), seed=SEED)
+    if hyperparams.get("normalize"):
+        env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
+    kind = CLASSES[algorithm]
+    model = kind(hyperparams["policy"], env, seed=SEED, device="cpu", **model_arguments(hyperparams))
+    with tempfile.TemporaryDirectory() as kept:
+        budget = int(hyperparams["n_timesteps"])
+        model.learn(budget, callback=Keeper(Path(kept), budget))
+        for stage in stages:
+            agent = kind.load(Path(kept) / stage, device="cpu")
+            statistics = Path(kept) / f"{stage}.pkl"
+            result = diagnose(
+                agent,
+                lambda statistics=statistics: frozen_env(env_id, hyperparams, statistics),
+                seed=SEED,
+                **task.get("sizes", {}),
+            )
+            about = {"env": env_id, "stage": stage, "timesteps": agent.num_timesteps, "hyperparams": hyperparams}
+            write_record(folder / f"{env_id}_{stage}.json", {**about, **result.to_dict(), **provenance()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--protocol", type=Path, default=PROTOCOL)
+    parser.add_argument("--env", action="append", help="only this environment (may be repeated)")
+    parser.add_argument("--jobs", type=int, default=2, help="environments at a time, one core each")
+    parser.add_argument("--results", type=Path, default=RESULTS / "decomposition")
+    arguments = parser.parse_args()
+    protocol = yaml.safe_load(arguments.protocol.read_text())
+    jobs = {}
+    for env_id in arguments.env or protocol:
+        if env_id not in protocol:
+            parser.error(f"{env_id} not in {arguments.protocol.name}; it has {', '.join(protocol)}")
+        missing = [stage for stage in STAGES if not (arguments.results / f"{env_id}_{stage}.json").exists()]
+        if missing:
+            jobs[env_id] = (env_id, protocol[env_id], arguments.results, missing)
+    if in_parallel(decompose, jobs, arguments.jobs, "environments"):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

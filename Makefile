@@ -47,6 +47,7 @@ tables: $(READY)
 	$(BIN)/python scripts/make_tables.py
 	$(BIN)/python scripts/figure3.py
 	$(BIN)/python scripts/figures_rl.py
+	$(BIN)/python scripts/figure4.py
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

@@ -92,9 +92,9 @@ def trained(build: Build, problem: Problem, rate: float, seed: int) -> Estimator
     for _ in range(TRAINING_STEPS):
         for parameter in parameters:
             parameter.grad = None
-        estimator(wide, problem.f).backward()
         if optimizer is None and not list(estimator.buffers()):
-            break
+            break  # nothing to train
+        estimator(wide, problem.f).backward()
         if optimizer is not None:
             optimizer.step()
     return estimator

@@ -8,6 +8,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.common.errors import UsageError
 from tests.helpers import ACTION_SPACES, TinyEnv
 
 
@@ -45,6 +46,13 @@ def test_bad_hyperparameters_say_what_is_allowed(name):
     value, message = BAD[name]
     with pytest.raises(ValueError, match=f"{name} must be .*{message}"):
         RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "cv_learning_rate", "gamma", "ent_coef", "n_steps"])
+def test_text_is_no_number(name):
+    """As YAML reads 1e-3."""
+    with pytest.raises(UsageError, match=f"{name} must be a .* number .*; got '1e-3'"):
+        RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu", **{name: "1e-3"})
 
 
 @pytest.mark.parametrize("cv", [[], [-8], 8])

@@ -14,6 +14,7 @@ from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
 from sb3_relax.common.checks import require_count
+from sb3_relax.common.errors import UsageError
 from sb3_relax.common.frozen import frozen_copy, require_plain_policy
 from sb3_relax.common.jackknife import variance
 from sb3_relax.common.rollout_gradients import gradient_grams, plain
@@ -85,7 +86,7 @@ class GradientVarianceCallback(BaseCallback):
         self.variance_env = BaseAlgorithm._wrap_env(env)
         statistics = unwrap_vec_normalize(self.variance_env)
         if statistics is not None and statistics.training:
-            raise ValueError("env's VecNormalize takes its statistics from training: set training=False")
+            raise UsageError("env's VecNormalize takes its statistics from training: set training=False")
         self.rollouts = 0
 
     def _init_callback(self) -> None:
@@ -97,7 +98,7 @@ class GradientVarianceCallback(BaseCallback):
         require_plain_policy(self.model)
         training_env = self.model.get_env()
         if training_env is not None and self.variance_env.unwrapped is training_env.unwrapped:
-            raise ValueError("env must not be the training environment, which measuring would step")
+            raise UsageError("env must not be the training environment, which measuring would step")
 
     def _on_rollout_start(self) -> None:
         # between an update and the next rollout: policy, ĉ and its share are what the next update will use

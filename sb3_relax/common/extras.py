@@ -1,8 +1,12 @@
-"""Optional dependencies: a missing one names the extra that brings it."""
+"""Packages that may be missing: those of an extra, and those that a user names."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib import import_module
 from importlib.util import find_spec
+
+from sb3_relax.common.errors import UsageError
 
 
 def require_extra(extra: str, *modules: str) -> None:
@@ -21,3 +25,17 @@ def require_extra(extra: str, *modules: str) -> None:
         raise ModuleNotFoundError(
             f"{', '.join(missing)} not installed: pip install 'sb3_relax[{extra}]'", name=missing[0]
         )
+
+
+def import_packages(packages: Iterable[str]) -> None:
+    """The packages of ``--gym-packages``, which register environments.
+
+    :raises UsageError: naming one that does not exist
+    """
+    for package in packages:
+        try:
+            import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{package}.".startswith(f"{error.name}."):
+                raise  # exists, and lacks another
+            raise UsageError(f"--gym-packages: there is no package {package!r} that could be imported") from error

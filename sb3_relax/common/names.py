@@ -5,12 +5,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from sb3_relax.common.errors import UsageError
+
 #: longer lists are not printed
 MAX_LISTED = 40
 
 
-class UnknownName(ValueError):
+class UnknownName(UsageError):
     """A name of an environment, algorithm, key or command that does not exist."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of the names known, to follow the one given in an error message."""
+    # case is the commonest slip, and difflib counts every letter of it
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    nearest = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3)]
+    return f", did you mean {' or '.join(map(repr, nearest))}?" if nearest else ": none has a similar name."
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> UnknownName:
@@ -28,14 +38,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
         # UnknownName: unknown algorithm 'relax2c', did you mean 'relaxa2c'? Known: laxa2c, relaxa2c
     """
     known = sorted(known)
-    # case is the commonest slip, and difflib counts every letter of it
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    nearest = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3)]
-    message = f"unknown {kind} {name!r}"
-    if nearest:
-        message += f", did you mean {' or '.join(map(repr, nearest))}?"
-    else:
-        message += ": none has a similar name."
+    message = f"unknown {kind} {name!r}{did_you_mean(name, known)}"
     if len(known) <= MAX_LISTED:
         message += f" Known: {', '.join(known)}"
     elif where:

@@ -23,6 +23,7 @@ from sb3_relax.common.contrib import (
     RecurrentRolloutBuffer,
     RNNStates,
 )
+from sb3_relax.common.errors import UsageError
 from sb3_relax.common.surrogate_a2c import Evaluation, SurrogateA2C
 
 
@@ -46,12 +47,12 @@ class RecurrentSurrogateA2C(SurrogateA2C):
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
         if self.n_episodes is not None:
-            raise ValueError(
+            raise UsageError(
                 f"{type(self).__name__} updates every n_steps: n_episodes must be None, since sb3-contrib's recurrent "
                 f"rollouts are of fixed length; got {self.n_episodes}"
             )
         if self.policy_kwargs.get("squash_output"):
-            raise ValueError(
+            raise UsageError(
                 "squash_output must be False: sb3-contrib's recurrent rollouts hand squashed actions to the "
                 "environment without scaling them to its bounds"
             )

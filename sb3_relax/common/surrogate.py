@@ -9,6 +9,7 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_relax.common.errors import UsageError
 from sb3_relax.common.statistics import RunningStatistics
 from sb3_relax.estimators import Latent, RelaxedLatent
 from sb3_relax.estimators.tanh_network import value_and_slope_of_tanh_network
@@ -20,14 +21,14 @@ FALLBACK_ARCH = [64]
 def control_variate_arch(net_arch: list[int] | dict[str, list[int]]) -> list[int]:
     """The ``cv`` entry of ``policy_kwargs["net_arch"]``; ``vf``'s where there is none.
 
-    :raises ValueError: for a ``cv`` that is empty or holds anything but positive whole numbers
+    :raises UsageError: for a ``cv`` that is empty or holds anything but positive whole numbers
     """
     if isinstance(net_arch, dict):
         arch = net_arch.get("cv")
         if arch is not None and not (
             isinstance(arch, (list, tuple)) and len(arch) > 0 and all(isinstance(n, int) and n > 0 for n in arch)
         ):
-            raise ValueError(f"net_arch['cv'] must be a non-empty list of positive layer sizes; got {arch!r}")
+            raise UsageError(f"net_arch['cv'] must be a non-empty list of positive layer sizes; got {arch!r}")
         return list(arch if arch is not None else net_arch.get("vf", [])) or FALLBACK_ARCH
     return list(net_arch) or FALLBACK_ARCH
 

@@ -29,9 +29,13 @@ from sb3_relax.common.checks import (
     require_finite,
     require_policy_family,
     require_rate,
+    require_schedule,
 )
+from sb3_relax.common.errors import UsageError
+from sb3_relax.common.keywords import refuses_unknown_arguments
 from sb3_relax.common.latents import to_latent, to_sample
 from sb3_relax.common.rollouts import collect_episodes
+from sb3_relax.common.saved import require_own_file
 from sb3_relax.common.surrogate import ControlVariate, control_variate_arch
 from sb3_relax.common.validation import unchecked_distributions
 from sb3_relax.estimators import Estimate, Latent, TwoPhaseEstimator
@@ -113,6 +117,7 @@ class SurrogateA2C(A2C):
     control_variate: ControlVariate
     cv_optimizer: th.optim.Optimizer
 
+    @refuses_unknown_arguments
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
@@ -177,9 +182,9 @@ class SurrogateA2C(A2C):
             )
         except AssertionError:
             # SB3 refuses Tuple and Dict actions with an assertion of its own
-            self._check_action_space()
+            if hasattr(self, "action_space"):
+                self.require_action_space(self.action_space)
             raise
-        self._check_action_space()
         require_policy_family(type(self).__name__, self.policy_class, self.policy_base)
         self.cv_learning_rate = cv_learning_rate
         self.n_cv_steps = n_cv_steps
@@ -235,22 +240,26 @@ class SurrogateA2C(A2C):
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name in self.policy_aliases:
             return super()._get_policy_from_name(policy_name)
-        raise ValueError(
+        raise UsageError(
             f"{type(self).__name__} has no policy {policy_name!r}; it has {', '.join(self.policy_aliases)}"
             + other_taker(policy_name)
         )
 
-    def _check_action_space(self) -> None:
-        action_space = getattr(self, "action_space", None)  # none yet without an environment, as in load()
-        if action_space is None or isinstance(action_space, self.action_spaces):
+    @classmethod
+    def require_action_space(cls, action_space: spaces.Space) -> None:
+        """Actions that this class takes.
+
+        :raises UsageError: (a ``ValueError``) naming the class to use instead
+        """
+        if isinstance(action_space, cls.action_spaces):
             return
-        accepted = ", ".join(kind.__name__ for kind in self.action_spaces)
+        accepted = ", ".join(kind.__name__ for kind in cls.action_spaces)
         advice = (
-            f"use sb3_relax.{self.other_algorithm} instead"
+            f"use sb3_relax.{cls.other_algorithm} instead"
             if isinstance(action_space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary))
             else "flatten it to one of them (for Box use LAXA2C, for the discrete ones RELAXA2C)"
         )
-        raise ValueError(f"{type(self).__name__} takes {accepted} action spaces; got {action_space}: {advice}")
+        raise UsageError(f"{cls.__name__} takes {accepted} action spaces; got {action_space}: {advice}")
 
     def _check_hyperparameters(self) -> None:
         require_count("n_steps", self.n_steps)
@@ -259,8 +268,8 @@ class SurrogateA2C(A2C):
         require_between("ent_coef", self.ent_coef, -np.inf)
         require_between("vf_coef", self.vf_coef, 0)
         require_between("max_grad_norm", self.max_grad_norm, 0)
-        require_rate("learning_rate", FloatSchedule(self.learning_rate)(1.0))
-        require_rate("cv_learning_rate", FloatSchedule(self.cv_learning_rate)(1.0))
+        require_schedule("learning_rate", self.learning_rate)
+        require_schedule("cv_learning_rate", self.cv_learning_rate)
         require_count("n_cv_steps", self.n_cv_steps)
         require_count("n_critic_steps", self.n_critic_steps)
         require_choice("cv_objective", self.cv_objective, CV_OBJECTIVES)
@@ -268,7 +277,7 @@ class SurrogateA2C(A2C):
         if self.n_episodes is not None:
             require_count("n_episodes", self.n_episodes, low=self.n_envs)
         elif not self.bootstrap_truncated:
-            raise ValueError(
+            raise UsageError(
                 "bootstrap_truncated=False needs whole episodes: set n_episodes. "
                 "With n_steps, truncated episodes are bootstrapped as SB3 does"
             )
@@ -278,6 +287,7 @@ class SurrogateA2C(A2C):
         self.cv_lr_schedule = FloatSchedule(self.cv_learning_rate)
 
     def _setup_model(self) -> None:
+        self.require_action_space(self.action_space)
         self._check_hyperparameters()
         super()._setup_model()
         # One call per operation instead of one per weight; torch's own default on a GPU
@@ -454,7 +464,7 @@ class SurrogateA2C(A2C):
         actor = [p for p, g in zip(weights, to_actor, strict=True) if g is not None]
         critic = [p for p, a, v in zip(weights, to_actor, to_value, strict=True) if a is None and v is not None]
         if self.n_critic_steps > 1 and not critic:
-            raise ValueError("n_critic_steps > 1 needs weights that V alone depends on; this policy shares them all")
+            raise UsageError("n_critic_steps > 1 needs weights that V alone depends on; this policy shares them all")
         return actor, critic
 
     def _estimate(self, step: Evaluation, advantages: th.Tensor, noise: th.Tensor | None = None) -> Estimate:
@@ -631,15 +641,25 @@ class SurrogateA2C(A2C):
     # -- persistence --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls: type[SelfSurrogateA2C], *args: Any, seed: int | None = None, **kwargs: Any) -> SelfSurrogateA2C:
+    def load(
+        cls: type[SelfSurrogateA2C], path: Any, *args: Any, seed: int | None = None, **kwargs: Any
+    ) -> SelfSurrogateA2C:
         """As SB3's. The relaxation's noise goes on where it was saved, unless a ``seed`` is given.
 
+        :param path: of the file, or the file
         :param seed: replaces the one saved, and starts every stream of random numbers anew
+        :raises UsageError: (a ``ValueError``) for an agent of another class, naming that class
         """
-        if seed is None:
-            return super().load(*args, **kwargs)
-        model = super().load(*args, seed=seed, **kwargs)
-        model._seed_noise(seed)
+        if seed is not None:
+            kwargs["seed"] = seed
+        try:
+            model = super().load(path, *args, **kwargs)
+        except Exception:
+            # another class's agent fails in many ways; only then is the file read again, to see whose it is
+            require_own_file(cls, path, kwargs.get("custom_objects"))
+            raise
+        if seed is not None:
+            model._seed_noise(seed)
         return model
 
     def _excluded_save_params(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common.extras import require_extra
+from sb3_relax.common.checks import require_choice, require_count
+from sb3_relax.common.errors import AgentNotFound, UsageError
+from sb3_relax.common.extras import import_packages, require_extra
 from sb3_relax.common.frozen import algorithm_of
-from sb3_relax.diagnose.measure import diagnose
+from sb3_relax.common.surrogate_a2c import SurrogateA2C
+from sb3_relax.diagnose.measure import check_settings, diagnose
 from sb3_relax.tasks.records import provenance, write_record
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C, "a2c": A2C, "ppo": PPO}
@@ -30,23 +33,27 @@ Measured at a frozen policy: a given agent's (--agent), or one trained briefly. 
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The command's arguments. Sizes without a value here are :func:`~sb3_relax.diagnose.diagnose`'s defaults."""
+    """The command's arguments. Defaults of what is measured are those of :func:`~sb3_relax.diagnose.diagnose`."""
+    default = {name: parameter.default for name, parameter in signature(diagnose).parameters.items()}
     command = argparse.ArgumentParser(
         prog=prog, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     command.add_argument("--env", required=True, help="id of a registered environment")
     command.add_argument(
-        "--gym-packages", nargs="+", default=[], help="packages to import, which register environments"
+        "--gym-packages", nargs="+", default=[], help="packages to import, which register environments (default: none)"
     )
     command.add_argument("--agent", type=Path, help="zip of an agent; without, one is trained briefly")
     command.add_argument("--algo", choices=ALGORITHMS, help="the agent's algorithm (default: by the action space)")
-    command.add_argument("--vecnormalize", type=Path, help="vecnormalize.pkl the agent was trained with")
+    command.add_argument("--vecnormalize", type=Path, help="vecnormalize.pkl of the agent (default: none)")
     command.add_argument(
         "--train-steps", type=int, default=20_000, help="of the agent trained here (default: %(default)s)"
     )
     command.add_argument("--n-envs", type=int, default=8, help="environments of a rollout (default: %(default)s)")
     command.add_argument("--n-steps", type=int, help="steps of a rollout (default: the agent's; 32 if trained here)")
-    command.add_argument("--lambdas", nargs="+", type=float, help="of GAE (default: 1 0.95 0.5 0)")
+    lambdas = " ".join(f"{value:g}" for value in default["lambdas"])
+    command.add_argument(
+        "--lambdas", nargs="+", type=float, default=default["lambdas"], help=f"of GAE (default: {lambdas})"
+    )
     for name, what in (
         ("n-states", "states"),
         ("n-actions", "actions of each state"),
@@ -56,14 +63,18 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         ("n-fit-steps", "environment steps ĉ is fitted on"),
         ("n-fit-updates", "updates of ĉ"),
     ):
-        command.add_argument(f"--{name}", type=int, help=what)
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--json", type=Path, help="write the result there, with versions and arguments")
-    command.add_argument("--plot", type=Path, help="draw it there (png, svg, pdf)")
-    command.add_argument("--device", default="auto")
+        size = default[name.replace("-", "_")]
+        command.add_argument(f"--{name}", type=int, default=size, help=f"{what} (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=int, default=default["seed"], help="of all that is random (default: %(default)s)"
+    )
+    command.add_argument("--json", type=Path, help="write the result there, with versions and arguments (default: no)")
+    command.add_argument("--plot", type=Path, help=f"draw it there: {', '.join(PICTURES)} (default: no)")
+    command.add_argument("--device", default="auto", help="PyTorch's (default: %(default)s)")
     return command
 
 
+PICTURES = (".png", ".svg", ".pdf")
 SIZES = ("lambdas", "n_states", "n_actions", "n_futures", "n_episodes", "n_rollouts", "n_fit_steps", "n_fit_updates")
 
 
@@ -76,23 +87,19 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """
     command = parser(prog)
     arguments = command.parse_args(argv)
-    for package in arguments.gym_packages:
-        import_module(package)
     try:
-        require_extra("diagnose", "rich", "scipy", *(["matplotlib"] if arguments.plot else []))
-        gym.spec(arguments.env)
+        _check(arguments)
         model = _agent(arguments)
-        sizes = {name: value for name in SIZES if (value := getattr(arguments, name)) is not None}
         result = diagnose(
             model,
             lambda: _environment(arguments, 1),
             n_steps=arguments.n_steps if arguments.agent else None,
             seed=arguments.seed,
             progress=lambda message: print(f"… {message}", file=sys.stderr, flush=True),
-            **sizes,
+            **{name: getattr(arguments, name) for name in SIZES},
         )
-    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError, gym.error.Error) as error:
-        command.error(str(error))
+    except (UsageError, AgentNotFound, gym.error.DependencyNotInstalled) as error:
+        command.exit(2, f"{command.prog}: error: {error}\n")
     if arguments.json is not None:
         write_record(arguments.json, {"env": arguments.env, **result.to_dict(), **provenance()})
     if arguments.plot is not None:
@@ -107,6 +114,28 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """All that can be known to be wrong before an agent is trained or loaded."""
+    try:
+        require_extra("diagnose", "rich", "scipy", *(["matplotlib"] if arguments.plot else []))
+    except ModuleNotFoundError as error:
+        raise UsageError(str(error)) from error
+    import_packages(arguments.gym_packages)
+    try:
+        gym.spec(arguments.env)
+    except gym.error.Error as error:
+        raise UsageError(str(error)) from error
+    for name in ("n_envs", "train_steps"):
+        require_count(name, getattr(arguments, name))
+    check_settings({name: getattr(arguments, name) for name in SIZES})
+    if arguments.n_steps is not None:
+        require_count("n_steps", arguments.n_steps)
+    if arguments.vecnormalize is not None and not arguments.vecnormalize.is_file():
+        raise UsageError(f"there is no file {arguments.vecnormalize}")
+    if arguments.plot is not None:
+        require_choice("the ending of --plot", arguments.plot.suffix, PICTURES)
+
+
 def _environment(arguments: argparse.Namespace, n_envs: int) -> VecEnv:
     env: VecEnv = make_vec_env(arguments.env, n_envs=n_envs, seed=arguments.seed)
     if arguments.vecnormalize is not None:
@@ -119,12 +148,17 @@ def _agent(arguments: argparse.Namespace) -> OnPolicyAlgorithm:
     env = _environment(arguments, arguments.n_envs)
     kind: Any = ALGORITHMS[arguments.algo] if arguments.algo else algorithm_of(env.action_space)
     if arguments.agent is not None:
+        # SB3's own classes fail in any way on another's file
+        refusals = ValueError if issubclass(kind, SurrogateA2C) else Exception
         try:
             return kind.load(arguments.agent, env=env, device=arguments.device)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{arguments.agent} cannot be loaded as {kind.__name__} ({error}); "
-                f"name its algorithm with --algo: {', '.join(ALGORITHMS)}"
+        except FileNotFoundError as error:
+            raise AgentNotFound(f"there is no agent {arguments.agent}") from error
+        except refusals as error:
+            own = isinstance(error, UsageError)
+            raise UsageError(
+                (str(error) if own else f"{arguments.agent} cannot be loaded as {kind.__name__} ({error})")
+                + f"; name its algorithm with --algo, one of {', '.join(ALGORITHMS)} (no other agents can be diagnosed)"
             ) from error
     print(f"… training {kind.__name__} for {arguments.train_steps:,} steps", file=sys.stderr, flush=True)
     n_steps = 32 if arguments.n_steps is None else arguments.n_steps

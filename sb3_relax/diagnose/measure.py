@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -30,6 +30,19 @@ from sb3_relax.diagnose.verdict import verdict
 
 #: Draws of the relaxation's noise per action.
 DRAWS = 4
+
+#: the least that each size may be
+LEAST = {
+    "n_states": 2,
+    "n_actions": 2,
+    "n_futures": 2,
+    "n_episodes": 2,
+    "n_rollouts": 4,
+    "n_fit_steps": 1,
+    "n_fit_updates": 1,
+    "max_episode_steps": 1,
+    "n_steps": 1,
+}
 
 Parts = dict[tuple[str, int], Split]
 Fitted = dict[str, list[SurrogateA2C]]
@@ -87,7 +100,8 @@ def diagnose(
     :param confidence: of the intervals
     :param seed: of everything random; neither torch's nor NumPy's own generators are touched
     :param progress: told what is being done
-    :raises ValueError: for a size out of range, or spaces that do not fit the model
+    :raises UsageError: (a ``ValueError``) for a size out of range, or an environment that cannot be measured in
+    :raises ValueError: for spaces that do not fit the model
     :raises TypeError: for an agent that is not an actor-critic, or whose policy needs action masks or recurrent states
     :raises ModuleNotFoundError: without scipy
 
@@ -106,18 +120,11 @@ def diagnose(
         "max_episode_steps": max_episode_steps, "n_rollouts": n_rollouts, "n_fit_steps": n_fit_steps,
         "n_fit_updates": n_fit_updates, "confidence": confidence, "seed": seed,
     }  # fmt: skip
-    for name in ("n_states", "n_actions", "n_futures", "n_episodes"):
-        require_count(name, settings[name], low=2)
-    require_count("n_rollouts", n_rollouts, low=4)
-    for name in ("n_fit_steps", "n_fit_updates", "max_episode_steps", "n_steps"):
-        require_count(name, settings[name])
-    for gae_lambda in lambdas:
-        require_between("lambdas", gae_lambda, 0, 1)
-    require_between("confidence", confidence, 0.5, 1 - 1e-9)
-
+    check_settings(settings)
     require_extra("diagnose", "scipy")
     source = EnvSource(env)
     base = frozen_copy(model, seed, n_steps=settings["n_steps"])
+    settings["normalize_advantage"] = base.normalize_advantage
     base.sde_sample_freq = 1  # as the continuations, whose steps each have a noise matrix of their own
     whole_episodes = base.n_episodes is not None and n_steps is None
     if not whole_episodes:
@@ -152,6 +159,21 @@ def diagnose(
     rows = _rows(parts, over_rollouts, fitted, lambdas, confidence)
     algorithm = type(base).__name__
     return Diagnosis(algorithm, source.restore, rows, cost, verdict(algorithm, rows, cost), settings)
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """What :func:`diagnose` is told to do can be done.
+
+    :param settings: its arguments, all or some, by name
+    :raises UsageError: for one out of range
+    """
+    for name, least in LEAST.items():
+        if name in settings:
+            require_count(name, settings[name], low=least)
+    for gae_lambda in settings.get("lambdas", ()):
+        require_between("lambdas", gae_lambda, 0, 1)
+    if "confidence" in settings:
+        require_between("confidence", settings["confidence"], 0.5, 1 - 1e-9)
 
 
 def _parallel(source: EnvSource, model: SurrogateA2C, seed: int) -> Parallel:

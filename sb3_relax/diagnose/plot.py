@@ -54,4 +54,5 @@ def plot(diagnosis: Diagnosis, path: str | Path) -> None:
     panels[0].set_ylim(bottom=0)
     labels = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
     figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=3, frameon=False)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+#: what the table adds where the agent has normalize_advantage=True
+NORMALIZED = (
+    "Note: the agent trains with normalize_advantage=True, which is ignored here: advantages are as GAE gives them, "
+    "not normalised over their batch."
+)
+
+
 @dataclass(frozen=True)
 class Number:
     """A measured value with its standard error and an interval."""
@@ -29,12 +36,18 @@ class Number:
         return cls(measured.value, measured.standard_error, *measured.interval(confidence))
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} ± {self.standard_error:.1g}"
+        return f"{_digits(self.value, 3)} ± {_digits(self.standard_error, 1)}"
 
     @property
     def bracketed(self) -> str:
         """Value and interval."""
         return f"{_short(self.value)} [{_short(self.low)}, {_short(self.high)}]"
+
+
+def _digits(value: float, count: int) -> str:
+    """That many significant digits; scientific only from a million on and below 1e-4, where that is shorter."""
+    text = f"{value:.{count}g}"
+    return f"{float(text):,.0f}" if "e+" in text and abs(value) < 1e6 else text
 
 
 def _short(ratio: float) -> str:
@@ -93,7 +106,7 @@ class Diagnosis:
     :param rows: estimators × λ
     :param cost: time of a rollout and its update
     :param sentence: what follows from the intervals
-    :param settings: all sizes and seeds
+    :param settings: all sizes and seeds, and the agent's ``normalize_advantage``, which is ignored here
     """
 
     algorithm: str
@@ -130,7 +143,7 @@ class Diagnosis:
 
         table = Table(
             title="Variance of one step's policy gradient, value ± standard error; best b(s) = b(s, steps left)",
-            caption=self.sentence,
+            caption=f"{self.sentence}\n{NORMALIZED}" if self.settings.get("normalize_advantage") else self.sentence,
         )
         for heading in (
             "λ",

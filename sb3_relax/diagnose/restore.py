@@ -15,6 +15,8 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
+from sb3_relax.common.errors import UsageError
+
 #: Attributes of SB3's wrappers that describe their class.
 OF_CLASSES = ("class_attributes",)
 
@@ -22,13 +24,13 @@ OF_CLASSES = ("class_attributes",)
 def layers_of(env: VecEnv) -> list[Any]:
     """SB3's wrappers, the DummyVecEnv, gymnasium's wrappers and the environment itself, from the outside in.
 
-    :raises ValueError: where there is not exactly one environment in this process
+    :raises UsageError: where there is not exactly one environment in this process
     """
     layers: list[Any] = [env]
     while isinstance(layers[-1], VecEnvWrapper):
         layers.append(layers[-1].venv)
     if not isinstance(layers[-1], DummyVecEnv) or env.num_envs != 1:
-        raise ValueError(
+        raise UsageError(
             "a vectorised environment must be a DummyVecEnv of one environment (with any of SB3's wrappers around it), "
             f"as make_vec_env(env_id, n_envs=1) makes it; got {type(layers[-1]).__name__} of {env.num_envs}"
         )
@@ -134,7 +136,7 @@ class EnvSource:
 
     :param env: an id, a function that makes an environment (gymnasium's, or a VecEnv of one), an environment, or a
         VecEnv of one; an environment given whole is copied and never stepped. VecNormalize's statistics are not updated
-    :raises ValueError: for an environment given whole that cannot be copied, or a VecNormalize that is still learning
+    :raises UsageError: for an environment given whole that cannot be copied, or a VecNormalize that is still learning
     """
 
     def __init__(self, env: str | Callable[[], gym.Env | VecEnv] | gym.Env | VecEnv):
@@ -148,7 +150,7 @@ class EnvSource:
         layers_of(self._prototype)
         self.restore: str | None = "copy" if self._can_copy() else None
         if self._make is None and self.restore is None:
-            raise ValueError(
+            raise UsageError(
                 f"{self._prototype} cannot be copied in the middle of an episode; give its id, or a function that "
                 "makes it, so that its states can be reached by playing episodes again"
             )
@@ -212,5 +214,5 @@ def _vectorised(env: gym.Env | VecEnv) -> VecEnv:
     vec_env = BaseAlgorithm._wrap_env(env)  # as an algorithm wraps it: Monitor, DummyVecEnv, images transposed
     statistics = unwrap_vec_normalize(vec_env)
     if statistics is not None and statistics.training:
-        raise ValueError("VecNormalize must not go on learning while its environment is measured: set training=False")
+        raise UsageError("VecNormalize must not go on learning while its environment is measured: set training=False")
     return vec_env

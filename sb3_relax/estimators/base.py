@@ -82,6 +82,11 @@ class Estimate:
         return self.grad_with_graph.square().sum() / self.samples
 
     @property
+    def learns(self) -> bool:
+        """Whether :meth:`backward` updates running statistics."""
+        return self._learn is not None
+
+    @property
     def samples(self) -> int:
         """Number of gradients in the batch (1 for an empty batch shape, and for a batch of none)."""
         return max(self.latent.batch_shape.numel(), 1)
@@ -89,11 +94,16 @@ class Estimate:
     def backward(self) -> None:
         """Accumulate the batch mean of ĝ and of f's direct term (Eq 11) into what made θ and f, Eq 6's gradient into φ.
 
-        Nothing else is touched: the variance reaches neither θ nor f, even where f is part of the control variate.
+        Nothing else is touched: the variance reaches neither θ nor f, even where f is part of the control variate. Any
+        of the three may be frozen: at a detached θ, φ alone is trained.
+
+        :raises RuntimeError: where all three are frozen, and there are no statistics to learn
         """
         # autograd.grad, never .backward(): the variance must not leak into θ or into what f shares with c
         phi = [parameter for parameter in self.phi if parameter.requires_grad]
         # f's graph may be shared with the direct term
+        if not self.learns:
+            require_some_grad([self.latent.theta, self.value, *phi])
         gradients = self.phi_gradients(phi, retain_graph=self.value.requires_grad) if phi else []
         self._add_theta_and_direct(self.value)
         for parameter, gradient in zip(phi, gradients, strict=True):
@@ -131,6 +141,20 @@ class Estimate:
             vectors.append(torch.full_like(value, 1 / self.samples))
         if roots:
             torch.autograd.backward(roots, vectors)
+
+
+def require_some_grad(tensors: Sequence[Tensor]) -> None:
+    """Something would receive a gradient, as torch's own ``backward()`` asks.
+
+    :param tensors: every θ, f's value and φ
+    :raises RuntimeError: otherwise
+    """
+    if not any(tensor.requires_grad for tensor in tensors):
+        raise RuntimeError(
+            "backward() has nowhere to put a gradient: neither the latent's parameters θ, nor f, nor the control "
+            "variate requires grad. Make the latent of a tensor with requires_grad=True, or of what a network gives "
+            "outside torch.no_grad()"
+        )
 
 
 def _with_pairs(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, Estimator, TwoPhaseEstimator
+from sb3_relax.estimators.base import Estimate, Estimator, TwoPhaseEstimator, require_some_grad
 from sb3_relax.estimators.functions import evaluate
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
 from sb3_relax.estimators.reparameterised import Gaussian
@@ -57,7 +57,13 @@ class LayeredEstimate:
         self.layers = layers
 
     def backward(self) -> None:
-        """ĝ_l into what made θ_l alone, the direct term of f once, and the sum of Eq 6 over layers into each φ_l."""
+        """ĝ_l into what made θ_l alone, the direct term of f once, and the sum of Eq 6 over layers into each φ_l.
+
+        :raises RuntimeError: where θ, f and φ of all layers are frozen, and there are no statistics to learn
+        """
+        if not any(estimate.learns for estimate in self.layers):
+            thetas = [estimate.latent.theta for estimate in self.layers]
+            require_some_grad([self.value, *thetas, *(phi for estimate in self.layers for phi in estimate.phi)])
         # every φ first: their graphs must be whole
         phi: list[tuple[Tensor, Tensor | None]] = []
         for estimate in self.layers:

@@ -13,6 +13,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_relax.common.checks import require_between, require_choice, require_count
+from sb3_relax.common.errors import UsageError
 from sb3_relax.common.surrogate_a2c import SurrogateA2C
 from sb3_relax.estimators import RELAX, ExactCorrection, TwoPhaseEstimator
 from sb3_relax.estimators.functions import Surrogate
@@ -130,7 +131,7 @@ class RELAXA2C(SurrogateA2C):
         require_count("n_relaxed", self.n_relaxed)
         require_between("init_temperature", self.init_temperature, 1e-3, 1e3)
         if self.correction == "exact" and self._joint_actions() > MAX_SUPPORT:
-            raise ValueError(
+            raise UsageError(
                 f"correction='exact' enumerates joint actions, and {self.action_space} has {self._joint_actions()}, "
                 f"more than {MAX_SUPPORT}: use correction='coupled'"
             )

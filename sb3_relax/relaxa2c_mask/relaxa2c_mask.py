@@ -20,6 +20,7 @@ from sb3_relax.common.contrib import (
     get_action_masks,
     is_masking_supported,
 )
+from sb3_relax.common.errors import UsageError
 from sb3_relax.relaxa2c.relaxa2c import RELAXA2C
 
 SelfMaskableRELAXA2C = TypeVar("SelfMaskableRELAXA2C", bound="MaskableRELAXA2C")
@@ -88,7 +89,7 @@ class MaskableRELAXA2C(RELAXA2C):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         if self._use_masking and not is_masking_supported(env):
-            raise ValueError(
+            raise UsageError(
                 "the environment has no method action_masks(): wrap it in sb3_contrib.common.wrappers.ActionMasker, or "
                 "learn(use_masking=False)"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import re
 import runpy
 import sys
 import warnings
@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import gymnasium
 
+from sb3_relax.common.errors import AgentNotFound, UsageError
 from sb3_relax.common.extras import require_extra
-from sb3_relax.common.names import UnknownName, unknown_name
+from sb3_relax.common.names import unknown_name
 
 
 class Command(NamedTuple):
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; its name first, then its own arguments.
 
     :param argv: without the program's name; ``None`` for the process's own
-    :raises SystemExit: with a message, for a name that does not exist or an extra that is not installed
+    :raises SystemExit: with a message, for what the user gave and cannot be used (names, values, files), an agent that
+        does not exist, or a package that is not installed. Every other error may be a bug, and keeps its traceback
     """
     parser = argparse.ArgumentParser(
         prog="sb3-relax",
@@ -62,8 +64,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if parsed.command not in COMMANDS:
             raise unknown_name("command", parsed.command, COMMANDS)
         run(parsed.command, parsed.arguments)
-    except (UnknownName, ModuleNotFoundError) as error:
-        if isinstance(error, ModuleNotFoundError) and "sb3_relax[" not in str(error):
+    except (UsageError, AgentNotFound) as error:
+        parser.exit(2, f"sb3-relax: error: {error}\n")
+    except ModuleNotFoundError as error:
+        if "sb3_relax[" not in str(error):
             raise  # not one of an extra: whatever it is, its traceback says where
         parser.exit(2, f"sb3-relax: error: {error}\n")
     except gymnasium.error.DependencyNotInstalled as error:
@@ -77,15 +81,28 @@ def remedy(error: str) -> str:
     return "MuJoCo and Box2D: pip install 'sb3_relax[envs]'"
 
 
+def names_of_advised(error: str) -> str:
+    """``--algo`` of the classes that an error says to use."""
+    advice = error.partition("use sb3_relax.")[2]
+    if not advice:
+        return ""
+    from sb3_relax.zoo.registry import ALGORITHMS
+
+    names = [name for name, algorithm in ALGORITHMS.items() if re.search(rf"\b{algorithm.__name__}\b", advice)]
+    return f" (--algo {' or '.join(names)})" if names else ""
+
+
 def run(name: str, arguments: Sequence[str]) -> None:
     """Run a command of the table as ``python -m`` would, rl_zoo3 knowing our algorithms."""
     command = COMMANDS[name]
     if command.module.startswith(("rl_zoo3", "sb3_relax.zoo")):
         require_extra("zoo", *ZOO_MODULES)
-        from sb3_relax.zoo.registry import register  # needs the extra
+        # these need the extra
+        from sb3_relax.zoo.arguments import check_arguments
+        from sb3_relax.zoo.registry import register
 
         register()
-        check_names(arguments)
+        check_arguments(name, arguments)
     before = sys.argv
     sys.argv = [f"sb3-relax {name}", *command.arguments, *arguments]
     try:
@@ -93,28 +110,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
             # rl_zoo3.plots imports its own modules, about which runpy warns
             warnings.filterwarnings("ignore", message=".*found in sys.modules after import of package.*")
             runpy.run_module(command.module, run_name="__main__")
+    except UsageError as error:
+        raise UsageError(f"{error}{names_of_advised(str(error))}") from error
     finally:
         sys.argv = before
-
-
-def check_names(arguments: Sequence[str]) -> None:
-    """``--algo`` and ``--env`` exist: rl_zoo3 says so late or with a traceback, if at all.
-
-    :raises UnknownName: with the nearest
-    """
-    from rl_zoo3.utils import ALGOS
-
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("-a", "--algo", "--algos", nargs="+", default=[])
-    parser.add_argument("-e", "--env", nargs="+", default=[])
-    parser.add_argument("--gym-packages", nargs="+", default=[])
-    parsed, _ = parser.parse_known_args(arguments)
-    for algorithm in parsed.algo:
-        if algorithm.lower() not in ALGOS:
-            raise unknown_name("algorithm", algorithm, ALGOS)
-    for package in parsed.gym_packages:
-        importlib.import_module(package)
-    for environment in parsed.env:
-        if environment not in gymnasium.registry:
-            where = "All: python -c 'import gymnasium; gymnasium.pprint_registry()'"
-            raise unknown_name("environment", environment, gymnasium.registry, where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,9 @@ import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
+from sb3_relax.common.checks import require_between, require_count
+from sb3_relax.common.errors import UsageError
+from sb3_relax.common.keywords import constructor_arguments
 from sb3_relax.common.names import UnknownName, unknown_name
 
 #: a link to the checkout's zoo_hyperparams/, and a folder of its own in a built package
@@ -34,7 +36,7 @@ ZOO_KEYS = frozenset(
     )
 )
 #: arguments that rl_zoo3's command line sets
-SET_BY_ZOO = frozenset(["self", "env", "tensorboard_log", "verbose", "seed", "device", "_init_setup_model"])
+SET_BY_ZOO = frozenset(["env", "tensorboard_log", "verbose", "seed", "device"])
 
 #: keys whose values may be ``lin_x``
 RATES = ("learning_rate", "cv_learning_rate")
@@ -51,22 +53,32 @@ def read_entries(path: str | Path) -> dict[str, dict[str, Any]]:
     """Environment → its hyper-parameters, as written.
 
     :param path: a YAML file in rl-zoo's format
+    :raises UsageError: where there is no such file, or it is none in that format
     """
-    entries: dict[str, dict[str, Any]] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        entries: dict[str, dict[str, Any]] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"hyper-parameters cannot be read from {path}: {error}") from error
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise UsageError(
+            f"{path} must map environments to hyper-parameters, as in 'CartPole-v1: {{policy: MlpPolicy}}'"
+        )
     return entries
 
 
-def constructor_arguments(algorithm: type[BaseAlgorithm]) -> set[str]:
-    """Names that a YAML entry may hand to an algorithm, those its ``**kwargs`` passes on to its bases included."""
-    names: set[str] = set()
-    for cls in algorithm.__mro__:
-        if "__init__" not in vars(cls):
-            continue
-        parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return names - SET_BY_ZOO
+def check_sizes(hyperparams: dict[str, Any]) -> None:
+    """The numbers that rl_zoo3 computes with itself.
+
+    :param hyperparams: of one environment
+    :raises UsageError: where one is missing, or no number of at least 1
+    """
+    require_count("n_envs", hyperparams.get("n_envs", 1))
+    require_between("n_timesteps", hyperparams.get("n_timesteps"), 1)
+
+
+def entry_arguments(algorithm: type[BaseAlgorithm]) -> set[str]:
+    """Names that a YAML entry may hand to an algorithm."""
+    return constructor_arguments(algorithm) - SET_BY_ZOO
 
 
 def check_keys(name: str, keys: set[str], algorithms: dict[str, type[BaseAlgorithm]]) -> None:
@@ -77,9 +89,9 @@ def check_keys(name: str, keys: set[str], algorithms: dict[str, type[BaseAlgorit
     :param algorithms: short name → class
     :raises UnknownName: says what exists, and the nearest
     """
-    arguments = constructor_arguments(algorithms[name])
+    arguments = entry_arguments(algorithms[name])
     for key in sorted(keys - arguments - ZOO_KEYS):
-        others = [other for other in ("laxa2c", "relaxa2c") if key in constructor_arguments(algorithms[other])]
+        others = [other for other in ("laxa2c", "relaxa2c") if key in entry_arguments(algorithms[other])]
         if name == "a2c" and others:
             raise UnknownName(
                 f"{key} is no argument of a2c: an entry of a2c.yml with arguments of ours is run as our class with "
@@ -94,11 +106,13 @@ def to_rate(key: str, value: Any) -> Any:
     SB3's own schedule: rl_zoo3's goes below 0 where the last rollout ends after ``n_timesteps``, and an agent saved
     with it loads only where rl_zoo3 is installed.
 
-    :raises ValueError: for any other text
+    :raises UsageError: for any other text
     """
     if not isinstance(value, str):
         return value
     try:
-        return LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
+        rate = float(value.removeprefix("lin_"))
     except ValueError:
-        raise ValueError(f"{key} must be a number, or lin_ and a number as in lin_3e-3; got {value!r}") from None
+        raise UsageError(f"{key} must be a number, or lin_ and a number as in lin_3e-3; got {value!r}") from None
+    # a number without a dot, as 3e-3, is text to YAML
+    return LinearSchedule(rate, 0.0, 1.0) if value.startswith("lin_") else rate

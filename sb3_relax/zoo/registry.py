@@ -8,16 +8,18 @@ from typing import Any
 import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt
 import rl_zoo3.utils
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.common.names import unknown_name
-from sb3_relax.zoo.hyperparams import RATES, check_keys, hyperparams_file, read_entries, to_rate
+from sb3_relax.common.surrogate_a2c import SurrogateA2C
+from sb3_relax.zoo.arguments import StoreDict, get_model_path
+from sb3_relax.zoo.hyperparams import RATES, check_keys, check_sizes, hyperparams_file, read_entries, to_rate
 from sb3_relax.zoo.samplers import convert_params, sample_laxa2c_params, sample_relaxa2c_params
 from sb3_relax.zoo.storage import prepare_database
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
+ALGORITHMS: dict[str, type[SurrogateA2C]] = {
     "laxa2c": LAXA2C,
     "relaxa2c": RELAXA2C,
     "laxa2c_lstm": RecurrentLAXA2C,
@@ -46,6 +48,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         check_keys(self.algo, set(hyperparams), rl_zoo3.utils.ALGOS)
         return hyperparams, saved
 
+    def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
+        env = super().create_envs(*args, **kwargs)
+        if self.algo in ALGORITHMS:  # before the first trial, around whose error Optuna would print a traceback
+            ALGORITHMS[self.algo].require_action_space(env.action_space)
+        return env
+
     def hyperparameters_optimization(self) -> None:
         if self.storage is not None and not self.storage.endswith(".log"):  # rl_zoo3's mark of a journal
             prepare_database(self.storage)
@@ -61,11 +69,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
-        rates = {key: to_rate(key, hyperparams[key]) for key in RATES if key in hyperparams}
+        check_sizes(hyperparams)
+        rates = {}
+        if self.algo in ALGORITHMS:  # taken out: rl_zoo3 has a reading of its own
+            rates = {key: to_rate(key, hyperparams.pop(key)) for key in RATES if key in hyperparams}
         hyperparams, *rest = super()._preprocess_hyperparams(hyperparams)
-        if self.algo in ALGORITHMS:
-            hyperparams |= rates
-        return hyperparams, *rest  # type: ignore[return-value]
+        return hyperparams | rates, *rest  # type: ignore[return-value]
 
 
 def register() -> None:
@@ -73,5 +82,7 @@ def register() -> None:
     rl_zoo3.utils.ALGOS.update(ALGORITHMS)
     rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER.update(SAMPLERS)
     rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER.update({name: convert_params for name in SAMPLERS})
+    rl_zoo3.utils.StoreDict = StoreDict  # type: ignore[misc]
+    rl_zoo3.utils.get_model_path = get_model_path  # type: ignore[assignment]
     # the commands import the manager from here when they are run
     rl_zoo3.exp_manager.ExperimentManager = ExperimentManager  # type: ignore[misc]

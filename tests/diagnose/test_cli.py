@@ -1,5 +1,6 @@
 """The command."""
 
+import inspect
 import json
 import shlex
 
@@ -8,8 +9,9 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_relax import LAXA2C
-from sb3_relax.diagnose.cli import main
+from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.diagnose import diagnose
+from sb3_relax.diagnose.cli import main, parser
 
 LITTLE = shlex.split(
     "--n-envs 2 --lambdas 1 0 --n-states 12 --n-actions 2 --n-futures 2 --n-episodes 6 --n-rollouts 8 "
@@ -56,8 +58,61 @@ def test_errors(tmp_path, capsys):
         (["--env", "CartPole-v1", "--agent", str(tmp_path / "a2c.zip")], "name its algorithm with --algo"),
         (["--env", "CartPole-v1", "--agent", str(tmp_path / "none.zip")], "none.zip"),
         (["--env", "CartPole-v1", "--algo", "laxa2c"], "use sb3_relax.RELAXA2C"),
-        (["--env", "CartPole-v1", "--train-steps", "8", "--lambdas", "3"], "lambdas must be"),
     ):
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as stop:
             main(arguments)
-        assert says in capsys.readouterr().err
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "…" not in line]
+        assert stop.value.code == 2
+        assert "error: " in line
+        assert says in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--lambdas", "3"], "lambdas must be a finite number between 0 and 1; got 3.0"),
+        (["--n-rollouts", "3"], "n_rollouts must be a whole number >= 4; got 3"),
+        (["--n-envs", "0"], "n_envs must be a whole number >= 1; got 0"),
+        (["--n-steps", "0"], "n_steps must be a whole number >= 1; got 0"),
+        (["--train-steps", "0"], "train_steps must be a whole number >= 1; got 0"),
+        (["--plot", "d.txt"], "the ending of --plot must be one of '.png', '.svg', '.pdf'; got '.txt'"),
+        (["--vecnormalize", "none.pkl"], "there is no file none.pkl"),
+        (["--gym-packages", "none_such"], "--gym-packages: there is no package 'none_such'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_an_agent_is_trained(arguments, says, capsys):
+    with pytest.raises(SystemExit):
+        main(["--env", "CartPole-v1", *arguments])
+    error = capsys.readouterr().err
+    assert says in error
+    assert "training" not in error
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, FileNotFoundError])
+def test_a_bug_keeps_its_traceback(error, monkeypatch):
+    def broken(*_args, **_kwargs):
+        raise error("a bug")
+
+    monkeypatch.setattr("sb3_relax.diagnose.cli._agent", broken)
+    with pytest.raises(error, match="a bug"):
+        main(["--env", "CartPole-v1"])
+
+
+def test_the_help_has_the_defaults_of_the_function():
+    options = {action.dest: action for action in parser()._actions if action.dest not in ("help", "env")}
+    assert all("without," in each.help or "(default: " in each.help for each in options.values())
+    for name, parameter in inspect.signature(diagnose).parameters.items():
+        if name in options and name != "n_steps":
+            assert options[name].default == parameter.default
+    text = " ".join(parser().format_help().split())
+    assert "actions of each state (default: 8)" in text
+    assert "of GAE (default: 1 0.95 0.5 0)" in text
+
+
+def test_ignored_normalisation_is_said(tmp_path, capsys):
+    for normalize in (True, False):
+        env = make_vec_env("CartPole-v1", n_envs=2)
+        RELAXA2C("MlpPolicy", env, normalize_advantage=normalize, device="cpu").save(tmp_path / "agent.zip")
+        main(["--env", "CartPole-v1", "--agent", str(tmp_path / "agent.zip"), *LITTLE])
+        said = "normalize_advantage=True, which is ignored here" in " ".join(capsys.readouterr().out.split())
+        assert said == normalize

@@ -198,5 +198,22 @@ def test_the_sentence_says_what_intervals_say(ours, says, never):
         assert part not in sentence
 
 
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (1234.5, 20.0, "1,230 ± 20"),
+        (123456, 4321, "123,000 ± 4,000"),
+        (999_999, 1e5, "1,000,000 ± 100,000"),
+        (-1234, 15, "-1,230 ± 20"),
+        (2.346e7, 1e6, "2.35e+07 ± 1e+06"),
+        (0.00123, 0.0001, "0.00123 ± 0.0001"),
+        (12.345, 0.5, "12.3 ± 0.5"),
+        (1.5e-6, 2e-7, "1.5e-06 ± 2e-07"),
+    ],
+)
+def test_numbers_are_written_out_where_that_is_short(value, error, text):
+    assert str(Number(value, error, value, value)) == text
+
+
 def test_a_result_is_a_value():
     assert isinstance(Diagnosis("LAXA2C", None, [], COST, "", {}).to_dict()["cost"]["ratio"], float)

@@ -6,6 +6,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_relax import MaskableRELAXA2C, RecurrentRELAXA2C
 from sb3_relax.common.callbacks import GradientVarianceCallback
 from sb3_relax.diagnose import diagnose
+from sb3_relax.diagnose.cli import main
 
 
 def agents():
@@ -25,8 +26,19 @@ def agents():
 
 def test_diagnose_says_what_it_takes():
     for needs, model, env in agents():
-        with pytest.raises(TypeError, match=rf"{type(model).__name__} needs {needs}.* LAXA2C, RELAXA2C, A2C and PPO"):
+        takes_and_instead = r"LAXA2C, RELAXA2C, A2C and PPO\. .* logs train/grad_variance_ratio while it trains"
+        with pytest.raises(TypeError, match=rf"{type(model).__name__} needs {needs}.* {takes_and_instead}"):
             diagnose(model, env)
+
+
+def test_so_does_the_command(tmp_path, capsys):
+    for _, model, _ in agents():
+        model.save(tmp_path / "agent.zip")
+        with pytest.raises(SystemExit):
+            main(["--env", "CartPole-v1", "--agent", str(tmp_path / "agent.zip")])
+        error = capsys.readouterr().err
+        assert f"{type(model).__name__} (" in error
+        assert "one of laxa2c, relaxa2c, a2c, ppo (no other agents can be diagnosed)" in error
 
 
 def test_the_callback_says_so_before_training():

@@ -5,9 +5,11 @@ import torch
 
 from sb3_relax.estimators import (
     LAX,
+    NVIL,
     RELAX,
     LogisticBernoulli,
     Reinforce,
+    layered,
     make,
     sample_variance,
 )
@@ -98,6 +100,34 @@ def test_bad_calls_are_refused():
         RELAX(lambda z: z.sum(-1)).finish(bits, bits.sample(), torch.zeros(4), torch.rand(4, 3))
     with pytest.raises(ValueError, match="draws must be a whole number of at least 1"):
         RELAX(lambda z: z.sum(-1), draws=0)
+
+
+def test_backward_without_anything_to_learn_is_refused():
+    bits = LogisticBernoulli(torch.zeros(4, 3))
+    for name in ("reinforce", "exact", "rloo"):
+        with pytest.raises(RuntimeError, match="neither the latent's parameters θ, nor f, nor the control variate"):
+            make(name, bits)(bits, lambda b: b.sum(-1)).backward()
+    relax = make("relax", bits).requires_grad_(False)
+    with pytest.raises(RuntimeError, match="nowhere to put a gradient"):
+        relax(bits, lambda b: b.sum(-1)).backward()
+    with pytest.raises(RuntimeError, match="nowhere to put a gradient"):
+        layered([lambda: bits], [Reinforce()], lambda b: b.sum(-1)).backward()
+
+
+def test_backward_with_any_of_its_three_receivers():
+    frozen, theta = LogisticBernoulli(torch.zeros(4, 3)), torch.zeros(4, 3, requires_grad=True)
+    relax, weight = make("relax", frozen), torch.ones(3, requires_grad=True)
+    relax(frozen, lambda b: b.sum(-1)).backward()  # φ at a frozen θ
+    assert any(parameter.grad is not None for parameter in relax.parameters())
+    layered([lambda: frozen], [make("relax", frozen)], lambda b: b.sum(-1)).backward()
+    Reinforce()(frozen, lambda b: b @ weight).backward()  # f's own parameters (Eq 11)
+    assert weight.grad is not None
+    Reinforce()(LogisticBernoulli(theta), lambda b: b.sum(-1)).backward()
+    assert theta.grad is not None
+    nvil = NVIL()  # statistics alone
+    nvil(frozen, lambda b: b.sum(-1)).backward()
+    assert nvil.seen
+    layered([lambda: frozen], [nvil], lambda b: b.sum(-1)).backward()
 
 
 def test_a_value_learned_later_is_checked_too():

@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from sb3_relax import RELAXA2C
+from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.common import extras
 from sb3_relax.zoo import cli
 
@@ -34,6 +34,137 @@ def error_of(capsys, *argv):
 )
 def test_a_name_that_does_not_exist(capsys, argv, message):
     assert message in error_of(capsys, *argv)
+
+
+#: arguments → what is said, in one line
+MISTAKES = {
+    "the algorithm does not take the actions": (
+        ["train", "--algo", "laxa2c", "--env", "CartPole-v1"],
+        "LAXA2C takes Box action spaces; got Discrete(2): use sb3_relax.RELAXA2C instead (--algo relaxa2c)",
+    ),
+    "the same when tuning": (
+        ["tune", "--algo", "relaxa2c", "--env", "Pendulum-v1", "-n", "64", "--n-trials", "1"],
+        "use sb3_relax.LAXA2C instead (--algo laxa2c)",
+    ),
+    "a policy of another family": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-params", "policy:'MlpLstmPolicy'"],
+        "(--algo laxa2c_lstm or relaxa2c_lstm)",
+    ),
+    "a rate": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-params", "cv_learning_rate:-1"],
+        "cv_learning_rate must be a finite number >= 0 (or a schedule of such numbers); got -1",
+    ),
+    "a schedule": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-params", "learning_rate:'exp_1'"],
+        "learning_rate must be a number, or lin_ and a number as in lin_3e-3; got 'exp_1'",
+    ),
+    "text for a number": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-params", "vf_coef:'1e-3'"],
+        "vf_coef must be a finite number >= 0; got '1e-3'",
+    ),
+    "no environments": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-params", "n_envs:0"],
+        "n_envs must be a whole number >= 1; got 0",
+    ),
+    "none to watch": (
+        ["enjoy", "--algo", "relaxa2c", "--env", "CartPole-v1", "--n-envs", "0"],
+        "--n-envs must be a whole number >= 1; got 0",
+    ),
+    "a key that does not exist": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-params", "gama:0.9"],
+        "unknown hyper-parameter of relaxa2c 'gama', did you mean 'gamma'?",
+    ),
+    "text without quotes": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-params", "policy:MlpPolicy"],
+        "-params takes key:value, each value in Python (text in quotes of its own",
+    ),
+    "an entry that does not exist": (
+        ["train", "--algo", "relaxa2c", "--env", "Acrobot-v1", "-conf", "mine.yml"],
+        "unknown entry of mine.yml 'Acrobot-v1'",
+    ),
+    "no file of hyper-parameters": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-conf", "none.yml"],
+        "hyper-parameters cannot be read from none.yml",
+    ),
+    "no agent to go on with": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-i", "none.zip"],
+        "-i must name the .zip file of an agent, and there is none at none.zip",
+    ),
+    "another's agent to go on with": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-i", "laxa2c.zip"],
+        "laxa2c.zip holds an agent of sb3_relax.LAXA2C",
+    ),
+    "nothing to plot": (
+        ["plot", "-a", "relaxa2c", "-e", "CartPole-v1", "-f", "nowhere"],
+        "nothing to plot: there is no folder nowhere/relaxa2c",
+    ),
+    "no package": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "--gym-packages", "none_such"],
+        "--gym-packages: there is no package 'none_such'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_of_the_users_is_one_line(capsys, monkeypatch, tmp_path, mistake):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yml").write_text("CartPole-v1: {policy: MlpPolicy, n_timesteps: 10}\n")
+    LAXA2C("MlpPolicy", "Pendulum-v1", device="cpu").save("laxa2c.zip")
+    argv, message = MISTAKES[mistake]
+    (line,) = [line for line in error_of(capsys, *argv).splitlines() if "error" in line]
+    assert line.startswith("sb3-relax: error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, AssertionError, FileNotFoundError])
+def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path, error):
+    def broken(self):
+        raise error("a bug")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RELAXA2C, "_setup_model", broken)
+    with pytest.raises(error, match="a bug"):
+        cli.main(["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-f", "logs"])
+
+
+def test_a_package_that_lacks_another_keeps_its_traceback(monkeypatch, tmp_path):
+    (tmp_path / "lacking.py").write_text("import none_such\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="none_such"):
+        cli.main(["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "--gym-packages", "lacking"])
+
+
+@pytest.mark.parametrize("command", ["enjoy", "record", "push_to_hub"])
+def test_no_trained_agent_says_where_and_how_to_train_one(capsys, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    which = [command, "--algo", "relaxa2c", "--env", "CartPole-v1", "-f", "logs"]
+    which += ["-orga", "someone"] if command == "push_to_hub" else []
+    train = "To train one: sb3-relax train --algo relaxa2c --env CartPole-v1 -f logs"
+    message = error_of(capsys, *which)
+    assert message.startswith("sb3-relax: error: The logs/relaxa2c folder was not found. There is no agent in logs.")
+    assert train in message
+
+    for run in ("relaxa2c/CartPole-v1_1/CartPole-v1.zip", "laxa2c/Pendulum-v1_3/best_model.zip"):
+        (tmp_path / "logs" / run).parent.mkdir(parents=True)
+        (tmp_path / "logs" / run).touch()
+    (tmp_path / "logs" / "relaxa2c" / "CartPole-v1_2").mkdir()  # a run that was cut short
+    message = error_of(capsys, *which)
+    assert "path: logs/relaxa2c/CartPole-v1_2/CartPole-v1.zip" in message
+    assert "Agents in logs (the number is --exp-id): laxa2c/Pendulum-v1_3, relaxa2c/CartPole-v1_1." in message
+    assert train in message
+
+
+def test_agents_of_ours_are_not_asked_of_sb3s_hub(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    message = error_of(capsys, "enjoy", "--algo", "relaxa2c", "--env", "CartPole-v1")
+    assert "-f names another folder (train's own is logs)" in message
+
+    def download(**_):
+        raise InterruptedError("asked")
+
+    monkeypatch.setattr("rl_zoo3.load_from_hub.download_from_hub", download)
+    with pytest.raises(InterruptedError, match="asked"):
+        cli.main(["enjoy", "--algo", "ppo", "--env", "CartPole-v1"])
 
 
 def test_a_missing_extra_says_which_to_install(capsys, monkeypatch):

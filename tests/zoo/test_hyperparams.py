@@ -10,8 +10,9 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
+from sb3_relax.common.errors import UsageError
 from sb3_relax.common.names import UnknownName
-from sb3_relax.zoo.hyperparams import check_keys, constructor_arguments, hyperparams_file, read_entries, to_rate
+from sb3_relax.zoo.hyperparams import check_keys, check_sizes, entry_arguments, hyperparams_file, read_entries, to_rate
 
 ROOT = Path(__file__).resolve().parents[2]
 RECURRENT = {"laxa2c_lstm": RecurrentLAXA2C, "relaxa2c_lstm": RecurrentRELAXA2C}
@@ -56,16 +57,16 @@ def test_a_mistyped_key_is_refused_with_the_nearest():
         check_keys("a2c", {"n_critic_steps"}, ALGORITHMS)
 
 
-def test_constructor_arguments_are_those_that_python_accepts():
-    for arguments in map(constructor_arguments, (LAXA2C, RELAXA2C)):
+def test_entry_arguments_are_those_that_python_accepts():
+    for arguments in map(entry_arguments, (LAXA2C, RELAXA2C)):
         assert {"n_steps", "cv_learning_rate", "max_episode_steps", "policy"} <= arguments
         assert not {"env", "seed", "kwargs", "control_variate_kwargs", "self"} & arguments
-    assert constructor_arguments(RELAXA2C) - constructor_arguments(LAXA2C) == {
+    assert entry_arguments(RELAXA2C) - entry_arguments(LAXA2C) == {
         "correction",
         "n_relaxed",
         "init_temperature",
     }
-    assert "n_critic_steps" not in constructor_arguments(A2C)
+    assert "n_critic_steps" not in entry_arguments(A2C)
 
 
 @pytest.mark.parametrize("env_id", MATCHED)
@@ -94,5 +95,22 @@ def test_rates():
     assert [schedule(progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx([3e-3, 1.5e-3, 0.0])
     assert schedule(-0.02) == 0  # the last rollout may end after n_timesteps
     assert to_rate("learning_rate", 1e-3) == 1e-3
-    with pytest.raises(ValueError, match="cv_learning_rate must be a number, or lin_ and a number"):
+    assert to_rate("learning_rate", "3e-3") == 3e-3  # text to YAML, which wants a dot in it; and no schedule
+    with pytest.raises(UsageError, match="cv_learning_rate must be a number, or lin_ and a number"):
         to_rate("cv_learning_rate", "exp_3e-3")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [1", "cannot be read from"), ("- 1", "must map environments"), ("a: 1", "must map env")]
+)
+def test_a_file_of_another_format(tmp_path, text, message):
+    (tmp_path / "mine.yml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_entries(tmp_path / "mine.yml")
+
+
+def test_sizes_that_rl_zoo3_computes_with():
+    check_sizes({"n_timesteps": 1e5})
+    for sizes in ({}, {"n_timesteps": "1e5"}, {"n_timesteps": 0}, {"n_timesteps": 10, "n_envs": 0}):
+        with pytest.raises(UsageError, match=r"must be a (finite|whole) number >= 1"):
+            check_sizes(sizes)

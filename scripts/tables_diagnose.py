@@ -12,8 +12,12 @@ BASELINES = ("none", "V(s)", "best b(s)")
 def ratio(number: dict[str, Any] | None) -> str:
     if number is None:
         return "—"
-    value, low, high = (f"{number[key]:.2g}" for key in ("value", "low", "high"))
+    value, low, high = (short(number[key]) for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
+
+
+def short(value: float) -> str:
+    return f"{value:.2f}" if 0.1 <= abs(value) < 10 else f"{value:.2g}"
 
 
 def table() -> str:

@@ -10,6 +10,7 @@ record per policy. What has a record is not measured again.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch as th
 import yaml
 from records import RESULTS, ROOT, provenance, write_record
-from run_rl import CLASSES, hyperparams_of, made, model_arguments
+from run_rl import CLASSES, hyperparams_of, made, model_arguments, normalized
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sweep import in_parallel
@@ -70,7 +71,7 @@ def decompose(env_id: str, task: dict[str, Any], folder: Path, stages: list[str]
     th.set_num_threads(1)
     algorithm, hyperparams = hyperparams_of(env_id, task["agent"])
     env = made(env_id, hyperparams, n_envs=hyperparams.get("n_envs", 1), seed=SEED)
-    if hyperparams.get("normalize"):
+    if normalized(hyperparams):
         env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
     kind = CLASSES[algorithm]
     model = kind(hyperparams["policy"], env, seed=SEED, device="cpu", **model_arguments(hyperparams))
@@ -90,6 +91,14 @@ def decompose(env_id: str, task: dict[str, Any], folder: Path, stages: list[str]
             write_record(folder / f"{env_id}_{stage}.json", {**about, **result.to_dict(), **provenance()})
 
 
+def stale(path: Path, env_id: str, protocol: dict[str, Any]) -> bool:
+    """Whether there is no record, or one of other values than the protocol's."""
+    return (
+        not path.exists()
+        or json.loads(path.read_text())["hyperparams"] != hyperparams_of(env_id, protocol[env_id]["agent"])[1]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--protocol", type=Path, default=PROTOCOL)
@@ -102,7 +111,7 @@ def main() -> None:
     for env_id in arguments.env or protocol:
         if env_id not in protocol:
             parser.error(f"{env_id} not in {arguments.protocol.name}; it has {', '.join(protocol)}")
-        missing = [stage for stage in STAGES if not (arguments.results / f"{env_id}_{stage}.json").exists()]
+        missing = [stage for stage in STAGES if stale(arguments.results / f"{env_id}_{stage}.json", env_id, protocol)]
         if missing:
             jobs[env_id] = (env_id, protocol[env_id], arguments.results, missing)
     if in_parallel(decompose, jobs, arguments.jobs, "environments"):

@@ -1,4 +1,4 @@
-"""Figure 4: return, and log-variance of the policy gradient, by episode, from the records of Table 2.
+"""Figure 4: return, and log-variance of the policy gradient per step, by episode, from the records of Table 2.
 
     python scripts/figure4.py [--output scripts/results/table2/figure4.png]
 
@@ -34,7 +34,7 @@ def running_mean(values: np.ndarray) -> np.ndarray:
 
 
 def by_episode(record: Mapping[str, Any], what: int) -> np.ndarray:
-    """Log-variance of the update that each episode was, or was part of, followed by: with ĉ (1) or without (2)."""
+    """Log-variance of the first recorded update at or after each episode's end: with ĉ (1) or without (2)."""
     steps, logs = np.array([(row[0], np.log(max(row[what], 1e-300))) for row in record["variances"]]).T
     return logs[np.minimum(np.searchsorted(steps, record["episode_steps"]), len(steps) - 1)]
 
@@ -66,7 +66,7 @@ def draw(groups: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
         top.legend(loc="lower right", fontsize="small")
         bottom.set_xlabel("episodes")
     axes[0][0].set_ylabel("return")
-    axes[1][0].set_ylabel("log-variance (dotted: without ĉ)")
+    axes[1][0].set_ylabel("log-variance per step, within an update\n(dotted: without ĉ)")
     return figure
 
 

@@ -109,7 +109,8 @@ def statistics_table() -> str:
         "|---|---|---|---|---|",
     ]
     ours, theirs = {}, {}
-    for env, algorithms in grouped("learning").items():
+    groups = grouped("learning")
+    for env, algorithms in groups.items():
         during = {name: [mean_return_during_training(r) for r in rs] for name, rs in algorithms.items()}
         for name in ours_first(algorithms):
             score = iqm([float(np.mean(r["evaluation"])) for r in algorithms[name]])
@@ -120,7 +121,7 @@ def statistics_table() -> str:
                     ours[env], theirs[env] = during[name], during["a2c"]
             rows.append(f"| {env} | {label(name)} | {len(algorithms[name])} | {bracketed(score, 1)} | {better} |")
     overall = bracketed(probability_of_improvement(ours, theirs), 2)
-    who = ", ".join(label(name) for name in OURS if any(name in of_env for of_env in grouped("learning").values()))
+    who = ", ".join(label(name) for name in OURS if any(name in of_env for of_env in groups.values()))
     rows.append(f"| all | {who} | {sum(map(len, ours.values()))} | — | {overall} |")
     return "\n".join(rows)
 

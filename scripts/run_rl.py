@@ -96,6 +96,14 @@ def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, A
     return zoo, {**of_zoo[env_id], **overrides}
 
 
+def normalized(hyperparams: dict[str, Any]) -> bool:
+    """Whether VecNormalize is asked for; rl-zoo's entries may also give it arguments, which no protocol here uses."""
+    value = hyperparams.get("normalize", False)
+    if not isinstance(value, bool):
+        raise ValueError(f"normalize must be true or false; got {value!r}")
+    return value
+
+
 def made(env_id: str, hyperparams: dict[str, Any], n_envs: int, seed: int) -> VecEnv:
     """Environments as an entry asks for them, but for VecNormalize."""
     import environments  # noqa: F401  registers them, in this process
@@ -109,7 +117,7 @@ def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: flo
     th.set_num_threads(1)
     zoo, hyperparams = hyperparams_of(env_id, entry)
     env = made(env_id, hyperparams, hyperparams.get("n_envs", 1), seed)
-    if hyperparams.get("normalize"):
+    if normalized(hyperparams):
         env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
     model = CLASSES[zoo](hyperparams["policy"], env, seed=seed, device="cpu", **model_arguments(hyperparams))
     recorder = Recorder(threshold)

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from decompose import STAGES
 from records import RESULTS, read_records
-from tables_diagnose import ratio
+from tables_diagnose import ratio, short
 
-
-def share(row: dict[str, Any], part: str) -> str:
-    """A part of the variance over the whole, with its standard error (the whole's own error left out)."""
-    number, total = row[part], row["total"]["value"]
-    return f"{number['value'] / total:.2f} ± {number['standard_error'] / total:.1g}"
+COLUMNS = (
+    "environment",
+    "steps",
+    "λ",
+    "V(s): variance",
+    "Σ_τ",
+    "Σ_a",
+    "Σ_s",
+    "none",
+    "best b(s, steps left)",
+    "ĉ(s)",
+    "LAX or RELAX",
+    "exact",
+    "over rollouts: ĉ(s)",
+    "LAX or RELAX",
+    "LAX or RELAX ÷ ĉ(s)",
+)
 
 
 def table() -> str:
     """One line per environment, stage and λ."""
-    rows = [
-        "| environment | steps | λ | with V(s): Σ_τ | Σ_a | Σ_s | none ÷ V(s) | best b(s, steps left) ÷ V(s) "
-        "| LAX or RELAX ÷ V(s) | exact ÷ V(s) | LAX or RELAX, over rollouts |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    records = read_records(RESULTS / "decomposition")
+    rows = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     order = list(STAGES)
-    for record in sorted(records, key=lambda r: (r["env"], order.index(r["stage"]))):
+    for record in sorted(read_records(RESULTS / "decomposition"), key=lambda r: (r["env"], order.index(r["stage"]))):
         at = {(row["name"], row["gae_lambda"]): row for row in record["rows"]}
         ours = "LAX" if record["algorithm"] == "LAXA2C" else "RELAX"
         for gae_lambda in record["settings"]["lambdas"]:
-            v, cv, exact = (at.get((name, gae_lambda)) for name in ("V(s)", ours, "exact"))
-            cells = [share(v, part) for part in ("future", "action", "state")]
-            cells += [ratio(at[name, gae_lambda]["ratio"]) for name in ("none", "best b(s)")]
-            cells += [ratio(cv["ratio"]), "—" if exact is None else ratio(exact["ratio"]), ratio(cv["rollouts_ratio"])]
+            v, cv, state = (at[name, gae_lambda] for name in ("V(s)", ours, "ĉ(s)"))
+            exact = at.get(("exact", gae_lambda))
+            future, in_state = (v[part]["value"] / v["total"]["value"] for part in ("future", "state"))
+            cells = [short(v["total"]["value"]), f"{future:.2f}", ratio(v["action_share"]), f"{in_state:.2f}"]
+            cells += [ratio(at[name, gae_lambda]["ratio"]) for name in ("none", "best b(s)", "ĉ(s)")]
+            cells += [ratio(cv["ratio"]), ratio(exact and exact["ratio"])]
+            cells += [ratio(number) for number in (state["rollouts_ratio"], cv["rollouts_ratio"], cv["beside_state"])]
             rows.append(f"| {record['env']} | {record['timesteps']:,} | {gae_lambda:g} | " + " | ".join(cells) + " |")
     return "\n".join(rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 from records import RESULTS, read_records
 
-BASELINES = ("none", "V(s)", "best b(s)")
+BASELINES = ("none", "V(s)", "best b(s)", "ĉ(s)")
 
 
 def ratio(number: dict[str, Any] | None) -> str:
@@ -24,8 +24,8 @@ def table() -> str:
     """One line per environment, λ and control variate."""
     rows = [
         "| environment | λ | Σ_a of V(s)'s variance | best b(s, steps left), per step ÷ V(s) | | per step ÷ V(s) "
-        "| over rollouts ÷ V(s) |",
-        "|---|---|---|---|---|---|---|",
+        "| over rollouts ÷ V(s) | ÷ ĉ(s) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for record in read_records(RESULTS / "diagnose"):
         at = {(row["name"], row["gae_lambda"]): row for row in record["rows"]}
@@ -36,6 +36,6 @@ def table() -> str:
             rows.append(
                 f"| {record['env']} | {gae_lambda:g} | {ratio(at['V(s)', gae_lambda]['action_share'])} "
                 f"| {ratio(at['best b(s)', gae_lambda]['ratio'])} | {row['name']} | {ratio(row['ratio'])} "
-                f"| {ratio(row['rollouts_ratio'])} |"
+                f"| {ratio(row['rollouts_ratio'])} | {ratio(row['beside_state'])} |"
             )
     return "\n".join(rows)

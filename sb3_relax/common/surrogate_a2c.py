@@ -70,9 +70,10 @@ class SurrogateA2C(A2C):
         ``"weights"``: ‖Σ_t ĝ_t‖² at the policy's weights (the paper's), by a second pass through the policy
     :param cv_guard: apply only the share η of ĉ that lowered the variance in earlier batches (still unbiased, since η
         is fixed before the batch); switched off, ĉ is applied in full, as in the paper
-    :param cv_action_dependent: ĉ(a, s); switched off, ĉ(s), which Eq 6 makes the variance-optimal state baseline
-        E[‖∂ log π‖² Â | s] / E[‖∂ log π‖² | s] (Greensmith et al. 2004), and whose correction is zero: the control
-        without which no gain can be put down to the actions
+    :param cv_action_dependent: ĉ(a, s); switched off, ĉ(s): a state baseline on top of V, without a correction, which
+        the objective leads to the variance-optimal E[‖∂ log π‖² Â | s] / E[‖∂ log π‖² | s] (Greensmith et al. 2004;
+        the norm at the distribution's parameters or, with ``cv_objective="weights"``, at the policy's weights). It is
+        the control without which no gain can be put down to the actions
     :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action
         distribution does not depend on, so neither the policy's weights nor its optimizer state notice
     :param n_episodes: update after this many whole episodes, without bootstrapping, instead of after ``n_steps``

@@ -25,7 +25,7 @@ from sb3_relax.diagnose.parallel import Parallel
 from sb3_relax.diagnose.report import Diagnosis, Number, Row
 from sb3_relax.diagnose.restore import EnvSource
 from sb3_relax.diagnose.states import visit
-from sb3_relax.diagnose.variates import corrections, fit, is_noisy, pooled, variates_of
+from sb3_relax.diagnose.variates import FITTING, STATE, corrections, fit, is_noisy, pooled, variates_of
 from sb3_relax.diagnose.verdict import verdict
 
 #: Draws of the relaxation's noise per action.
@@ -72,7 +72,7 @@ def diagnose(
     policy's weights, is split by the law of total variance into Σ_τ (the future, given state and action), Σ_a (the
     action, given the state) and Σ_s (the state), after Tucker et al., *The Mirage of Action-Dependent Baselines* (2018,
     https://arxiv.org/abs/1802.10031), section 3; relaxation adds noise of its own. Without a baseline, with the agent's
-    V(s), with the variance-optimal state baseline b(s, steps left in the rollout), and with ĉ of LAX (Box) or RELAX and
+    V(s), with the variance-optimal state baseline b(s, steps left in the rollout), with ĉ of LAX (Box) or RELAX and
     the exact correction (discrete actions), each fitted per λ on rollouts of its own. What ĉ does here, where the
     policy waits for it, is the most to expect of it in training, where the policy moves on. The split needs states to
     be continued from more than once (see :class:`~sb3_relax.diagnose.restore.EnvSource`); without that, only the
@@ -154,7 +154,9 @@ def diagnose(
             )
             parts = _parts(base, sample, fitted)
         progress("timing updates")
-        timed = frozen_copy(model, seed, n_steps=settings["n_steps"], n_episodes=None, bootstrap_truncated=True)
+        timed = frozen_copy(
+            model, seed, n_steps=settings["n_steps"], n_episodes=None, bootstrap_truncated=True, **FITTING
+        )
         cost = measure_cost(timed, _parallel(source, base, next(streams)))
     rows = _rows(parts, over_rollouts, fitted, lambdas, confidence)
     algorithm = type(base).__name__
@@ -268,8 +270,10 @@ def _rows(
     confidence: float,
 ) -> list[Row]:
     names = ["none", "V(s)", *(["best b(s)"] if parts else []), *fitted]
-    # what the sentence reads: one share per λ; ratios of a step and of rollouts, and beside_best, per variate and λ
-    read = len(lambdas) * ((1 + 3 * len(fitted)) if parts else len(fitted))
+    # what the sentence reads: one share per λ; per variate and λ the ratios of a step and of rollouts, the latter
+    # also to ĉ(s)'s, and beside_best
+    variates = len(fitted) - 1
+    read = len(lambdas) * ((1 + 4 * variates) if parts else 2 * variates)
     joint = 1 - (1 - confidence) / read
     rows = []
     for i, gae_lambda in enumerate(lambdas):
@@ -291,6 +295,8 @@ def _rows(
                 numbers["rollouts"] = Number.of(whole, confidence)
                 if name != "V(s)":
                     numbers["rollouts_ratio"] = Number.of(whole / over_rollouts["V(s)", i], joint)
+                if name in fitted and name != STATE:
+                    numbers["beside_state"] = Number.of(whole / over_rollouts[STATE, i], joint)
             share = fitted[name][i].control_variate.statistics.gain if name in fitted else None
             rows.append(Row(name, gae_lambda, share=share, **numbers))
     return rows

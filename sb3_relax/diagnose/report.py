@@ -65,7 +65,7 @@ class Row:
 
     :param name: ``"none"``, ``"V(s)"``, ``"best b(s)"`` (the variance-optimal state baseline b(s, steps left), which
         also knows how many steps of the rollout are left: more than V(s) or any b(s) of the observation alone does),
-        ``"LAX"``, ``"RELAX"`` or ``"exact"``
+        ``"ĉ(s)"`` (a baseline fitted on top of V as ĉ(a, s) is), ``"LAX"``, ``"RELAX"`` or ``"exact"``
     :param gae_lambda: λ of the advantage
     :param total: future + noise + action + state
     :param ratio: total over that with V(s); joint intervals (see :class:`Diagnosis`), as are those below
@@ -73,6 +73,7 @@ class Row:
     :param rollouts: variance of a whole rollout's gradient, over repeated rollouts (``None`` for the best b(s), which
         is not known away from the sampled states)
     :param rollouts_ratio: the same over that with V(s)
+    :param beside_state: the same over that with ĉ(s): what reading the action does
     :param action_share: action / total, with V(s): the most a control variate could remove
     :param share: η, the share of ĉ that is applied
     """
@@ -88,6 +89,7 @@ class Row:
     beside_best: Number | None = None
     rollouts: Number | None = None
     rollouts_ratio: Number | None = None
+    beside_state: Number | None = None
     action_share: Number | None = None
     share: float | None = None
 
@@ -97,9 +99,9 @@ class Diagnosis:
     """What :func:`~sb3_relax.diagnose.diagnose` found.
 
     The intervals that the sentence reads hold jointly, at the ``confidence`` among ``settings`` (Bonferroni over all of
-    them): at every λ ``action_share``, and for every control variate ``ratio``, ``beside_best`` and ``rollouts_ratio``.
-    The same ratios of ``"none"`` and ``"best b(s)"`` are as wide, but not among those counted. All other intervals hold
-    one by one.
+    them): at every λ ``action_share``, and for every control variate ``ratio``, ``beside_best``, ``rollouts_ratio`` and
+    ``beside_state``. The same ratios of ``"none"``, ``"ĉ(s)"`` and ``"best b(s)"`` are as wide, but not among those
+    counted. All other intervals hold one by one.
 
     :param algorithm: ``"LAXA2C"`` or ``"RELAXA2C"``
     :param restore: how states were reached again: ``"copy"``, ``"replay"`` or ``None``

@@ -17,21 +17,30 @@ from sb3_relax.estimators.variance import change_moments
 
 #: Steps of one minibatch of φ.
 MINIBATCH = 256
-#: Whatever the agent was trained with, ĉ(a, s) is fitted at the algorithms' own rate and applied with their guard.
+#: The state baseline ĉ(s) fitted as the others are: what it does needs no action-dependent control variate.
+STATE = "ĉ(s)"
+#: Whatever the agent was trained with, ĉ is fitted at the algorithms' own rate and applied with their guard.
 FITTING = {"cv_learning_rate": 3e-3, "cv_guard": True, "cv_action_dependent": True}
 
 
 def variates_of(model: OnPolicyAlgorithm, seed: int) -> dict[str, SurrogateA2C]:
     """A model for each control variate its action space allows, at the same frozen policy, with ĉ = 0.
 
-    LAX for Box; for discrete actions RELAX (coupled) and, where the joint actions can be enumerated, the exact
-    correction.
+    ĉ(s), their control; LAX for Box; for discrete actions RELAX (coupled) and, where the joint actions can be
+    enumerated, the exact correction.
     """
     if isinstance(model.action_space, spaces.Box):
-        return {"LAX": frozen_copy(model, seed, **FITTING)}
-    found = {"RELAX": frozen_copy(model, seed, correction="coupled", **FITTING)}
+        return {
+            STATE: frozen_copy(model, seed, **{**FITTING, "cv_action_dependent": False}),
+            "LAX": frozen_copy(model, seed, **FITTING),
+        }
+    coupled = {**FITTING, "correction": "coupled"}
+    found = {
+        STATE: frozen_copy(model, seed, **{**coupled, "cv_action_dependent": False}),
+        "RELAX": frozen_copy(model, seed, **coupled),
+    }
     if found["RELAX"]._joint_actions() <= MAX_SUPPORT:  # type: ignore[attr-defined]
-        found["exact"] = frozen_copy(model, seed, correction="exact", **FITTING)
+        found["exact"] = frozen_copy(model, seed, **{**FITTING, "correction": "exact"})
     return found
 
 

@@ -6,18 +6,20 @@ from collections.abc import Sequence
 
 from sb3_relax.diagnose.cost import Cost
 from sb3_relax.diagnose.report import Number, Row
+from sb3_relax.diagnose.variates import STATE
 
-BASELINES = ("none", "V(s)", "best b(s)")
+BASELINES = ("none", "V(s)", "best b(s)", STATE)
 
 
 def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
     """Whether LAX or RELAX can help, at which λ, and what it would cost.
 
     A gain (or a loss) is claimed only where the whole interval of the ratio of rollout variances to V(s)'s lies below
-    (above) 1, these being what training sees and resting on the most data. How it compares with the best baseline
-    b(s, steps left) is known for one step's gradient only, and said so: more (or less) only where the interval of
-    their difference excludes 0. Where one step's ratio and
-    the rollouts' have intervals apart, the parts have missed something, and the sentence says so.
+    (above) 1, these being what training sees and resting on the most data. How much of it is the actions' is said by
+    the ratio to the state baseline ĉ(s), fitted in the same way, under the same rule. How it compares with the best
+    baseline b(s, steps left) is known for one step's gradient only, and said so: more (or less) only where the interval
+    of their difference excludes 0. Where one step's ratio and the rollouts' have intervals apart, the parts have missed
+    something, and the sentence says so.
 
     :param rows: all estimators at all λ
     """
@@ -36,8 +38,9 @@ def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
     nothing = f"; at λ = {_list(others)} no gain is shown" if others else ""
     return (
         f"{algorithm} can lower the variance of the policy gradient at λ = {_list(where)}: most with {best.name} at "
-        f"λ = {best.gae_lambda:g}, to {ratio.bracketed} of that with V(s) over rollouts{_beside_best(best)}"
-        f"{nothing}{_losses(losses)}{_apart(measured)}; {_cost(algorithm, cost)}{_pays(ratio, cost)}."
+        f"λ = {best.gae_lambda:g}, to {ratio.bracketed} of that with V(s) over rollouts"
+        f"{_beside_state(best)}{_beside_best(best)}{nothing}{_losses(losses)}{_apart(measured)}; "
+        f"{_cost(algorithm, cost)}{_pays(ratio, cost)}."
     )
 
 
@@ -80,6 +83,20 @@ def _apart(measured: Sequence[tuple[Row, Number]]) -> str:
     return (
         f"; the parts at λ = {_list(where)} miss what the rollouts see, rare steps or correlations between steps (more "
         "states may help)"
+    )
+
+
+def _beside_state(row: Row) -> str:
+    """What of it is the actions'."""
+    if row.beside_state is None:
+        return ""
+    ratio = row.beside_state
+    if ratio.high < 1:
+        return f", and to {ratio.bracketed} of that with a state baseline {STATE} fitted in the same way"
+    if ratio.low > 1:
+        return f", which is {ratio.bracketed} times that with a state baseline {STATE} fitted in the same way"
+    return (
+        f", which is not told apart from that with a state baseline {STATE} fitted in the same way ({ratio.bracketed})"
     )
 
 

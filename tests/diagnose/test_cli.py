@@ -27,7 +27,7 @@ def test_an_agent_trained_briefly(tmp_path, capsys):
     out, err = capsys.readouterr()
     saved = json.loads((tmp_path / "d.json").read_text())
     assert (saved["settings"]["n_steps"], saved["settings"]["lambdas"]) == (32, [1.0, 0.0])
-    assert {row["name"] for row in saved["rows"]} == {"none", "V(s)", "best b(s)", "RELAX", "exact"}
+    assert {row["name"] for row in saved["rows"]} == {"none", "V(s)", "best b(s)", "ĉ(s)", "RELAX", "exact"}
     assert "RELAX" in out
     assert "as long as with A2C" in " ".join(out.split())
     assert "continued by copy" in err

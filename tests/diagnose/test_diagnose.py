@@ -28,7 +28,7 @@ def test_every_action_space(space, tmp_path):
     env = TinyEnv(ACTION_SPACES[space])
     model = kind("MlpPolicy", env, seed=0, device="cpu")
     result = diagnose(model, env, **SMALL)
-    names = ["none", "V(s)", "best b(s)"] + (["LAX"] if space == "box" else ["RELAX", "exact"])
+    names = ["none", "V(s)", "best b(s)"] + ["ĉ(s)"] + (["LAX"] if space == "box" else ["RELAX", "exact"])
     assert [(row.name, row.gae_lambda) for row in result.rows] == [(n, each) for each in (1.0, 0.0) for n in names]
     result.save(tmp_path / "diagnosis.json")
     saved = json.loads((tmp_path / "diagnosis.json").read_text())
@@ -81,8 +81,8 @@ def test_intervals_are_joint_over_all_that_the_sentence_reads(restored):
         if row.name == "V(s)":
             read += row.action_share is not None
         elif row.name in variates:
-            read += sum(each is not None for each in (row.ratio, row.beside_best, row.rollouts_ratio))
-    assert read == (14 if restored else 4)
+            read += sum(each is not None for each in (row.ratio, row.beside_best, row.rollouts_ratio, row.beside_state))
+    assert read == (18 if restored else 8)
     ratio = result.at("exact", 0.0).rollouts_ratio
     half = stats.t.ppf(1 - 0.05 / read / 2, 7) * ratio.standard_error
     assert ratio.high - ratio.value == pytest.approx(half)
@@ -116,6 +116,8 @@ def test_a_bandit_that_lax_can_help():
     row = result.at("LAX", 1.0)
     assert row.rollouts_ratio.high < 0.5
     assert row.beside_best.high < 0
+    assert row.beside_state.high < 0.5
+    assert result.at("ĉ(s)", 1.0).rollouts_ratio.high > 0.9
     assert result.sentence.startswith("LAXA2C can lower the variance of the policy gradient at λ = 1")
     assert "by more than any state baseline could" in result.sentence
 
@@ -126,7 +128,11 @@ def test_two_arms_where_the_best_state_baseline_is_all_there_is():
     assert result.at("best b(s)", 1.0).ratio.high < 0.5
     for name in ("RELAX", "exact"):
         assert result.at(name, 1.0).beside_best.high > 0
+        assert result.at(name, 1.0).beside_state.low < 1 < result.at(name, 1.0).beside_state.high
+    # the same gain, by a baseline that never sees the action
+    assert result.at("ĉ(s)", 1.0).rollouts_ratio.high < 0.5
     assert "by more than" not in result.sentence
+    assert "not told apart from that with a state baseline" in result.sentence
 
 
 def test_pure_noise_cannot_be_helped():
@@ -164,6 +170,26 @@ def rows_of(*ours, share=0.3):
             [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6)), Row("LAX", 1.0, rollouts_ratio=ratio(0.9, 1.1))],
             ["at λ = 0:", "to 0.55 [0.50, 0.60]", "at λ = 1 no gain", "less than what larger batches"],
             ["baseline"],
+        ),
+        (
+            [Row("ĉ(s)", 0.5, rollouts_ratio=ratio(0.5, 0.6)), Row("LAX", 0.5, rollouts_ratio=ratio(0.9, 1.1))],
+            ["No gain is shown", "lowest end of an interval: 0.90"],
+            ["can lower"],
+        ),
+        (
+            [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.7, 0.8))],
+            ["and to 0.75 [0.70, 0.80] of that with a state baseline ĉ(s)"],
+            [],
+        ),
+        (
+            [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.9, 1.1))],
+            ["which is not told apart from that with a state baseline ĉ(s)", "1.00 [0.90, 1.10]"],
+            [],
+        ),
+        (
+            [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(1.1, 1.3))],
+            ["which is 1.20 [1.10, 1.30] times that with a state baseline ĉ(s)"],
+            [],
         ),
         ([Row("LAX", 0.0, rollouts_ratio=ratio(0.8, 0.9))], ["can lower"], ["larger batches"]),
         ([Row("LAX", 0.0, rollouts_ratio=ratio(0.95, 0.99))], ["can lower", "more than what larger batches"], []),

@@ -1,9 +1,12 @@
 """ĉ without the actions: a learned state baseline, the control for every claim about the action-dependent one."""
 
+import io
+
 import pytest
 import torch as th
 
 from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.common.errors import UsageError
 from tests.helpers import ACTION_SPACES, TinyEnv, float64_model
 from tests.test_policy_gradient import as_seen, enumerate_actions, plain_gradient
 
@@ -76,3 +79,34 @@ def test_it_never_comes_to_read_the_actions(space, cv_objective, tmp_path):
     again = cls.load(tmp_path / "agent", env=TinyEnv(ACTION_SPACES[space]), device="cpu").learn(100)
     assert again.cv_action_dependent is False
     assert again.control_variate.action_layer.weight.abs().max() == 0
+
+
+@pytest.mark.parametrize("only_the_control_variate", [True, False])
+def test_weights_that_read_the_actions_are_refused_before_anything_is_changed(only_the_control_variate):
+    env = TinyEnv(ACTION_SPACES["discrete"])
+    reading = RELAXA2C("MlpPolicy", env, seed=0, device="cpu").learn(50).get_parameters()
+    model = RELAXA2C("MlpPolicy", env, seed=1, device="cpu", cv_action_dependent=False).learn(50)
+    before = [p.clone() for module in (model.policy, model.control_variate) for p in module.parameters()]
+    given = {"control_variate": reading["control_variate"]} if only_the_control_variate else reading
+    with pytest.raises(UsageError, match="set cv_action_dependent=True"):
+        model.set_parameters(given, exact_match=not only_the_control_variate)
+    after = [p for module in (model.policy, model.control_variate) for p in module.parameters()]
+    assert all(map(th.equal, before, after))
+
+
+def test_weights_of_a_state_baseline_are_taken():
+    env = TinyEnv(ACTION_SPACES["discrete"])
+    one, other = (RELAXA2C("MlpPolicy", env, seed=s, device="cpu", cv_action_dependent=False) for s in range(2))
+    other.set_parameters(one.learn(50).get_parameters())
+    assert all(map(th.equal, one.control_variate.parameters(), other.control_variate.parameters()))
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_agent_is_loaded_as_it_was_saved(saved, tmp_path):
+    model = RELAXA2C("MlpPolicy", TinyEnv(ACTION_SPACES["discrete"]), device="cpu", cv_action_dependent=saved)
+    model.learn(50).save(tmp_path / "agent.zip")
+    RELAXA2C.load(tmp_path / "agent.zip", device="cpu", cv_action_dependent=saved)
+    message = f"cv_action_dependent={saved}, whose ĉ cannot be loaded as one with cv_action_dependent={not saved}"
+    for file in (tmp_path / "agent.zip", io.BytesIO((tmp_path / "agent.zip").read_bytes())):
+        with pytest.raises(UsageError, match=message):
+            RELAXA2C.load(file, device="cpu", cv_action_dependent=not saved)

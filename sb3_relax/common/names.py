@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 from sb3_relax.common.errors import UsageError
 
@@ -44,3 +45,15 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
     elif where:
         message += f" {where}"
     return UnknownName(message)
+
+
+def names_of_advised(error: str, algorithms: Mapping[str, type]) -> str:
+    """``--algo`` of the classes that an error says to use, to follow its message.
+
+    :param error: the message
+    :param algorithms: name → class
+    :return: as " (--algo relaxa2c)"; empty where the error names none of these classes
+    """
+    advice = error.partition("use sb3_relax.")[2]
+    names = [name for name, algorithm in algorithms.items() if re.search(rf"\b{algorithm.__name__}\b", advice)]
+    return f" (--algo {' or '.join(names)})" if names else ""

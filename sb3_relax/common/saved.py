@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from sb3_relax.common.surrogate_a2c import SurrogateA2C
 
 
-def require_own_file(cls: type[SurrogateA2C], path: Any, custom_objects: dict[str, Any] | None) -> None:
+def require_own_file(
+    cls: type[SurrogateA2C], path: Any, custom_objects: dict[str, Any] | None, cv_action_dependent: bool | None = None
+) -> None:
     """An agent's file that could not be loaded is this class's, as far as can be told from what it holds.
 
     :param path: as SB3's ``load()`` takes it
-    :raises UsageError: naming the class that saved it
+    :param cv_action_dependent: as it was to be loaded; ``None``: as saved
+    :raises UsageError: naming the class that saved it, or the ``cv_action_dependent`` where that differs
     """
     try:
         data: dict[str, Any] = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)[0] or {}
@@ -31,9 +34,15 @@ def require_own_file(cls: type[SurrogateA2C], path: Any, custom_objects: dict[st
     bases = {base.__name__ for base in policy.__mro__}
     family = next((family for family in POLICY_FAMILIES if family in bases), None)
     same_spaces = family == cls.policy_base and isinstance(action_space, cls.action_spaces)
-    if "cv_learning_rate" in data and same_spaces:
-        return
     file = path if isinstance(path, (str, pathlib.Path)) else "the file"
+    if "cv_learning_rate" in data and same_spaces:
+        saved = data.get("cv_action_dependent", True)
+        if cv_action_dependent not in (None, saved):
+            raise UsageError(
+                f"{file} holds an agent with cv_action_dependent={saved}, whose ĉ cannot be loaded as one with "
+                f"cv_action_dependent={cv_action_dependent}: leave it out"
+            )
+        return
     saver = _saver(data, family)
     message = (
         f"{file} holds an agent of {saver or 'another class'} ({policy.__module__}.{policy.__name__}, {action_space}), "

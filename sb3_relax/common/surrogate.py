@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
@@ -71,6 +72,7 @@ class ControlVariate(nn.Module):
         self.state_layer = nn.Linear(encoder[-1] if encoder else features_dim, width)
         self.action_layer = nn.Linear(action_dim, width, bias=False)
         self.output_layer = nn.Linear(width, 1)
+        self.action_dependent = action_dependent
         if not action_dependent:
             nn.init.zeros_(self.action_layer.weight).requires_grad_(False)
         nn.init.zeros_(self.output_layer.weight)
@@ -99,6 +101,16 @@ class ControlVariate(nn.Module):
         """ĉ and ∂ĉ/∂a, ``[..., N]`` and ``[..., N, A]``."""
         layers = [(self.action_layer.weight, self._of_state(features))]
         return value_and_slope_of_tanh_network(actions, layers, *self._output())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # here rather than after loading: nothing has been copied yet
+        action_weight = state_dict.get(f"{prefix}action_layer.weight")
+        if not self.action_dependent and action_weight is not None and action_weight.any():
+            raise UsageError(
+                "weights of a ĉ(a, s) cannot be loaded into a ĉ(s), which must not read the actions: set "
+                "cv_action_dependent=True, or take the weights of an agent with cv_action_dependent=False"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def bind(self, latent: Latent, features: th.Tensor) -> BoundControlVariate:
         """The core's c at fixed states: samples ``[..., N, *event]`` → ``[..., N]``."""

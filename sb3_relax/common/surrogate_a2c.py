@@ -649,7 +649,8 @@ class SurrogateA2C(A2C):
 
         :param path: of the file, or the file
         :param seed: replaces the one saved, and starts every stream of random numbers anew
-        :raises UsageError: (a ``ValueError``) for an agent of another class, naming that class
+        :raises UsageError: (a ``ValueError``) for an agent of another class, naming that class, and for a
+            ``cv_action_dependent`` that is not the saved one
         """
         if seed is not None:
             kwargs["seed"] = seed
@@ -657,7 +658,7 @@ class SurrogateA2C(A2C):
             model = super().load(path, *args, **kwargs)
         except Exception:
             # another class's agent fails in many ways; only then is the file read again, to see whose it is
-            require_own_file(cls, path, kwargs.get("custom_objects"))
+            require_own_file(cls, path, kwargs.get("custom_objects"), kwargs.get("cv_action_dependent"))
             raise
         if seed is not None:
             model._seed_noise(seed)
@@ -667,7 +668,8 @@ class SurrogateA2C(A2C):
         return [*super()._excluded_save_params(), "_reach", "noise_generator"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "policy.optimizer", "control_variate", "cv_optimizer"], []
+        # in the order they are set: what may be refused, ĉ by cv_action_dependent, before the policy has changed
+        return ["control_variate", "cv_optimizer", "policy", "policy.optimizer"], []
 
     def save(
         self, path: str | pathlib.Path | Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch as th
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
@@ -20,6 +22,7 @@ from sb3_relax.common.checks import require_choice, require_count
 from sb3_relax.common.errors import AgentNotFound, UsageError
 from sb3_relax.common.extras import import_packages, require_extra
 from sb3_relax.common.frozen import algorithm_of
+from sb3_relax.common.names import names_of_advised
 from sb3_relax.common.surrogate_a2c import SurrogateA2C
 from sb3_relax.diagnose.measure import check_settings, diagnose
 from sb3_relax.tasks.records import provenance, write_record
@@ -99,7 +102,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             **{name: getattr(arguments, name) for name in SIZES},
         )
     except (UsageError, AgentNotFound, gym.error.DependencyNotInstalled) as error:
-        command.exit(2, f"{command.prog}: error: {error}\n")
+        command.exit(2, f"{command.prog}: error: {error}{names_of_advised(str(error), ALGORITHMS)}\n")
     if arguments.json is not None:
         write_record(arguments.json, {"env": arguments.env, **result.to_dict(), **provenance()})
     if arguments.plot is not None:
@@ -130,6 +133,10 @@ def _check(arguments: argparse.Namespace) -> None:
     check_settings({name: getattr(arguments, name) for name in SIZES})
     if arguments.n_steps is not None:
         require_count("n_steps", arguments.n_steps)
+    try:
+        th.zeros(1, device=get_device(arguments.device)).item()
+    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without that kind
+        raise UsageError(f"--device {arguments.device} cannot be used: {str(error).splitlines()[0]}") from error
     if arguments.vecnormalize is not None and not arguments.vecnormalize.is_file():
         raise UsageError(f"there is no file {arguments.vecnormalize}")
     if arguments.plot is not None:
@@ -139,7 +146,12 @@ def _check(arguments: argparse.Namespace) -> None:
 def _environment(arguments: argparse.Namespace, n_envs: int) -> VecEnv:
     env: VecEnv = make_vec_env(arguments.env, n_envs=n_envs, seed=arguments.seed)
     if arguments.vecnormalize is not None:
-        env = VecNormalize.load(str(arguments.vecnormalize), env)
+        try:
+            env = VecNormalize.load(str(arguments.vecnormalize), env)
+        except Exception as error:  # unpickling another's file fails in any way, other shapes with an assertion
+            raise UsageError(
+                f"--vecnormalize: {arguments.vecnormalize} holds no VecNormalize that fits {arguments.env} ({error!r})"
+            ) from error
         env.training = False
     return env
 
@@ -155,6 +167,8 @@ def _agent(arguments: argparse.Namespace) -> OnPolicyAlgorithm:
         except FileNotFoundError as error:
             raise AgentNotFound(f"there is no agent {arguments.agent}") from error
         except refusals as error:
+            if names_of_advised(str(error), ALGORITHMS):
+                raise  # it says which class to use
             own = isinstance(error, UsageError)
             raise UsageError(
                 (str(error) if own else f"{arguments.agent} cannot be loaded as {kind.__name__} ({error})")

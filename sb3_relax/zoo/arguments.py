@@ -18,6 +18,10 @@ from sb3_relax.common.names import MAX_LISTED, unknown_name
 #: ``enjoy``'s default folder: what is not there rl_zoo3 downloads, from a place that has no agents of ours
 DOWNLOADS = "rl-trained-agents"
 
+#: commands that make the environment. To the others it is (part of) the name of a folder or of a repository, whose
+#: environment need not be installed here
+MAKE_ENVIRONMENT = ("train", "tune", "enjoy", "record", "push_to_hub")
+
 find_model = rl_zoo3.utils.get_model_path
 
 
@@ -33,26 +37,48 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
     parser.add_argument("-a", "--algo", "--algos", nargs="+", default=[])
     parser.add_argument("-e", "--env", nargs="+", default=[])
     parser.add_argument("-f", "--exp-folder", "--exp-folders", dest="folders", nargs="+", default=[])
-    parser.add_argument("-i", "--trained-agent")
+    parser.add_argument("-i", "--trained-agent", "--input", dest="input")
+    parser.add_argument("-iqm", action="store_true")  # plot-file's: it would be read as -i qm
     parser.add_argument("--gym-packages", nargs="+", default=[])
     parser.add_argument("--n-envs", type=int, default=1)
     parsed, _ = parser.parse_known_args(arguments)
-    for algorithm in parsed.algo:
-        if algorithm.lower() not in rl_zoo3.utils.ALGOS:
+    # plot-eval alone takes them in any case
+    algorithms = [name.lower() for name in parsed.algo] if command == "plot-eval" else parsed.algo
+    for algorithm in algorithms:
+        if algorithm not in rl_zoo3.utils.ALGOS:
             raise unknown_name("algorithm", algorithm, rl_zoo3.utils.ALGOS)
     import_packages(parsed.gym_packages)
     for environment in parsed.env:
-        if environment not in gymnasium.registry:
+        if command in MAKE_ENVIRONMENT and environment not in gymnasium.registry:
             where = "All: python -c 'import gymnasium; gymnasium.pprint_registry()'"
             raise unknown_name("environment", environment, gymnasium.registry, where)
     require_count("--n-envs", parsed.n_envs)
-    agent = parsed.trained_agent
-    if command in ("train", "tune") and agent and not (agent.endswith(".zip") and Path(agent).is_file()):
-        raise AgentNotFound(f"-i must name the .zip file of an agent, and there is none at {agent}")
-    if command in ("plot", "plot-eval"):
-        looked_in = [Path(folder, algorithm.lower()) for folder in parsed.folders for algorithm in parsed.algo]
-        if looked_in and not any(folder.is_dir() for folder in looked_in):
-            raise UsageError(f"nothing to plot: there is no folder {' or '.join(map(str, looked_in))}")
+    given = parsed.input
+    if command in ("train", "tune") and given and not (given.endswith(".zip") and Path(given).is_file()):
+        raise AgentNotFound(f"-i must name the .zip file of an agent, and there is none at {given}")
+    if command == "plot-file" and given:
+        file = Path(given.removesuffix(".pkl") + ".pkl")  # as rl_zoo3 completes it
+        if not file.is_file():
+            raise UsageError(f"there is no file {file}; sb3-relax plot-eval -o writes one")
+    if command in ("plot", "plot-eval") and parsed.folders and algorithms and parsed.env:
+        _require_runs([Path(folder, algorithm) for folder in parsed.folders for algorithm in algorithms], parsed.env)
+
+
+def _require_runs(folders: Sequence[Path], environments: Sequence[str]) -> None:
+    """There is something to plot: rl_zoo3 takes every run that has an environment's name, or part of it, in its own."""
+    there = [folder for folder in folders if folder.is_dir()]
+    if not there:
+        raise UsageError(f"nothing to plot: there is no folder {' or '.join(map(str, folders))}")
+    runs = sorted({run.name for folder in there for run in folder.iterdir() if run.is_dir()})
+    if not any(environment in run for environment in environments for run in runs):
+        raise UsageError(
+            f"nothing to plot: no folder in {' or '.join(map(str, there))} has {' or '.join(environments)} in its "
+            f"name; there {'are ' + _listed(runs) if runs else 'is none'}"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_LISTED]) + (", …" if len(names) > MAX_LISTED else "")
 
 
 class StoreDict(rl_zoo3.utils.StoreDict):
@@ -93,5 +119,4 @@ def _agents_in(folder: Path) -> str:
     runs = sorted({agent.parent.relative_to(folder).as_posix() for agent in folder.glob("*/*/*.zip")})
     if not runs:
         return f"There is no agent in {folder}"
-    listed = ", ".join(runs[:MAX_LISTED]) + (", …" if len(runs) > MAX_LISTED else "")
-    return f"Agents in {folder} (the number is --exp-id): {listed}"
+    return f"Agents in {folder} (the number is --exp-id): {_listed(runs)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import runpy
 import sys
 import warnings
@@ -14,7 +13,7 @@ import gymnasium
 
 from sb3_relax.common.errors import AgentNotFound, UsageError
 from sb3_relax.common.extras import require_extra
-from sb3_relax.common.names import unknown_name
+from sb3_relax.common.names import names_of_advised, unknown_name
 
 
 class Command(NamedTuple):
@@ -81,17 +80,6 @@ def remedy(error: str) -> str:
     return "MuJoCo and Box2D: pip install 'sb3_relax[envs]'"
 
 
-def names_of_advised(error: str) -> str:
-    """``--algo`` of the classes that an error says to use."""
-    advice = error.partition("use sb3_relax.")[2]
-    if not advice:
-        return ""
-    from sb3_relax.zoo.registry import ALGORITHMS
-
-    names = [name for name, algorithm in ALGORITHMS.items() if re.search(rf"\b{algorithm.__name__}\b", advice)]
-    return f" (--algo {' or '.join(names)})" if names else ""
-
-
 def run(name: str, arguments: Sequence[str]) -> None:
     """Run a command of the table as ``python -m`` would, rl_zoo3 knowing our algorithms."""
     command = COMMANDS[name]
@@ -111,6 +99,8 @@ def run(name: str, arguments: Sequence[str]) -> None:
             warnings.filterwarnings("ignore", message=".*found in sys.modules after import of package.*")
             runpy.run_module(command.module, run_name="__main__")
     except UsageError as error:
-        raise UsageError(f"{error}{names_of_advised(str(error))}") from error
+        from sb3_relax.zoo.registry import ALGORITHMS
+
+        raise UsageError(f"{error}{names_of_advised(str(error), ALGORITHMS)}") from error
     finally:
         sys.argv = before

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pickle
 import shlex
 
 import pytest
@@ -53,15 +54,20 @@ def test_a_missing_extra_is_asked_for_at_once(monkeypatch, capsys):
 
 def test_errors(tmp_path, capsys):
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "a2c.zip")
+    LAXA2C("MlpPolicy", "Pendulum-v1", device="cpu").save(tmp_path / "laxa2c.zip")
     for arguments, says in (
         (["--env", "CartPol-v1"], "CartPole"),
         (["--env", "CartPole-v1", "--agent", str(tmp_path / "a2c.zip")], "name its algorithm with --algo"),
         (["--env", "CartPole-v1", "--agent", str(tmp_path / "none.zip")], "none.zip"),
-        (["--env", "CartPole-v1", "--algo", "laxa2c"], "use sb3_relax.RELAXA2C"),
+        (["--env", "CartPole-v1", "--algo", "laxa2c"], "use sb3_relax.RELAXA2C instead (--algo relaxa2c)\n"),
+        (
+            ["--env", "CartPole-v1", "--agent", str(tmp_path / "laxa2c.zip")],
+            "use sb3_relax.LAXA2C.load() (--algo laxa2c)\n",
+        ),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
-        (line,) = [line for line in capsys.readouterr().err.splitlines() if "…" not in line]
+        (line,) = [line for line in capsys.readouterr().err.splitlines(keepends=True) if "…" not in line]
         assert stop.value.code == 2
         assert "error: " in line
         assert says in line
@@ -77,6 +83,8 @@ def test_errors(tmp_path, capsys):
         (["--train-steps", "0"], "train_steps must be a whole number >= 1; got 0"),
         (["--plot", "d.txt"], "the ending of --plot must be one of '.png', '.svg', '.pdf'; got '.txt'"),
         (["--vecnormalize", "none.pkl"], "there is no file none.pkl"),
+        (["--device", "foo"], "--device foo cannot be used: Expected one of cpu, cuda"),
+        (["--device", "meta"], "--device meta cannot be used: "),
         (["--gym-packages", "none_such"], "--gym-packages: there is no package 'none_such'"),
     ],
 )
@@ -86,6 +94,27 @@ def test_what_is_wrong_is_said_before_an_agent_is_trained(arguments, says, capsy
     error = capsys.readouterr().err
     assert says in error
     assert "training" not in error
+
+
+def test_normalisation_that_cannot_be_used(tmp_path, capsys):
+    file = tmp_path / "vecnormalize.pkl"
+
+    def refused():
+        with pytest.raises(SystemExit) as stop:
+            main(["--env", "CartPole-v1", "--vecnormalize", str(file)])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 2
+        assert f"error: --vecnormalize: {file} holds no VecNormalize that fits CartPole-v1 (" in line
+        return line
+
+    file.write_bytes(b"")
+    assert "EOFError" in refused()
+    file.write_text("no pickle")
+    assert "UnpicklingError" in refused()
+    file.write_bytes(pickle.dumps({"a": "dict"}))
+    assert "set_venv" in refused()
+    VecNormalize(make_vec_env("Pendulum-v1")).save(str(file))
+    assert "AssertionError" in refused()
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, FileNotFoundError])

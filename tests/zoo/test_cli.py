@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 
 from sb3_relax import LAXA2C, RELAXA2C
@@ -98,6 +99,25 @@ MISTAKES = {
         ["plot", "-a", "relaxa2c", "-e", "CartPole-v1", "-f", "nowhere"],
         "nothing to plot: there is no folder nowhere/relaxa2c",
     ),
+    "no run of that environment": (
+        ["plot-eval", "-a", "relaxa2c", "laxa2c", "-e", "Acrobot", "CartPole-v0", "-f", "runs"],
+        "nothing to plot: no folder in runs/relaxa2c has Acrobot or CartPole-v0 in its name; "
+        "there are CartPole-v1_1, MyEnv-v0_1",
+    ),
+    "no run at all": (
+        ["plot", "-a", "laxa2c", "-e", "Pendulum", "-f", "empty"],
+        "nothing to plot: no folder in empty/laxa2c has Pendulum in its name; there is none",
+    ),
+    "capitals in the name of a folder": (
+        ["plot", "-a", "RELAXA2C", "-e", "CartPole", "-f", "runs"],
+        "unknown algorithm 'RELAXA2C', did you mean 'relaxa2c'",
+    ),
+    "nothing gathered": (["plot-file", "-i", "none.pkl"], "there is no file none.pkl; sb3-relax plot-eval -o writes"),
+    "nothing gathered, without ending": (["plot-file", "--input", "none", "-iqm"], "there is no file none.pkl"),
+    "an environment that push_to_hub cannot make": (
+        ["push_to_hub", "--algo", "relaxa2c", "--env", "MyEnv-v0", "-f", "runs", "-orga", "someone"],
+        "unknown environment 'MyEnv-v0'",
+    ),
     "no package": (
         ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "--gym-packages", "none_such"],
         "--gym-packages: there is no package 'none_such'",
@@ -110,10 +130,50 @@ def test_a_mistake_of_the_users_is_one_line(capsys, monkeypatch, tmp_path, mista
     monkeypatch.chdir(tmp_path)
     Path("mine.yml").write_text("CartPole-v1: {policy: MlpPolicy, n_timesteps: 10}\n")
     LAXA2C("MlpPolicy", "Pendulum-v1", device="cpu").save("laxa2c.zip")
+    Path("empty/laxa2c").mkdir(parents=True)
+    for run in ("CartPole-v1_1", "MyEnv-v0_1"):
+        folder = Path("runs/relaxa2c", run, run[:-2])
+        folder.mkdir(parents=True)
+        folder.with_suffix(".zip").touch()
     argv, message = MISTAKES[mistake]
     (line,) = [line for line in error_of(capsys, *argv).splitlines() if "error" in line]
     assert line.startswith("sb3-relax: error: ")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("plot", "CartPole"), ("plot", "MyEnv-v0"), ("plot-eval", "ALE-Pong-v5"), ("plot-eval", "cut")],
+)
+def test_plots_find_runs_by_part_of_their_name(capsys, monkeypatch, tmp_path, command, name):
+    """Of environments that need not be installed here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    for run in ("CartPole-v1_1", "MyEnv-v0_1", "ALE-Pong-v5_1", "cut-short"):
+        (tmp_path / "logs" / "laxa2c" / run).mkdir(parents=True)
+    cli.main([command, "-a", "laxa2c", "-e", name, "none_such", "-f", "logs"])
+    assert ("Eval not found for" in capsys.readouterr().out) == (command == "plot-eval")
+
+
+def test_plot_file_reads_what_plot_eval_wrote(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    for number in (1, 2):  # plot-file leaves single runs out
+        run = tmp_path / "logs" / "relaxa2c" / f"MyEnv-v0_{number}"
+        run.mkdir(parents=True)
+        np.savez(run / "evaluations.npz", timesteps=np.arange(1, 4), results=np.ones((3, 5)))
+    cli.main(["plot-eval", "-a", "RELAXA2C", "-e", "MyEnv", "-f", "logs", "-o", "gathered"])
+    for name in ("gathered", "gathered.pkl"):
+        cli.main(["plot-file", "-i", name])
+
+
+def test_the_hub_has_agents_of_environments_that_are_not_here(monkeypatch):
+    def download(*_, **__):
+        raise InterruptedError("asked")
+
+    monkeypatch.setattr("huggingface_sb3.load_from_hub", download)
+    with pytest.raises(InterruptedError, match="asked"):
+        cli.main(["load_from_hub", "--algo", "relaxa2c", "--env", "ALE-Pong-v5", "-f", "logs", "-orga", "someone"])
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, AssertionError, FileNotFoundError])

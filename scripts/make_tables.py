@@ -28,7 +28,8 @@ CLASS_NAMES = {
     "laxa2c": "LAXA2C",
     "relaxa2c-lstm": "RecurrentRELAXA2C",
     "laxa2c-lstm": "RecurrentLAXA2C",
-    "a2c-state-baseline": "A2C, optimal state baseline",
+    "a2c-state-baseline": "A2C with ĉ(s)",
+    "a2c-same-rate": "A2C (ĉ = 0), RELAXA2C's rate",
     "ppo": "PPO (rl-zoo's)",
     "trpo": "TRPO (rl-zoo's)",
 }
@@ -43,7 +44,7 @@ def label(name: str) -> str:
 
 def ours_first(names: Iterable[str]) -> list[str]:
     """In the order of the rows: ours, what it is compared with, and what else a user might pick."""
-    last = ("a2c-state-baseline", "a2c", "ppo", "trpo")
+    last = ("a2c-state-baseline", "a2c", "a2c-same-rate", "ppo", "trpo")
     return sorted(names, key=lambda name: (last.index(name) + 1 if name in last else 0, name))
 
 

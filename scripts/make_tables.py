@@ -106,8 +106,8 @@ def statistics_table() -> str:
     """Of scripts/results/learning: every algorithm against A2C on the same environment, and over all of them."""
     rows = [
         "| environment | algorithm | runs | interquartile mean of the evaluation "
-        "| P(higher return during training than A2C) |",
-        "|---|---|---|---|---|",
+        "| P(higher return during training than A2C) | than A2C with ĉ(s) |",
+        "|---|---|---|---|---|---|",
     ]
     ours, theirs = {}, {}
     groups = grouped("learning")
@@ -115,15 +115,19 @@ def statistics_table() -> str:
         during = {name: [mean_return_during_training(r) for r in rs] for name, rs in algorithms.items()}
         for name in ours_first(algorithms):
             score = iqm([float(np.mean(r["evaluation"])) for r in algorithms[name]])
-            better = "—"
+            better = than_state = "—"
+            if name in OURS and "a2c-state-baseline" in during:
+                state = during["a2c-state-baseline"]
+                than_state = bracketed(probability_of_improvement({env: during[name]}, {env: state}), 2)
             if name != "a2c":
                 better = bracketed(probability_of_improvement({env: during[name]}, {env: during["a2c"]}), 2)
                 if name in OURS:
                     ours[env], theirs[env] = during[name], during["a2c"]
-            rows.append(f"| {env} | {label(name)} | {len(algorithms[name])} | {bracketed(score, 1)} | {better} |")
+            cells = (env, label(name), str(len(algorithms[name])), bracketed(score, 1), better, than_state)
+            rows.append("| " + " | ".join(cells) + " |")
     overall = bracketed(probability_of_improvement(ours, theirs), 2)
     who = ", ".join(label(name) for name in OURS if any(name in of_env for of_env in groups.values()))
-    rows.append(f"| all | {who} | {sum(map(len, ours.values()))} | — | {overall} |")
+    rows.append(f"| all | {who} | {sum(map(len, ours.values()))} | — | {overall} | — |")
     return "\n".join(rows)
 
 

@@ -133,7 +133,7 @@ def diagnose(
     streams = iter(np.random.SeedSequence(seed).generate_state(8) % 2**30)
     with th.random.fork_rng():
         th.manual_seed(int(next(streams)))
-        progress(f"fitting ĉ at {len(lambdas)} values of λ")
+        progress(f"fitting ĉ at λ = {', '.join(f'{each:g}' for each in lambdas)}")
         fitted = _fit(model, base, _parallel(source, base, next(streams)), settings, int(next(streams)))
         progress(f"{n_rollouts} repeated rollouts")
         over_rollouts = _over_rollouts(base, _parallel(source, base, 0), fitted, settings, int(next(streams)))

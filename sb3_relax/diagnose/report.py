@@ -143,9 +143,11 @@ class Diagnosis:
         """
         from rich.table import Table
 
+        normalized = self.settings.get("normalize_advantage")
         table = Table(
             title="Variance of one step's policy gradient, value ± standard error; best b(s) = b(s, steps left)",
-            caption=f"{self.sentence}\n{NORMALIZED}" if self.settings.get("normalize_advantage") else self.sentence,
+            caption="\n".join([*self.sentence.split("; "), *([NORMALIZED] if normalized else [])]),
+            caption_justify="left",
         )
         for heading in (
             "λ",

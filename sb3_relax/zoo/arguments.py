@@ -97,22 +97,32 @@ class StoreDict(rl_zoo3.utils.StoreDict):
 
 
 def get_model_path(exp_id: int, folder: str, algo: str, env_name: str, *args: Any) -> tuple[str, str, str]:
-    """rl_zoo3's, with an error that says what there is.
+    """rl_zoo3's, with an error that says what there is; of the newest run that has an agent, where none is named.
+
+    The newest may have none: a search for hyper-parameters, or training that was refused.
 
     :raises AgentNotFound: where there is no such agent
     """
-    try:
-        found: tuple[str, str, str] = find_model(exp_id, folder, algo, env_name, *args)
+    newest = rl_zoo3.utils.get_latest_run_id(f"{folder}/{algo}", rl_zoo3.utils.EnvironmentName(env_name))
+    runs = [exp_id] if exp_id else list(range(newest, 0, -1)) or [0]
+    errors = []
+    for run in runs:
+        try:
+            found: tuple[str, str, str] = find_model(run, folder, algo, env_name, *args)
+        except (AssertionError, ValueError) as error:
+            errors.append(error)
+            continue
+        if not exp_id:
+            print(f"Loading latest experiment, id={run}")
         return found
-    except (AssertionError, ValueError) as error:
-        if DOWNLOADS in folder and not rl_zoo3.utils.ALGOS[algo].__module__.startswith("sb3_relax."):
-            raise  # rl_zoo3 takes it as the sign to download one
-        where = "; -f names another folder (train's own is logs)" if DOWNLOADS in folder else ""
-        into = "" if DOWNLOADS in folder else f" -f {folder}"
-        raise AgentNotFound(
-            f"{error}. {_agents_in(Path(folder))}{where}. "
-            f"To train one: sb3-relax train --algo {algo} --env {env_name}{into}"
-        ) from error
+    if DOWNLOADS in folder and not rl_zoo3.utils.ALGOS[algo].__module__.startswith("sb3_relax."):
+        raise errors[0]  # rl_zoo3 takes it as the sign to download one
+    where = "; -f names another folder (train's own is logs)" if DOWNLOADS in folder else ""
+    into = "" if DOWNLOADS in folder else f" -f {folder}"
+    raise AgentNotFound(
+        f"{errors[0]}. {_agents_in(Path(folder))}{where}. "
+        f"To train one: sb3-relax train --algo {algo} --env {env_name}{into}"
+    ) from errors[0]
 
 
 def _agents_in(folder: Path) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.common import extras
+from sb3_relax.common.errors import AgentNotFound
 from sb3_relax.zoo import cli
 
 
@@ -204,13 +205,13 @@ def test_no_trained_agent_says_where_and_how_to_train_one(capsys, monkeypatch, t
     assert message.startswith("sb3-relax: error: The logs/relaxa2c folder was not found. There is no agent in logs.")
     assert train in message
 
-    for run in ("relaxa2c/CartPole-v1_1/CartPole-v1.zip", "laxa2c/Pendulum-v1_3/best_model.zip"):
+    for run in ("relaxa2c/Acrobot-v1_1/Acrobot-v1.zip", "laxa2c/Pendulum-v1_3/best_model.zip"):
         (tmp_path / "logs" / run).parent.mkdir(parents=True)
         (tmp_path / "logs" / run).touch()
     (tmp_path / "logs" / "relaxa2c" / "CartPole-v1_2").mkdir()  # a run that was cut short
     message = error_of(capsys, *which)
     assert "path: logs/relaxa2c/CartPole-v1_2/CartPole-v1.zip" in message
-    assert "Agents in logs (the number is --exp-id): laxa2c/Pendulum-v1_3, relaxa2c/CartPole-v1_1." in message
+    assert "Agents in logs (the number is --exp-id): laxa2c/Pendulum-v1_3, relaxa2c/Acrobot-v1_1." in message
     assert train in message
 
 
@@ -287,3 +288,18 @@ def test_push_to_hub_uploads_an_agent_whose_card_names_our_commands(monkeypatch,
     assert "mean_reward" in card
     assert "RELAXA2C" in card
     RELAXA2C.load(folder / "relaxa2c-CartPole-v1.zip")
+
+
+def test_the_newest_run_that_has_an_agent(tmp_path, capsys):
+    """A search, or training that was refused, leaves a numbered folder without one."""
+    from sb3_relax.zoo.arguments import get_model_path
+
+    for run in (1, 2, 10, 11):
+        (tmp_path / "relaxa2c" / f"CartPole-v1_{run}").mkdir(parents=True)
+    for run in (2, 10):
+        (tmp_path / "relaxa2c" / f"CartPole-v1_{run}" / "CartPole-v1.zip").touch()
+    where = (str(tmp_path), "relaxa2c", "CartPole-v1", False, None, False)
+    assert get_model_path(0, *where)[2].endswith("CartPole-v1_10")
+    assert "id=10" in capsys.readouterr().out
+    with pytest.raises(AgentNotFound, match=r"No model found .*CartPole-v1_11.*relaxa2c/CartPole-v1_10"):
+        get_model_path(11, *where)

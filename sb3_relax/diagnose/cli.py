@@ -47,7 +47,9 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     command.add_argument("--agent", type=Path, help="zip of an agent; without, one is trained briefly")
     command.add_argument("--algo", choices=ALGORITHMS, help="the agent's algorithm (default: by the action space)")
-    command.add_argument("--vecnormalize", type=Path, help="vecnormalize.pkl of the agent (default: none)")
+    command.add_argument(
+        "--vecnormalize", type=Path, help="vecnormalize.pkl of the agent (default: the one rl-zoo laid beside it, if any)"
+    )
     command.add_argument(
         "--train-steps", type=int, default=20_000, help="of the agent trained here (default: %(default)s)"
     )
@@ -92,6 +94,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     arguments = command.parse_args(argv)
     try:
         _check(arguments)
+        if arguments.agent is not None and arguments.vecnormalize is None:
+            arguments.vecnormalize = _normalisation_beside(arguments.agent, arguments.env)
         model = _agent(arguments)
         result = diagnose(
             model,
@@ -141,6 +145,16 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"there is no file {arguments.vecnormalize}")
     if arguments.plot is not None:
         require_choice("the ending of --plot", arguments.plot.suffix, PICTURES)
+
+
+def _normalisation_beside(agent: Path, env: str) -> Path | None:
+    """rl-zoo's file for FOLDER/ENV.zip: FOLDER/ENV/vecnormalize.pkl, which FOLDER/best_model.zip has too."""
+    for name in (agent.stem, env.replace("/", "-")):  # as rl-zoo writes an id with a namespace
+        file = agent.parent / name / "vecnormalize.pkl"
+        if file.is_file():
+            print(f"… using {file}", file=sys.stderr, flush=True)
+            return file
+    return None
 
 
 def _environment(arguments: argparse.Namespace, n_envs: int) -> VecEnv:

@@ -45,6 +45,31 @@ def test_a_given_agent_with_its_normalisation(tmp_path):
     assert json.loads((tmp_path / "d.json").read_text())["settings"]["n_steps"] == 8
 
 
+@pytest.mark.parametrize("agent", ["Pendulum-v1.zip", "best_model.zip"])
+def test_normalisation_that_rl_zoo_laid_beside_the_agent(agent, tmp_path, capsys, monkeypatch):
+    env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=2, seed=0))
+    LAXA2C("MlpPolicy", env, n_steps=8, device="cpu").save(tmp_path / agent)
+    used = []
+    monkeypatch.setattr(VecNormalize, "load", lambda file, env: used.append(file) or VecNormalize(env))
+    command = ["--env", "Pendulum-v1", "--agent", str(tmp_path / agent), *LITTLE]
+    main(command)
+    assert not used
+    assert "vecnormalize" not in capsys.readouterr().err
+
+    beside, given = tmp_path / "Pendulum-v1" / "vecnormalize.pkl", tmp_path / "another.pkl"
+    beside.parent.mkdir()
+    for file in (beside, given):
+        env.save(str(file))
+    main(command)
+    assert set(used) == {str(beside)}
+    assert f"… using {beside}\n" in capsys.readouterr().err
+
+    used.clear()
+    main([*command, "--vecnormalize", str(given)])
+    assert set(used) == {str(given)}
+    assert str(beside) not in capsys.readouterr().err
+
+
 def test_a_missing_extra_is_asked_for_at_once(monkeypatch, capsys):
     monkeypatch.setattr("sb3_relax.common.extras.find_spec", lambda module: None)
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Whose a saved agent is, for the error where it is loaded as another class's."""
+"""Whose a saved agent is: for the error where it is loaded as another class's, and to choose the class."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ def require_own_file(
 
     :param path: as SB3's ``load()`` takes it
     :param cv_action_dependent: as it was to be loaded; ``None``: as saved
-    :raises UsageError: naming the class that saved it, or the ``cv_action_dependent`` where that differs
+    :raises UsageError: for a damaged file or none of an agent, or naming the class that saved it, or the
+        ``cv_action_dependent`` where that differs
     """
-    try:
-        data: dict[str, Any] = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)[0] or {}
-    except Exception:  # no agent's file at all: the error there was says so
-        return
-    if not isinstance(data.get("policy_class"), type) or "action_space" not in data:
-        return
-    policy, action_space = data["policy_class"], data["action_space"]
-    bases = {base.__name__ for base in policy.__mro__}
-    family = next((family for family in POLICY_FAMILIES if family in bases), None)
-    same_spaces = family == cls.policy_base and isinstance(action_space, cls.action_spaces)
     file = path if isinstance(path, (str, pathlib.Path)) else "the file"
+    try:
+        data = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)[0]
+    except OSError:  # no file, or one that may not be read: the error there was says so
+        return
+    except Exception as error:  # of zipfile, pickle, zlib or torch, by where the file is damaged
+        raise UsageError(f"{file} cannot be read as an agent's file ({error})") from error
+    if data is None:  # another's zip, or the rest of an agent's: its weights are zips too
+        raise UsageError(f"{file} cannot be read as an agent's file (it holds no settings of one)")
+    if not _is_agent(data):
+        return
+    policy, action_space, family = data["policy_class"], data["action_space"], _family(data)
+    same_spaces = family == cls.policy_base and isinstance(action_space, cls.action_spaces)
     if "cv_learning_rate" in data and same_spaces:
         saved = data.get("cv_action_dependent", True)
         if cv_action_dependent not in (None, saved):
@@ -43,7 +46,7 @@ def require_own_file(
                 f"cv_action_dependent={cv_action_dependent}: leave it out"
             )
         return
-    saver = _saver(data, family)
+    saver = _saver(data)
     message = (
         f"{file} holds an agent of {saver or 'another class'} ({policy.__module__}.{policy.__name__}, {action_space}), "
         f"which {cls.__name__} cannot load: use "
@@ -54,8 +57,33 @@ def require_own_file(
     raise UsageError(message)
 
 
-def _saver(data: dict[str, Any], family: str | None) -> str | None:
+def saver_of(path: Any) -> str | None:
+    """The class that saved an agent's file, as ``"stable_baselines3.A2C"``.
+
+    :param path: as SB3's ``load()`` takes it
+    :return: ``None`` where the file cannot be read, or leaves it open
+    """
+    try:
+        data = load_from_zip_file(path, device="cpu")[0] or {}
+    except Exception:  # load() says what is wrong with the file
+        return None
+    return _saver(data) if _is_agent(data) else None
+
+
+def _is_agent(data: dict[str, Any]) -> bool:
+    """What tells the classes apart could be unpickled here."""
+    return isinstance(data.get("policy_class"), type) and "action_space" in data
+
+
+def _family(data: dict[str, Any]) -> str | None:
+    """sb3-contrib's family of policies; ``None`` for SB3's own."""
+    bases = {base.__name__ for base in data["policy_class"].__mro__}
+    return next((family for family in POLICY_FAMILIES if family in bases), None)
+
+
+def _saver(data: dict[str, Any]) -> str | None:
     """The class, by attributes that no other has; ``None`` where they leave it open."""
+    family = _family(data)
     prefix = "" if family is None else family.removesuffix("ActorCriticPolicy")
     if "cv_learning_rate" in data:
         return f"sb3_relax.{prefix}{'LAXA2C' if isinstance(data['action_space'], spaces.Box) else 'RELAXA2C'}"

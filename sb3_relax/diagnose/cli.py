@@ -23,6 +23,7 @@ from sb3_relax.common.errors import AgentNotFound, UsageError
 from sb3_relax.common.extras import import_packages, require_extra
 from sb3_relax.common.frozen import algorithm_of
 from sb3_relax.common.names import names_of_advised
+from sb3_relax.common.saved import saver_of
 from sb3_relax.common.surrogate_a2c import SurrogateA2C
 from sb3_relax.diagnose.measure import check_settings, diagnose
 from sb3_relax.tasks.records import provenance, write_record
@@ -46,9 +47,15 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--gym-packages", nargs="+", default=[], help="packages to import, which register environments (default: none)"
     )
     command.add_argument("--agent", type=Path, help="zip of an agent; without, one is trained briefly")
-    command.add_argument("--algo", choices=ALGORITHMS, help="the agent's algorithm (default: by the action space)")
     command.add_argument(
-        "--vecnormalize", type=Path, help="vecnormalize.pkl of the agent (default: the one rl-zoo laid beside it, if any)"
+        "--algo",
+        choices=ALGORITHMS,
+        help="the agent's algorithm (default: by its file; if trained here, by the action space)",
+    )
+    command.add_argument(
+        "--vecnormalize",
+        type=Path,
+        help="vecnormalize.pkl of the agent (default: the one rl-zoo laid beside it, if any)",
     )
     command.add_argument(
         "--train-steps", type=int, default=20_000, help="of the agent trained here (default: %(default)s)"
@@ -172,24 +179,39 @@ def _environment(arguments: argparse.Namespace, n_envs: int) -> VecEnv:
 
 def _agent(arguments: argparse.Namespace) -> OnPolicyAlgorithm:
     env = _environment(arguments, arguments.n_envs)
-    kind: Any = ALGORITHMS[arguments.algo] if arguments.algo else algorithm_of(env.action_space)
     if arguments.agent is not None:
-        # SB3's own classes fail in any way on another's file
-        refusals = ValueError if issubclass(kind, SurrogateA2C) else Exception
-        try:
-            return kind.load(arguments.agent, env=env, device=arguments.device)
-        except FileNotFoundError as error:
-            raise AgentNotFound(f"there is no agent {arguments.agent}") from error
-        except refusals as error:
-            if names_of_advised(str(error), ALGORITHMS):
-                raise  # it says which class to use
-            own = isinstance(error, UsageError)
-            raise UsageError(
-                (str(error) if own else f"{arguments.agent} cannot be loaded as {kind.__name__} ({error})")
-                + f"; name its algorithm with --algo, one of {', '.join(ALGORITHMS)} (no other agents can be diagnosed)"
-            ) from error
+        return _saved_agent(arguments, env)
+    kind: Any = ALGORITHMS[arguments.algo] if arguments.algo else algorithm_of(env.action_space)
     print(f"… training {kind.__name__} for {arguments.train_steps:,} steps", file=sys.stderr, flush=True)
     n_steps = 32 if arguments.n_steps is None else arguments.n_steps
     model = kind("MultiInputPolicy" if isinstance(env.observation_space, gym.spaces.Dict) else "MlpPolicy", env,
                  n_steps=n_steps, seed=arguments.seed, device=arguments.device)  # fmt: skip
     return model.learn(arguments.train_steps)
+
+
+def _saved_agent(arguments: argparse.Namespace, env: VecEnv) -> OnPolicyAlgorithm:
+    saver = saver_of(arguments.agent)
+    by_file = next((name for name, kind in ALGORITHMS.items() if saver == _public_name(kind)), None)
+    name = arguments.algo or by_file
+    kind: Any = ALGORITHMS[name] if name else algorithm_of(env.action_space)
+    # SB3's own classes fail in any way on another's file
+    refusals = ValueError if issubclass(kind, SurrogateA2C) else Exception
+    try:
+        return kind.load(arguments.agent, env=env, device=arguments.device)
+    except FileNotFoundError as error:
+        raise AgentNotFound(f"there is no agent {arguments.agent}") from error
+    except refusals as error:
+        own = isinstance(error, UsageError)
+        message = str(error) if own else f"{arguments.agent} cannot be loaded as {kind.__name__} ({error})"
+        if by_file is None:
+            message = (
+                f"name the agent's algorithm with --algo, one of {', '.join(ALGORITHMS)} (no other agents can be "
+                f"diagnosed): {message}"
+            )
+        elif name != by_file:
+            message = f"use --algo {by_file}, or leave it out: {message}"
+        raise UsageError(message) from error
+
+
+def _public_name(kind: type) -> str:
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"

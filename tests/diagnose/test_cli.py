@@ -1,18 +1,20 @@
 """The command."""
 
+import functools
 import inspect
 import json
 import pickle
 import shlex
 
 import pytest
-from stable_baselines3 import A2C
+from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.common.errors import UsageError
 from sb3_relax.diagnose import diagnose
-from sb3_relax.diagnose.cli import main, parser
+from sb3_relax.diagnose.cli import ALGORITHMS, main, parser
 
 LITTLE = shlex.split(
     "--n-envs 2 --lambdas 1 0 --n-states 12 --n-actions 2 --n-futures 2 --n-episodes 6 --n-rollouts 8 "
@@ -77,17 +79,46 @@ def test_a_missing_extra_is_asked_for_at_once(monkeypatch, capsys):
     assert "rich, scipy, matplotlib not installed: pip install 'sb3_relax[diagnose]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_the_class_of_an_agent_is_its_files(algo, tmp_path, monkeypatch):
+    env = "Pendulum-v1" if algo == "laxa2c" else "CartPole-v1"
+    ALGORITHMS[algo]("MlpPolicy", env, device="cpu").save(tmp_path / "agent.zip")
+    measured = []
+
+    @functools.wraps(diagnose)
+    def stop(model, *_, **__):
+        measured.append(type(model))
+        raise UsageError("enough")
+
+    monkeypatch.setattr("sb3_relax.diagnose.cli.diagnose", stop)
+    with pytest.raises(SystemExit):
+        main(["--env", env, "--agent", str(tmp_path / "agent.zip")])
+    assert measured == [ALGORITHMS[algo]]
+
+
 def test_errors(tmp_path, capsys):
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "a2c.zip")
+    DQN("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "dqn.zip")
     LAXA2C("MlpPolicy", "Pendulum-v1", device="cpu").save(tmp_path / "laxa2c.zip")
     for arguments, says in (
         (["--env", "CartPol-v1"], "CartPole"),
-        (["--env", "CartPole-v1", "--agent", str(tmp_path / "a2c.zip")], "name its algorithm with --algo"),
+        (
+            ["--env", "CartPole-v1", "--agent", str(tmp_path / "a2c.zip"), "--algo", "relaxa2c"],
+            "use --algo a2c, or leave it",
+        ),
+        (
+            ["--env", "CartPole-v1", "--agent", str(tmp_path / "dqn.zip")],
+            "error: name the agent's algorithm with --algo, one of laxa2c, relaxa2c, a2c, ppo (no other",
+        ),
         (["--env", "CartPole-v1", "--agent", str(tmp_path / "none.zip")], "none.zip"),
         (["--env", "CartPole-v1", "--algo", "laxa2c"], "use sb3_relax.RELAXA2C instead (--algo relaxa2c)\n"),
         (
+            ["--env", "CartPole-v1", "--agent", str(tmp_path / "laxa2c.zip"), "--algo", "relaxa2c"],
+            "error: use --algo laxa2c, or leave it out: ",
+        ),
+        (
             ["--env", "CartPole-v1", "--agent", str(tmp_path / "laxa2c.zip")],
-            "use sb3_relax.LAXA2C.load() (--algo laxa2c)\n",
+            "laxa2c.zip cannot be loaded as LAXA2C (Observation spaces do not match",
         ),
     ):
         with pytest.raises(SystemExit) as stop:

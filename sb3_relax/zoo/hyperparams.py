@@ -81,21 +81,22 @@ def entry_arguments(algorithm: type[BaseAlgorithm]) -> set[str]:
     return constructor_arguments(algorithm) - SET_BY_ZOO
 
 
-def check_keys(name: str, keys: set[str], algorithms: dict[str, type[BaseAlgorithm]]) -> None:
+def check_keys(name: str, env: str, keys: set[str], algorithms: dict[str, type[BaseAlgorithm]]) -> None:
     """Every key is an argument of the algorithm or rl_zoo3's own.
 
     :param name: the algorithm's short name, a key of ``algorithms``
-    :param keys: of one environment's entry
+    :param env: whose entry it is
+    :param keys: of the entry
     :param algorithms: short name → class
     :raises UnknownName: says what exists, and the nearest
     """
     arguments = entry_arguments(algorithms[name])
     for key in sorted(keys - arguments - ZOO_KEYS):
-        others = [other for other in ("laxa2c", "relaxa2c") if key in entry_arguments(algorithms[other])]
-        if name == "a2c" and others:
+        if name == "a2c" and key in entry_arguments(algorithms["relaxa2c"]):
+            ours = "laxa2c" if env in read_entries(f"{hyperparams_file('laxa2c')}") else "relaxa2c"
             raise UnknownName(
                 f"{key} is no argument of a2c: an entry of a2c.yml with arguments of ours is run as our class with "
-                f"cv_learning_rate 0: --algo {' or '.join(others)} --conf-file {hyperparams_file('a2c')}"
+                f"ĉ = 0: sb3-relax train --algo {ours} --env {env} --conf-file {hyperparams_file('a2c')}"
             )
         raise unknown_name(f"hyper-parameter of {name}", key, arguments | ZOO_KEYS)
 

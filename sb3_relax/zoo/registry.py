@@ -45,7 +45,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         self._check_entry()
         hyperparams, saved = super().read_hyperparameters()
-        check_keys(self.algo, set(hyperparams), rl_zoo3.utils.ALGOS)
+        check_keys(self.algo, self.env_name.gym_id, set(hyperparams), rl_zoo3.utils.ALGOS)
         return hyperparams, saved
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:

@@ -42,19 +42,18 @@ def test_every_key_is_an_argument_and_every_environment_exists(name, env_id):
     assert {"policy", "n_timesteps"} <= keys
     # entries of the baseline with arguments of ours are run as our class
     runs_as = "relaxa2c" if name == "a2c" and "cv_learning_rate" in keys else name
-    check_keys(runs_as, keys, ALGORITHMS)
+    check_keys(runs_as, env_id, keys, ALGORITHMS)
     assert env_id == "default" or env_id in gym.registry
 
 
 def test_a_mistyped_key_is_refused_with_the_nearest():
     with pytest.raises(UnknownName, match=r"unknown hyper-parameter of laxa2c 'n_critc_steps', did you mean 'n_critic"):
-        check_keys("laxa2c", {"n_critc_steps"}, ALGORITHMS)
+        check_keys("laxa2c", "Pendulum-v1", {"n_critc_steps"}, ALGORITHMS)
     with pytest.raises(UnknownName, match="'correction'"):
-        check_keys("laxa2c", {"correction"}, ALGORITHMS)  # RELAXA2C's alone
-    with pytest.raises(
-        UnknownName, match=r"run as our class with cv_learning_rate 0: --algo laxa2c or relaxa2c --conf"
-    ):
-        check_keys("a2c", {"n_critic_steps"}, ALGORITHMS)
+        check_keys("laxa2c", "Pendulum-v1", {"correction"}, ALGORITHMS)  # RELAXA2C's alone
+    for env_id, ours in (("CartPole-v1", "relaxa2c"), ("Pendulum-v1", "laxa2c")):
+        with pytest.raises(UnknownName, match=rf"with ĉ = 0: sb3-relax train --algo {ours} --env {env_id} --conf-file"):
+            check_keys("a2c", env_id, {"n_critic_steps"}, ALGORITHMS)
 
 
 def test_entry_arguments_are_those_that_python_accepts():

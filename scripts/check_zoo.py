@@ -19,7 +19,7 @@ from records import RESULTS, ROOT, provenance, write_record
 from stable_baselines3.common.monitor import load_results
 from sweep import in_parallel
 
-from sb3_relax.zoo.hyperparams import read_entries
+from sb3_relax.zoo.hyperparams import read_entries, runs_a2c_entry
 
 FILES = ("relaxa2c", "laxa2c", "a2c", "relaxa2c_lstm", "laxa2c_lstm")
 
@@ -28,8 +28,7 @@ def algorithm_of(file: str, env_id: str) -> str:
     """Who runs an entry: the file's algorithm; our class, where an entry of a2c.yml has arguments of ours."""
     if file != "a2c" or "cv_learning_rate" not in read_entries(ROOT / "zoo_hyperparams" / "a2c.yml")[env_id]:
         return file
-    of_box = env_id in read_entries(ROOT / "zoo_hyperparams" / "laxa2c.yml")
-    return "laxa2c" if of_box else "relaxa2c"
+    return runs_a2c_entry(env_id)
 
 
 def check(file: str, env_id: str, steps: int, path: Path) -> None:

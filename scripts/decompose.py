@@ -18,7 +18,7 @@ from typing import Any
 import torch as th
 import yaml
 from records import RESULTS, ROOT, provenance, write_record
-from run_rl import CLASSES, hyperparams_of, made, model_arguments, normalized
+from run_rl import built, hyperparams_of, made
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sweep import in_parallel
@@ -69,17 +69,12 @@ def frozen_env(env_id: str, hyperparams: dict[str, Any], statistics: Path) -> Ve
 def decompose(env_id: str, task: dict[str, Any], folder: Path, stages: list[str]) -> None:
     """Train an environment's agent, and measure it at each stage."""
     th.set_num_threads(1)
-    algorithm, hyperparams = hyperparams_of(env_id, task["agent"])
-    env = made(env_id, hyperparams, n_envs=hyperparams.get("n_envs", 1), seed=SEED)
-    if normalized(hyperparams):
-        env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
-    kind = CLASSES[algorithm]
-    model = kind(hyperparams["policy"], env, seed=SEED, device="cpu", **model_arguments(hyperparams))
+    model, hyperparams = built(env_id, task["agent"], SEED)
     with tempfile.TemporaryDirectory() as kept:
         budget = int(hyperparams["n_timesteps"])
         model.learn(budget, callback=Keeper(Path(kept), budget))
         for stage in stages:
-            agent = kind.load(Path(kept) / stage, device="cpu")
+            agent = type(model).load(Path(kept) / stage, device="cpu")
             statistics = Path(kept) / f"{stage}.pkl"
             result = diagnose(
                 agent,

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures_rl import middle_half
 from make_tables import label, table2_groups
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from records import RESULTS
-from rl_statistics import interquartile_mean
 
 #: episodes of the running mean
 WINDOW = 20
@@ -57,11 +57,8 @@ def draw(groups: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
             color = None
             for axis, values, style in curves:
                 smooth = np.array([running_mean(np.asarray(run[:episodes])) for run in values])
-                (line,) = axis.plot(interquartile_mean(smooth, axis=0), style, label=label(name), color=color)
-                color = line.get_color()
-                if style == "-":
-                    middle = np.quantile(smooth, (0.25, 0.75), axis=0)
-                    axis.fill_between(range(episodes), *middle, alpha=0.2, color=color, linewidth=0)
+                look = {"linestyle": style, "label": label(name), "color": color}
+                color = middle_half(axis, np.arange(episodes), smooth, band=style == "-", **look)
         top.set_title(env)
         top.legend(loc="lower right", fontsize="small")
         bottom.set_xlabel("episodes")

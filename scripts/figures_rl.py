@@ -15,12 +15,21 @@ from typing import Any
 
 import numpy as np
 from make_tables import grouped, label
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from records import RESULTS
 from rl_statistics import interquartile_mean, performance_profile, return_at
 
 POINTS = 200
+
+
+def middle_half(axis: Axes, x: np.ndarray, runs: np.ndarray, band: bool = True, **style: Any) -> str:
+    """Interquartile mean of ``runs [seeds, points]`` and, as a band, their middle half; returns the line's colour."""
+    (line,) = axis.plot(x, interquartile_mean(runs, axis=0), **style)
+    if band:
+        axis.fill_between(x, *np.quantile(runs, (0.25, 0.75), axis=0), alpha=0.2, color=line.get_color(), linewidth=0)
+    return line.get_color()
 
 
 def draw(groups: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
@@ -37,9 +46,7 @@ def draw(groups: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
             returns = np.array([return_at(record, steps) for record in records])
             minutes = np.mean([r["seconds"] / r["timesteps"] for r in records]) * steps / 60
             for axis, x in ((by_steps, steps), (by_time, minutes)):
-                (line,) = axis.plot(x, interquartile_mean(returns, axis=0), label=label(name))
-                middle = np.quantile(returns, (0.25, 0.75), axis=0)
-                axis.fill_between(x, *middle, alpha=0.2, color=line.get_color(), linewidth=0)
+                middle_half(axis, x, returns, label=label(name))
             scores = [float(np.mean(r["evaluation"])) for r in records]
             profile.step(thresholds, performance_profile(scores, thresholds), where="post")
         by_steps.set(title=env, xlabel="steps")

@@ -22,6 +22,7 @@ from records import RESULTS, ROOT, provenance, write_record
 from rl_zoo3.utils import get_wrapper_class
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -112,22 +113,29 @@ def made(env_id: str, hyperparams: dict[str, Any], n_envs: int, seed: int) -> Ve
     return make_vec_env(env_id, n_envs=n_envs, seed=seed, wrapper_class=get_wrapper_class(hyperparams))
 
 
-def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: float, path: Path) -> None:
-    """One run and its record."""
-    th.set_num_threads(1)
+def built(env_id: str, entry: dict[str, Any], seed: int) -> tuple[BaseAlgorithm, dict[str, Any]]:
+    """An algorithm on its environments as a protocol's entry asks for it, and all its hyper-parameters."""
     zoo, hyperparams = hyperparams_of(env_id, entry)
     env = made(env_id, hyperparams, hyperparams.get("n_envs", 1), seed)
     if normalized(hyperparams):
         env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
     model = CLASSES[zoo](hyperparams["policy"], env, seed=seed, device="cpu", **model_arguments(hyperparams))
+    return model, hyperparams
+
+
+def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: float, path: Path) -> None:
+    """One run and its record."""
+    th.set_num_threads(1)
+    model, hyperparams = built(env_id, entry, seed)
     recorder = Recorder(threshold)
     start = time.perf_counter()
     model.learn(int(hyperparams["n_timesteps"]), callback=recorder)
     seconds = time.perf_counter() - start
     eval_env = made(env_id, hyperparams, n_envs=8, seed=10_000 + seed)
-    if isinstance(env, VecNormalize):
+    statistics = model.get_vec_normalize_env()
+    if statistics is not None:
         eval_env = VecNormalize(eval_env, training=False, norm_reward=False)
-        eval_env.obs_rms = env.obs_rms
+        eval_env.obs_rms = statistics.obs_rms
     scores, _ = evaluate_policy(model, eval_env, n_eval_episodes=100, return_episode_rewards=True)
     every = max(1, len(recorder.variances) // 200)
     write_record(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decompose import STAGES
 from records import RESULTS, read_records
 from tables_diagnose import ratio, short
 
@@ -28,8 +27,7 @@ COLUMNS = (
 def table() -> str:
     """One line per environment, stage and λ."""
     rows = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    order = list(STAGES)
-    for record in sorted(read_records(RESULTS / "decomposition"), key=lambda r: (r["env"], order.index(r["stage"]))):
+    for record in sorted(read_records(RESULTS / "decomposition"), key=lambda r: (r["env"], r["timesteps"])):
         at = {(row["name"], row["gae_lambda"]): row for row in record["rows"]}
         ours = "LAX" if record["algorithm"] == "LAXA2C" else "RELAX"
         for gae_lambda in record["settings"]["lambdas"]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from records import RESULTS, read_records
 
-BASELINES = ("none", "V(s)", "best b(s)", "ĉ(s)")
+from sb3_relax.diagnose.verdict import BASELINES
 
 
 def ratio(number: dict[str, Any] | None) -> str:

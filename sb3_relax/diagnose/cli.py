@@ -141,9 +141,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(str(error)) from error
     for name in ("n_envs", "train_steps"):
         require_count(name, getattr(arguments, name))
-    check_settings({name: getattr(arguments, name) for name in SIZES})
-    if arguments.n_steps is not None:
-        require_count("n_steps", arguments.n_steps)
+    # n_steps alone may be left to the agent
+    sizes = (*SIZES, *(["n_steps"] if arguments.n_steps is not None else []))
+    check_settings({name: getattr(arguments, name) for name in sizes})
     try:
         th.zeros(1, device=get_device(arguments.device)).item()
     except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without that kind

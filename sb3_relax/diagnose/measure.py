@@ -73,7 +73,8 @@ def diagnose(
     action, given the state) and Σ_s (the state), after Tucker et al., *The Mirage of Action-Dependent Baselines* (2018,
     https://arxiv.org/abs/1802.10031), section 3; relaxation adds noise of its own. Without a baseline, with the agent's
     V(s), with the variance-optimal state baseline b(s, steps left in the rollout), with ĉ of LAX (Box) or RELAX and
-    the exact correction (discrete actions), each fitted per λ on rollouts of its own. What ĉ does here, where the
+    the exact correction (discrete actions), and with a state baseline ĉ(s), which tells what of their gain is the
+    actions', each fitted per λ on rollouts of its own. What ĉ does here, where the
     policy waits for it, is the most to expect of it in training, where the policy moves on. The split needs states to
     be continued from more than once (see :class:`~sb3_relax.diagnose.restore.EnvSource`); without that, only the
     variance over repeated rollouts is given.

@@ -29,18 +29,15 @@ def variates_of(model: OnPolicyAlgorithm, seed: int) -> dict[str, SurrogateA2C]:
     ĉ(s), their control; LAX for Box; for discrete actions RELAX (coupled) and, where the joint actions can be
     enumerated, the exact correction.
     """
-    if isinstance(model.action_space, spaces.Box):
-        return {
-            STATE: frozen_copy(model, seed, **{**FITTING, "cv_action_dependent": False}),
-            "LAX": frozen_copy(model, seed, **FITTING),
-        }
-    coupled = {**FITTING, "correction": "coupled"}
+    is_box = isinstance(model.action_space, spaces.Box)
+    own = FITTING if is_box else {**FITTING, "correction": "coupled"}
+    name = "LAX" if is_box else "RELAX"
     found = {
-        STATE: frozen_copy(model, seed, **{**coupled, "cv_action_dependent": False}),
-        "RELAX": frozen_copy(model, seed, **coupled),
+        STATE: frozen_copy(model, seed, **{**own, "cv_action_dependent": False}),
+        name: frozen_copy(model, seed, **own),
     }
-    if found["RELAX"]._joint_actions() <= MAX_SUPPORT:  # type: ignore[attr-defined]
-        found["exact"] = frozen_copy(model, seed, **{**FITTING, "correction": "exact"})
+    if not is_box and found[name]._joint_actions() <= MAX_SUPPORT:  # type: ignore[attr-defined]
+        found["exact"] = frozen_copy(model, seed, **{**own, "correction": "exact"})
     return found
 
 

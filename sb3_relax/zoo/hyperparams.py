@@ -81,6 +81,12 @@ def entry_arguments(algorithm: type[BaseAlgorithm]) -> set[str]:
     return constructor_arguments(algorithm) - SET_BY_ZOO
 
 
+def runs_a2c_entry(env: str) -> str:
+    """Which of ours runs an environment's entry of a2c.yml that has arguments of ours: laxa2c or relaxa2c."""
+    for_box = hyperparams_file("laxa2c")
+    return "laxa2c" if for_box is not None and env in read_entries(for_box) else "relaxa2c"
+
+
 def check_keys(name: str, env: str, keys: set[str], algorithms: dict[str, type[BaseAlgorithm]]) -> None:
     """Every key is an argument of the algorithm or rl_zoo3's own.
 
@@ -93,10 +99,9 @@ def check_keys(name: str, env: str, keys: set[str], algorithms: dict[str, type[B
     arguments = entry_arguments(algorithms[name])
     for key in sorted(keys - arguments - ZOO_KEYS):
         if name == "a2c" and key in entry_arguments(algorithms["relaxa2c"]):
-            ours = "laxa2c" if env in read_entries(f"{hyperparams_file('laxa2c')}") else "relaxa2c"
             raise UnknownName(
                 f"{key} is no argument of a2c: an entry of a2c.yml with arguments of ours is run as our class with "
-                f"ĉ = 0: sb3-relax train --algo {ours} --env {env} --conf-file {hyperparams_file('a2c')}"
+                f"ĉ = 0: sb3-relax train --algo {runs_a2c_entry(env)} --env {env} --conf-file {hyperparams_file('a2c')}"
             )
         raise unknown_name(f"hyper-parameter of {name}", key, arguments | ZOO_KEYS)
 

@@ -123,14 +123,21 @@ def built(env_id: str, entry: dict[str, Any], seed: int) -> tuple[BaseAlgorithm,
     return model, hyperparams
 
 
-def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: float, path: Path) -> None:
-    """One run and its record."""
+def trained(
+    env_id: str, entry: dict[str, Any], seed: int, threshold: float
+) -> tuple[BaseAlgorithm, dict[str, Any], Recorder, float]:
+    """An entry's algorithm after its ``n_timesteps``; its hyper-parameters, what it went through, and the seconds."""
     th.set_num_threads(1)
     model, hyperparams = built(env_id, entry, seed)
     recorder = Recorder(threshold)
     start = time.perf_counter()
     model.learn(int(hyperparams["n_timesteps"]), callback=recorder)
-    seconds = time.perf_counter() - start
+    return model, hyperparams, recorder, time.perf_counter() - start
+
+
+def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: float, path: Path) -> None:
+    """One run and its record."""
+    model, hyperparams, recorder, seconds = trained(env_id, entry, seed, threshold)
     eval_env = made(env_id, hyperparams, n_envs=8, seed=10_000 + seed)
     statistics = model.get_vec_normalize_env()
     if statistics is not None:

@@ -105,6 +105,73 @@ def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
     assert "CartPole-v2 not in tiny.yml; it has CartPole-v1, CartPole-v0, Pendulum-v1" in wrong.stderr
 
 
+SEARCH = """
+CartPole-v1:
+  seeds: [1000, 1001]
+  n_trials: {n_trials}
+  n_timesteps: 400
+  threshold: 475
+  report: {{seeds: [{first}, 1], n_timesteps: 800}}
+  all: {{policy: MlpPolicy, n_envs: 2}}
+  methods:
+    a2c:
+      algorithm: relaxa2c
+      cv_learning_rate: 0
+      space: &space {{n_steps: [8, 16], learning_rate: {{low: 0.001, high: 0.01, log: true}}}}
+    relaxa2c: {{algorithm: relaxa2c, space: *space}}
+    diverges: {{algorithm: relaxa2c, space: {{learning_rate: [.nan]}}}}
+"""
+
+
+def searched(tmp_path, n_trials, *arguments, first=0):
+    (tmp_path / "search.yml").write_text(SEARCH.format(n_trials=n_trials, first=first))
+    places = ("results", "journals")
+    folders = [part for name in places for part in (f"--{name}", tmp_path / name)]
+    protocol = ("--protocol", tmp_path / "search.yml", "--tuned", tmp_path / "tuned.yml")
+    return script("tune_rl", *protocol, *folders, "--jobs", 1, *arguments, check=False)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_method_is_searched_on_the_same_budget_and_a_killed_search_goes_on(tmp_path, shared):
+    storage = ("--storage", f"sqlite:///{tmp_path / 'studies.db'}") if shared else ()
+    done = searched(tmp_path, 2, *storage)
+    assert "1 of 3 studies failed" in done.stderr  # one whose every trial diverges has no best
+    first = json.loads((tmp_path / "results" / "CartPole-v1_relaxa2c.json").read_text())
+    (tmp_path / "results" / "CartPole-v1_relaxa2c.json").unlink()  # as if it had been killed before its record
+    assert searched(tmp_path, 4, *storage).returncode == 1
+    records = {
+        name: json.loads((tmp_path / "results" / f"CartPole-v1_{name}.json").read_text())
+        for name in ("a2c", "relaxa2c")
+    }
+    assert len(records["a2c"]["trials"]) == 2  # it had its record, and was left alone
+    trials = records["relaxa2c"]["trials"]
+    assert trials[:2] == first["trials"]  # not run again
+    assert len(trials) == 4
+    assert len({json.dumps(trial["params"]) for trial in trials}) == 4  # nor drawn again
+    values = {trial["number"]: np.mean(trial["values"]) for trial in trials if trial["state"] == "complete"}
+    best = records["relaxa2c"]["best"]
+    assert best["trial"] == max(values, key=values.get)
+    tuned = yaml.safe_load((tmp_path / "tuned.yml").read_text())["CartPole-v1"]
+    assert tuned["seeds"] == [0, 1]
+    assert tuned["algorithms"]["relaxa2c"] == {
+        "policy": "MlpPolicy",
+        "n_envs": 2,
+        "algorithm": "relaxa2c",
+        **best["params"],
+        "n_timesteps": 800,
+    }
+    script("run_rl", "--protocol", tmp_path / "tuned.yml", "--results", tmp_path / "reported", "--jobs", 1)
+    reported = json.loads((tmp_path / "reported" / "CartPole-v1_a2c_0001.json").read_text())
+    assert reported["hyperparams"]["cv_learning_rate"] == 0
+    assert reported["hyperparams"]["learning_rate"] == records["a2c"]["best"]["params"]["learning_rate"]
+
+
+def test_a_seed_for_reporting_is_not_tuned_on(tmp_path):
+    done = searched(tmp_path, 1, first=1001)
+    assert done.returncode == 2
+    assert "CartPole-v1: seeds [1001] are both for tuning and for reporting" in done.stderr
+
+
 def test_an_agent_is_taken_apart_early_in_the_middle_and_late(tmp_path):
     """With VecNormalize, whose statistics belong to the stage; what has a record is left alone."""
     sizes = (

@@ -25,7 +25,7 @@ from rl_statistics import mean_return_during_training
 from run_rl import trained
 from sweep import BACKENDS, in_parallel
 
-from sb3_relax.zoo.storage import prepare_database
+from sb3_relax.zoo.storage import open_storage
 
 #: a trial in one of these has had its part of the budget
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -53,13 +53,7 @@ def entry_of(task: dict[str, Any], method: dict[str, Any], parameters: dict[str,
 
 def opened(name: str, storage: str | None, folder: Path) -> optuna.Study:
     """The study of that name, as far as it has come."""
-    if storage is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        backend = optuna.storages.journal.JournalFileBackend(str(folder / f"{name}.log"))
-        place: Any = optuna.storages.JournalStorage(backend)
-    else:
-        prepare_database(storage)
-        place = storage
+    place = open_storage(storage or str(folder / f"{name}.log"))
     study = optuna.create_study(study_name=name, storage=place, direction="maximize", load_if_exists=True)
     # seeded by how far it is: going on does not draw the first trials again
     study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))

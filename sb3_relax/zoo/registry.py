@@ -17,7 +17,7 @@ from sb3_relax.common.surrogate_a2c import SurrogateA2C
 from sb3_relax.zoo.arguments import StoreDict, get_model_path
 from sb3_relax.zoo.hyperparams import RATES, check_keys, check_sizes, hyperparams_file, read_entries, to_rate
 from sb3_relax.zoo.samplers import convert_params, sample_laxa2c_params, sample_relaxa2c_params
-from sb3_relax.zoo.storage import prepare_database
+from sb3_relax.zoo.storage import open_storage, require_trial
 
 ALGORITHMS: dict[str, type[SurrogateA2C]] = {
     "laxa2c": LAXA2C,
@@ -55,9 +55,17 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         return env
 
     def hyperparameters_optimization(self) -> None:
-        if self.storage is not None and not self.storage.endswith(".log"):  # rl_zoo3's mark of a journal
-            prepare_database(self.storage)
+        if self.storage is not None:
+            open_storage(self.storage)
         super().hyperparameters_optimization()
+
+    def load_trial(
+        self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True
+    ) -> dict[str, Any]:
+        if trial_id is not None:
+            require_trial(storage, study_name, trial_id)
+        parameters: dict[str, Any] = super().load_trial(storage, study_name, trial_id, convert)
+        return parameters
 
     def _check_entry(self) -> None:
         if not self.config.endswith((".yml", ".yaml")):

@@ -207,6 +207,11 @@ class Estimator(nn.Module, ABC):
     #: whether ĝ is f's own derivative along the sample's path, so that f must be differentiable whole
     pathwise: ClassVar[bool] = False
 
+    @property
+    def temperature_between_corners(self) -> Tensor | float | None:
+        """τ at which f is evaluated between the corners, where it is: :func:`layered` makes the layers above alike."""
+        return None
+
     @classmethod
     def make(cls: type[SelfEstimator], latent: Latent, **kwargs: Any) -> SelfEstimator:
         """This estimator with default parts (surrogate, baseline, temperature) fitting ``latent``."""

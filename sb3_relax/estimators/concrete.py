@@ -34,6 +34,10 @@ class Concrete(Estimator):
         super().__init__()
         self.temperature = require_temperature(temperature)
 
+    @property
+    def temperature_between_corners(self) -> float:
+        return self.temperature
+
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
         return tuple(latent.theta.shape)
 

@@ -34,15 +34,10 @@ class Randomness:
         """An estimator's uniforms."""
         return estimator.draw_noise(latent, self.generator)
 
-    def base_noise(self, latent: Latent) -> Tensor:
-        """The noise that makes a smooth sample: logistic or Gumbel for discrete latents, normal for a Gaussian."""
+    def uniform(self, latent: RelaxedLatent) -> Tensor:
+        """Uniforms of the shape of θ: what makes a relaxed sample of a discrete one."""
         theta = latent.theta
-        if isinstance(latent, RelaxedLatent):
-            return latent.base_noise(
-                torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=self.generator)
-            )
-        shape = theta.shape[:-1]
-        return torch.randn(shape, dtype=theta.dtype, device=theta.device, generator=self.generator)
+        return torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=self.generator)
 
 
 class LayeredEstimate:
@@ -100,16 +95,17 @@ def layered(
     One pass draws b_1 … b_L and f once. Layer l keeps b_{<l} as drawn and estimates the gradient at θ_l, which goes
     into what made θ_l and no further. An estimator that needs f's value alone, at one sample, is finished with that
     pass's value. Any other calls f as a function of b_l: the layers above are drawn again for each value of b_l; where
-    f is called between the corners (Concrete, MuProp, REBAR, Reparam) they are made smooth, with one noise for all
-    calls. Drawn samples carry no derivative: the slopes that DoubleCV and RODEO take at the corners are those of f's
-    direct dependence on b_l. Any slope leaves them unbiased; where there is none at all, they refuse: take RLOO.
+    f is called between the corners (Concrete, MuProp, REBAR, Reparam) they are made smooth, at the estimator's own τ,
+    with the noise of the very samples that f saw: a control variate then follows f through the layers above. Drawn
+    samples carry no derivative: the slopes that DoubleCV and RODEO take at the corners are those of f's direct
+    dependence on b_l. Any slope leaves them unbiased; where there is none at all, they refuse: take RLOO.
 
     :param layers: layer l maps the samples ``b_1 … b_{l-1}`` (none for the first) to its latent
     :param estimators: one for each layer; each may be the estimator of several layers only if its φ fits them all
     :param f: ``b_1, …, b_L`` → ``[*batch]``; may depend on every θ and on its own parameters (Eq 11). Where an
         estimator evaluates several values of b_l at once, all samples, and f's values, have one leading dimension more
     :param generator: source of all randomness
-    :param temperature: τ of the smooth samples above a relaxed layer
+    :param temperature: τ of the smooth samples above a layer whose estimator has none of its own (MuProp)
     :param randomness: replaces ``generator``, for tests
     :raises TypeError: for an estimator that does not take its layer's latent, one whose target is not the mean of f
         (VIMCO), a pathwise one (Reparam) below a discrete layer, and one that needs ∂f/∂b_l at the corners where f
@@ -150,7 +146,9 @@ def layered(
         if isinstance(estimator, TwoPhaseEstimator) and estimator.samples == 1:
             estimates.append(estimator.finish(latent, b, value.detach(), noise))
             continue
-        above = _FromLayer(number, layers, samples, value.detach(), f, source, temperature)
+        own_temperature = estimator.temperature_between_corners
+        tau = temperature if own_temperature is None else own_temperature
+        above = _FromLayer(number, layers, latents, samples, value.detach(), f, source, tau)
         own = b if estimator.relaxes_f and estimator.samples == 1 else source.draw(estimator, latent)
         of_b = above.smooth if estimator.relaxes_f else above.drawn
         estimates.append(estimator.estimate(latent, of_b, own, noise))
@@ -164,15 +162,17 @@ class _FromLayer:
         self,
         number: int,
         layers: Sequence[Layer],
+        latents: Sequence[Latent],
         samples: Sequence[Tensor],
         value: Tensor,
         f: Callable[..., Tensor],
         source: Randomness,
-        temperature: float,
+        temperature: Tensor | float,
     ):
         self.below = samples[:number]
         self.own = samples[number]
         self.above = layers[number + 1 :]
+        self.as_drawn = list(zip(latents, samples, strict=True))[number + 1 :]
         self.value = value
         self.f = f
         self.source = source
@@ -200,19 +200,24 @@ class _FromLayer:
             return self.value
         samples = self._below(b)
         for number, layer in enumerate(self.above):
-            latent = layer(*samples)
             if number == len(self._noise):
-                # one noise for all values of b_l, so of the shape without their leading dimension
-                theta = latent.theta.detach()
-                first = theta[0] if b.dim() > self.own.dim() else theta
-                self._noise.append(self.source.base_noise(latent.at(first)))
-            samples.append(self._smooth_sample(latent, self._noise[number]))
+                self._noise.append(self._noise_of(*self.as_drawn[number]))
+            samples.append(self._smooth_sample(layer(*samples), self._noise[number]))
         return self.f(*samples)
+
+    def _noise_of(self, latent: Latent, b: Tensor) -> Tensor:
+        """The noise with which a layer's b was drawn, so that c's samples above are those of f, made smooth."""
+        with torch.no_grad():
+            if isinstance(latent, RelaxedLatent):
+                # given b; without it, it is independent of the layers below, as noise must be
+                return latent.conditional(b, self.source.uniform(latent)) - latent.natural()
+            if isinstance(latent, Gaussian):
+                loc, log_scale = latent.theta.unbind(-1)
+                return (b - loc) * (-log_scale).exp()
+        raise TypeError(f"no smooth sample of {type(latent).__name__} is known: use it in the last layer alone")
 
     def _smooth_sample(self, latent: Latent, noise: Tensor) -> Tensor:
         if isinstance(latent, RelaxedLatent):
             return latent.relax(latent.natural() + noise, self.temperature)
-        if isinstance(latent, Gaussian):
-            loc, log_scale = latent.theta.unbind(-1)
-            return loc + log_scale.exp() * noise
-        raise TypeError(f"no smooth sample of {type(latent).__name__} is known: use it in the last layer alone")
+        loc, log_scale = latent.theta.unbind(-1)
+        return loc + log_scale.exp() * noise

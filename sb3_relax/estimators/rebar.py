@@ -61,6 +61,11 @@ class REBAR(Estimator):
         self.draws = require_samples(draws, least=1, what="draws")
         self.evaluations = 1 + draws * (1 if coupled else 2)
 
+    @property
+    def temperature_between_corners(self) -> Tensor:
+        with torch.enable_grad():  # φ is trained under no_grad too
+            return self.log_temperature.exp()
+
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
         """``[draws, *theta.shape]``, with a leading 2 (for z and z̃) where they are drawn independently."""
         return relaxation_shape(latent, self.coupled, self.draws)
@@ -80,9 +85,7 @@ class REBAR(Estimator):
     def _at(self, latent: Latent, f: Objective, b: Tensor, z: Tensor, z_tilde: Tensor) -> Estimate:
         assert isinstance(latent, RelaxedLatent)
         value = evaluate(f, b, latent.batch_shape)
-        with torch.enable_grad():  # as the rest of c: φ is trained under no_grad too
-            temperature = self.log_temperature.exp()
-        relaxed = RelaxedObjective(f, latent, temperature, self.scale)
+        relaxed = RelaxedObjective(f, latent, self.temperature_between_corners, self.scale)
 
         def c_of(z: Tensor) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
             c, slope = relaxed.value_and_slope(z)

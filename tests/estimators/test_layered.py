@@ -336,3 +336,21 @@ def test_a_control_variate_sees_the_samples_above_that_f_saw(above, float64):
     # at a low τ the bits above are those that f saw, but for z near zero
     ours, plain = squares(ESTIMATORS["rebar"](temperature=0.003)), squares(ESTIMATORS["reinforce"]())
     assert ours < (0.02 if above is LogisticBernoulli else 1e-20) * plain
+
+
+def test_the_temperature_above_is_among_phi(float64):
+    """log τ also makes the layers above: its gradient of Eq 6 is that of the whole of c."""
+    _, _, _, layers, f = problem(LogisticBernoulli)
+    estimators = [lively(make(name, LogisticBernoulli(torch.zeros(1)))) for name in ("rebar", "reinforce")]
+    log_temperature = estimators[0].log_temperature
+
+    def objective(change=0.0):
+        with torch.no_grad():
+            log_temperature.add_(change)
+        return layered(layers(50), estimators, f, torch.Generator().manual_seed(2)).layers[0].objective
+
+    (ours,) = torch.autograd.grad(objective(), log_temperature)
+    step = 1e-5
+    high, low = objective(step).item(), objective(-2 * step).item()
+    assert ours.item() == pytest.approx((high - low) / (2 * step), rel=1e-6)
+    assert abs(ours.item()) > 1e-3

@@ -103,6 +103,10 @@ class RelaxedLatent(Latent):
         """
 
     @abstractmethod
+    def conditional_noise(self, b: Tensor, u: Tensor) -> Tensor:
+        """The noise ``z̃ - natural`` of :meth:`conditional`, without what rounding loses where θ is large."""
+
+    @abstractmethod
     def coupling(self, b: Tensor, z: Tensor) -> Tensor:
         """D = ∂z/∂θ - ∂z̃/∂θ where z and z̃ share one value: the diagonal used by coupled RELAX.
 
@@ -219,6 +223,14 @@ class LogisticBernoulli(RelaxedLatent):
         sign = 2 * b - 1
         return sign * (F.softplus(sign * self.theta + torch.log1p(-u)) - u.log())
 
+    def conditional_noise(self, b: Tensor, u: Tensor) -> Tensor:
+        # as above, with the part of softplus(x) that grows taken off s·l by hand
+        u = open_unit(u)
+        sign = 2 * b - 1
+        inside = torch.log1p(-u)
+        x = sign * self.theta + inside
+        return sign * (torch.where(x > 0, inside, -sign * self.theta) + F.softplus(-x.abs()) - u.log())
+
     def base_noise(self, u: Tensor) -> Tensor:
         # in one kernel; on a CPU no uniform lies between 0 and half its type's eps
         return u.logit(eps=torch.finfo(u.dtype).eps / 2)
@@ -327,6 +339,13 @@ class GumbelOneHot(RelaxedLatent):
         # rounding may tie a likely class with the drawn one; H(z̃) = b must hold for every sample
         below = torch.nextafter(top, top.new_tensor(-torch.inf))  # top holds no θ, so nor does this
         return torch.where(b.bool(), top, torch.minimum(rest, below))
+
+    def conditional_noise(self, b: Tensor, u: Tensor) -> Tensor:
+        # as above; a masked class keeps the noise that its logit of -1e8 would swallow
+        log_exponential = (-open_unit(u).log()).log()
+        minus_top = (b * log_exponential).sum(-1, keepdim=True)
+        natural = self.natural()
+        return torch.where(b.bool(), -minus_top - natural, -torch.logaddexp(minus_top + natural, log_exponential))
 
     def base_noise(self, u: Tensor) -> Tensor:
         return -(-open_unit(u).log()).log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,39 +121,49 @@ def layered(
     if len(layers) != len(estimators) or not layers:
         raise ValueError(f"one estimator per layer is needed; got {len(estimators)} for {len(layers)} layers")
     source = randomness or Randomness(generator)
-    latents: list[Latent] = []
-    samples: list[Tensor] = []
+    drawn: list[_Drawn] = []
     for layer, estimator in zip(layers, estimators, strict=True):
-        latent = layer(*samples)
+        latent = layer(*(below.b for below in drawn))
         estimator.require_latent(latent)
         if type(estimator).target is not Estimator.target:
             raise TypeError(
                 f"{type(estimator).__name__} estimates another objective than E[f], and cannot be a layer's"
             )
-        latents.append(latent)
-        samples.append(source.sample(latent))
+        if isinstance(latent, Gaussian):
+            made_of = latent.base_noise(source.generator)
+            drawn.append(_Drawn(latent, latent.at_noise(made_of).detach(), made_of))
+        else:
+            drawn.append(_Drawn(latent, source.sample(latent), None))
     for number, estimator in enumerate(estimators):
-        if estimator.pathwise and any(isinstance(above, RelaxedLatent) for above in latents[number + 1 :]):
+        if estimator.pathwise and any(isinstance(above.latent, RelaxedLatent) for above in drawn[number + 1 :]):
             raise TypeError(
                 f"{type(estimator).__name__} differentiates f through the layers above, and one of them is discrete: "
                 "use LAX, Reinforce or RLOO below it"
             )
-    batch = latents[0].batch_shape
-    value = evaluate(lambda _: f(*samples), samples[0], batch)
+    samples = [layer.b for layer in drawn]
+    value = evaluate(lambda _: f(*samples), samples[0], drawn[0].latent.batch_shape)
 
     estimates = []
-    for number, (latent, b, estimator) in enumerate(zip(latents, samples, estimators, strict=True)):
+    for number, ((latent, b, _), estimator) in enumerate(zip(drawn, estimators, strict=True)):
         noise = source.noise(estimator, latent)
         if isinstance(estimator, TwoPhaseEstimator) and estimator.samples == 1:
             estimates.append(estimator.finish(latent, b, value.detach(), noise))
             continue
         own_temperature = estimator.temperature_between_corners
         tau = temperature if own_temperature is None else own_temperature
-        above = _FromLayer(number, layers, latents, samples, value.detach(), f, source, tau)
+        above = _FromLayer(number, layers, drawn, value.detach(), f, source, tau)
         own = b if estimator.relaxes_f and estimator.samples == 1 else source.draw(estimator, latent)
         of_b = above.smooth if estimator.relaxes_f else above.drawn
         estimates.append(estimator.estimate(latent, of_b, own, noise))
     return LayeredEstimate(value, estimates)
+
+
+class _Drawn(NamedTuple):
+    """A layer in the pass that f saw."""
+
+    latent: Latent
+    b: Tensor
+    noise: Tensor | None  # of a Gaussian, whose b is made from it
 
 
 class _FromLayer:
@@ -162,17 +173,16 @@ class _FromLayer:
         self,
         number: int,
         layers: Sequence[Layer],
-        latents: Sequence[Latent],
-        samples: Sequence[Tensor],
+        drawn: Sequence[_Drawn],
         value: Tensor,
         f: Callable[..., Tensor],
         source: Randomness,
         temperature: Tensor | float,
     ):
-        self.below = samples[:number]
-        self.own = samples[number]
+        self.below = [layer.b for layer in drawn[:number]]
+        self.own = drawn[number].b
         self.above = layers[number + 1 :]
-        self.as_drawn = list(zip(latents, samples, strict=True))[number + 1 :]
+        self.drawn_above = drawn[number + 1 :]
         self.value = value
         self.f = f
         self.source = source
@@ -201,23 +211,23 @@ class _FromLayer:
         samples = self._below(b)
         for number, layer in enumerate(self.above):
             if number == len(self._noise):
-                self._noise.append(self._noise_of(*self.as_drawn[number]))
+                self._noise.append(self._noise_of(self.drawn_above[number]))
             samples.append(self._smooth_sample(layer(*samples), self._noise[number]))
         return self.f(*samples)
 
-    def _noise_of(self, latent: Latent, b: Tensor) -> Tensor:
+    def _noise_of(self, drawn: _Drawn) -> Tensor:
         """The noise with which a layer's b was drawn, so that c's samples above are those of f, made smooth."""
+        if drawn.noise is not None:
+            return drawn.noise
+        if not isinstance(drawn.latent, RelaxedLatent):
+            name = type(drawn.latent).__name__
+            raise TypeError(f"no smooth sample of {name} is known: use it in the last layer alone")
         with torch.no_grad():
-            if isinstance(latent, RelaxedLatent):
-                # given b; without it, it is independent of the layers below, as noise must be
-                return latent.conditional(b, self.source.uniform(latent)) - latent.natural()
-            if isinstance(latent, Gaussian):
-                loc, log_scale = latent.theta.unbind(-1)
-                return (b - loc) * (-log_scale).exp()
-        raise TypeError(f"no smooth sample of {type(latent).__name__} is known: use it in the last layer alone")
+            # given b; without it, it is independent of the layers below, as noise must be
+            return drawn.latent.conditional_noise(drawn.b, self.source.uniform(drawn.latent))
 
     def _smooth_sample(self, latent: Latent, noise: Tensor) -> Tensor:
-        if isinstance(latent, RelaxedLatent):
-            return latent.relax(latent.natural() + noise, self.temperature)
-        loc, log_scale = latent.theta.unbind(-1)
-        return loc + log_scale.exp() * noise
+        if isinstance(latent, Gaussian):
+            return latent.at_noise(noise)
+        assert isinstance(latent, RelaxedLatent)
+        return latent.relax(latent.natural() + noise, self.temperature)

@@ -42,10 +42,17 @@ class Gaussian(ReparameterisedLatent):
         return latent
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        with torch.no_grad():
-            loc, log_scale = self.theta.unbind(-1)
-            noise = torch.randn(loc.shape, dtype=loc.dtype, device=loc.device, generator=generator)
-            return loc + log_scale.exp() * noise
+        return self.at_noise(self.base_noise(generator)).detach()
+
+    def base_noise(self, generator: torch.Generator | None = None) -> Tensor:
+        """ε, standard normal, of the shape of b."""
+        theta = self.theta
+        return torch.randn(theta.shape[:-1], dtype=theta.dtype, device=theta.device, generator=generator)
+
+    def at_noise(self, noise: Tensor) -> Tensor:
+        """b = μ + σ ε, differentiable in θ."""
+        loc, log_scale = self.theta.unbind(-1)
+        return loc + log_scale.exp() * noise
 
     def log_prob(self, b: Tensor) -> Tensor:
         loc, log_scale = self.theta.unbind(-1)

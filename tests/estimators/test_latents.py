@@ -121,6 +121,28 @@ def test_one_hot_is_finite_and_right_at_extreme_logits(logits, dtype):
         assert torch.equal(latent.hard(z), b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("latent", [LogisticBernoulli(torch.randn(200, 3)), GumbelOneHot(torch.randn(200, 2, 4))])
+def test_the_noise_of_a_conditional_sample(latent, dtype):
+    latent = latent.at(latent.theta.to(dtype))
+    b, u = latent.sample(), torch.rand(latent.theta.shape, dtype=dtype)
+    difference = latent.conditional_noise(b, u) - (latent.conditional(b, u) - latent.natural())
+    assert difference.abs().max() < (1e-4 if dtype is torch.float32 else 1e-12)
+
+
+def test_rounding_leaves_the_noise_its_law_where_theta_is_large():
+    """b is sure there, and says nothing of the noise: what a difference of large numbers would lose."""
+    u = torch.rand(1000, 1)
+    for bit in (0.0, 1.0):
+        sure = LogisticBernoulli(torch.full((1000, 1), (2 * bit - 1) * 1e8))
+        noise = sure.conditional_noise(torch.full((1000, 1), bit), u)
+        assert torch.allclose((2 * bit - 1) * noise, torch.log1p(-u) - u.log(), atol=1e-6)
+    masked = GumbelOneHot(torch.randn(1000, 1, 3), torch.tensor([True, False, True]))
+    u = torch.rand(1000, 1, 3)
+    noise = masked.conditional_noise(masked.sample(), u)[..., 1]
+    assert torch.allclose(noise, -(-u[..., 1].log()).log(), atol=1e-6)
+
+
 def test_a_tie_made_by_rounding_goes_to_the_class_that_was_drawn():
     """Both numbers are -log E_b where E_b is large and the other class's exponential vanishes beside it."""
     info = torch.finfo(torch.float32)

@@ -13,6 +13,7 @@ scripts/runs/tuning: a killed search goes on. ``--storage`` names a database ins
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from sweep import BACKENDS, in_parallel
 
 from sb3_relax.zoo.storage import open_storage
 
-#: a trial in one of these has had its part of the budget
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+#: a trial in one of these has had its part of the budget; one that was interrupted has not
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 HEADER = """\
 # Written by scripts/tune_rl.py from scripts/results/tuning: the best trial of every study of {protocol},
 # for seeds that the search did not see.
@@ -51,12 +52,30 @@ def entry_of(task: dict[str, Any], method: dict[str, Any], parameters: dict[str,
     return {**task["all"], **fixed, **parameters}
 
 
-def opened(name: str, storage: str | None, folder: Path) -> optuna.Study:
-    """The study of that name, as far as it has come."""
+def asked_of(task: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
+    """All that decides what a trial is: a study, or a record, of anything else is another."""
+    return {
+        "seeds": task["seeds"],
+        "n_timesteps": task["n_timesteps"],
+        "fixed": entry_of(task, method, {}),
+        "space": method["space"],
+    }
+
+
+def opened(name: str, asked: dict[str, Any], storage: str | None, folder: Path) -> optuna.Study:
+    """The study of that name, as far as it has come.
+
+    :raises ValueError: where it was asked something else
+    """
     place = open_storage(storage or str(folder / f"{name}.log"))
     study = optuna.create_study(study_name=name, storage=place, direction="maximize", load_if_exists=True)
-    # seeded by how far it is: going on does not draw the first trials again
-    study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))
+    if study.user_attrs.setdefault("asked", asked) != asked:
+        raise ValueError(f"the study {name} is of another protocol; delete it, or give another --storage or --journals")
+    study.set_user_attr("asked", asked)
+    # alone: seeded by how far it is, so that going on does not draw the first trials again. Workers that share a study
+    # must not draw alike, nor where another is trying already
+    seed, shared = (len(study.trials), False) if storage is None else (None, True)
+    study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=shared)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
     return study
 
@@ -65,17 +84,24 @@ def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, jo
     """One study and its record."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     method = task["methods"][name]
-    study = opened(path.stem, storage, journals)
+    asked = asked_of(task, method)
+    study = opened(path.stem, asked, storage, journals)
 
     def value(trial: optuna.Trial) -> float:
         entry = entry_of(task, method, suggested(trial, method["space"])) | {"n_timesteps": task["n_timesteps"]}
         values: list[float] = []
         for step, seed in enumerate(task["seeds"]):
-            model, _, recorder, _ = trained(env_id, entry, seed, task["threshold"])
+            try:
+                _, _, recorder, _ = trained(env_id, entry, seed, task["threshold"])
+            except (
+                ValueError
+            ) as error:  # a run that diverges ends so: torch.distributions, or our own check, meets a NaN
+                trial.set_user_attr("diverged", str(error))
+                raise optuna.TrialPruned from error
             if not recorder.returns:
-                raise ValueError(f"no episode of {env_id} ended in {task['n_timesteps']} steps; give a trial more")
+                raise RuntimeError(f"no episode of {env_id} ended in {task['n_timesteps']} steps; give a trial more")
             during = {
-                "timesteps": model.num_timesteps,
+                "timesteps": task["n_timesteps"],  # the last update may go beyond
                 "episode_steps": recorder.steps,
                 "episode_returns": recorder.returns,
             }
@@ -87,26 +113,25 @@ def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, jo
         return float(np.mean(values))
 
     while sum(trial.state in ENDED for trial in study.trials) < task["n_trials"]:
-        # a diverged run (NaN: torch.distributions' ValueError) is a failed trial, and counts
-        study.optimize(value, n_trials=1, catch=(ValueError,))
-    trials = [trial for trial in study.trials if trial.state in ENDED][: task["n_trials"]]
+        study.optimize(value, n_trials=1)
+    # the first to end, of which a study that others go on with has always the same
+    ended = sorted((t for t in study.trials if t.state in ENDED), key=lambda t: (t.datetime_complete, t.number))
+    trials = ended[: task["n_trials"]]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
-        raise RuntimeError(f"none of {len(trials)} trials came to its end; look at the first run's error above")
-    best = max(complete, key=lambda trial: trial.value or 0.0)
+        raise RuntimeError(f"none of {len(trials)} trials came to its end; the last: {trials[-1].user_attrs}")
+    best = max(complete, key=lambda trial: trial.values[0])
     write_record(
         path,
         {
             "env": env_id,
             "algorithm": name,
-            "seeds": task["seeds"],
-            "n_timesteps": task["n_timesteps"],
-            "space": method["space"],
+            **asked,
             "best": {"trial": best.number, "value": best.value, "params": best.params},
             "trials": [
                 {
                     "number": trial.number,
-                    "state": trial.state.name.lower(),
+                    "state": "diverged" if "diverged" in trial.user_attrs else trial.state.name.lower(),
                     "values": [round(v, 3) for v in trial.user_attrs.get("values", [])],
                     "params": trial.params,
                 }
@@ -118,11 +143,27 @@ def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, jo
     )
 
 
+def is_done(path: Path, task: dict[str, Any], method: dict[str, Any]) -> bool:
+    """Whether there is a record of as many trials as are asked for.
+
+    :raises ValueError: where it is of something else
+    """
+    if not path.exists():
+        return False
+    record = json.loads(path.read_text())
+    asked = asked_of(task, method)
+    if {key: record[key] for key in asked} != asked:
+        raise ValueError(f"{path} is of another protocol; delete it, or give another --results")
+    return len(record["trials"]) >= task["n_trials"]
+
+
 def tuned_protocol(protocol: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
     """The best of every study, on the budget and the seeds for reporting."""
     tuned: dict[str, Any] = {}
     for record in records:
-        task = protocol[record["env"]]
+        task = protocol.get(record["env"])
+        if task is None or record["algorithm"] not in task["methods"]:
+            continue  # of an earlier protocol
         report = tuned.setdefault(
             record["env"], {"seeds": task["report"]["seeds"], "threshold": task["threshold"], "algorithms": {}}
         )
@@ -159,7 +200,11 @@ def main() -> None:
             parser.error(f"{env_id}: seeds {sorted(shared)} are both for tuning and for reporting")
         for name in task["methods"]:
             path = arguments.results / f"{env_id}_{name}.json"
-            if not path.exists():
+            try:
+                done = is_done(path, task, task["methods"][name])
+            except ValueError as error:
+                parser.error(str(error))
+            if not done:
                 jobs[path.stem] = (env_id, name, task, arguments.storage, arguments.journals, path)
     failures = in_parallel(search, jobs, arguments.jobs, "studies", arguments.backend)
     tuned = tuned_protocol(protocol, list(read_records(arguments.results)))

@@ -119,37 +119,39 @@ CartPole-v1:
       cv_learning_rate: 0
       space: &space {{n_steps: [8, 16], learning_rate: {{low: 0.001, high: 0.01, log: true}}}}
     relaxa2c: {{algorithm: relaxa2c, space: *space}}
-    diverges: {{algorithm: relaxa2c, space: {{learning_rate: [.nan]}}}}
+    diverges: {{algorithm: relaxa2c, space: {{learning_rate: [1.0e+30]}}}}
 """
 
 
-def searched(tmp_path, n_trials, *arguments, first=0):
-    (tmp_path / "search.yml").write_text(SEARCH.format(n_trials=n_trials, first=first))
+def searched(tmp_path, n_trials, *arguments, first=0, n_timesteps=400):
+    protocol = SEARCH.format(n_trials=n_trials, first=first).replace("n_timesteps: 400", f"n_timesteps: {n_timesteps}")
+    (tmp_path / "search.yml").write_text(protocol)
     places = ("results", "journals")
     folders = [part for name in places for part in (f"--{name}", tmp_path / name)]
-    protocol = ("--protocol", tmp_path / "search.yml", "--tuned", tmp_path / "tuned.yml")
-    return script("tune_rl", *protocol, *folders, "--jobs", 1, *arguments, check=False)
+    which = ("--protocol", tmp_path / "search.yml", "--tuned", tmp_path / "tuned.yml")
+    return script("tune_rl", *which, *folders, "--jobs", 1, *arguments, check=False)
+
+
+def record_of_search(tmp_path, name):
+    return json.loads((tmp_path / "results" / f"CartPole-v1_{name}.json").read_text())
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_every_method_is_searched_on_the_same_budget_and_a_killed_search_goes_on(tmp_path, shared):
+def test_every_method_is_searched_on_the_same_budget_and_a_search_goes_on(tmp_path, shared):
     storage = ("--storage", f"sqlite:///{tmp_path / 'studies.db'}") if shared else ()
     done = searched(tmp_path, 2, *storage)
     assert "1 of 3 studies failed" in done.stderr  # one whose every trial diverges has no best
-    first = json.loads((tmp_path / "results" / "CartPole-v1_relaxa2c.json").read_text())
+    first = record_of_search(tmp_path, "relaxa2c")
     (tmp_path / "results" / "CartPole-v1_relaxa2c.json").unlink()  # as if it had been killed before its record
-    assert searched(tmp_path, 4, *storage).returncode == 1
-    records = {
-        name: json.loads((tmp_path / "results" / f"CartPole-v1_{name}.json").read_text())
-        for name in ("a2c", "relaxa2c")
-    }
-    assert len(records["a2c"]["trials"]) == 2  # it had its record, and was left alone
-    trials = records["relaxa2c"]["trials"]
-    assert trials[:2] == first["trials"]  # not run again
-    assert len(trials) == 4
-    assert len({json.dumps(trial["params"]) for trial in trials}) == 4  # nor drawn again
-    values = {trial["number"]: np.mean(trial["values"]) for trial in trials if trial["state"] == "complete"}
-    best = records["relaxa2c"]["best"]
+    again = searched(tmp_path, 4, *storage)
+    assert "1 of 3 studies failed" in again.stderr
+    assert "none of 4 trials came to its end" in again.stdout
+    a2c, relax = (record_of_search(tmp_path, name) for name in ("a2c", "relaxa2c"))
+    assert len(a2c["trials"]) == len(relax["trials"]) == 4
+    assert relax["trials"][:2] == first["trials"]  # not run again
+    assert len({json.dumps(trial["params"]) for trial in relax["trials"]}) == 4  # nor drawn again
+    values = {trial["number"]: np.mean(trial["values"]) for trial in relax["trials"] if trial["state"] == "complete"}
+    best = relax["best"]
     assert best["trial"] == max(values, key=values.get)
     tuned = yaml.safe_load((tmp_path / "tuned.yml").read_text())["CartPole-v1"]
     assert tuned["seeds"] == [0, 1]
@@ -163,7 +165,16 @@ def test_every_method_is_searched_on_the_same_budget_and_a_killed_search_goes_on
     script("run_rl", "--protocol", tmp_path / "tuned.yml", "--results", tmp_path / "reported", "--jobs", 1)
     reported = json.loads((tmp_path / "reported" / "CartPole-v1_a2c_0001.json").read_text())
     assert reported["hyperparams"]["cv_learning_rate"] == 0
-    assert reported["hyperparams"]["learning_rate"] == records["a2c"]["best"]["params"]["learning_rate"]
+    assert reported["hyperparams"]["learning_rate"] == a2c["best"]["params"]["learning_rate"]
+
+    # of another protocol: neither the records nor, without them, the studies
+    other = searched(tmp_path, 4, *storage, n_timesteps=500)
+    assert other.returncode == 2
+    assert "CartPole-v1_a2c.json is of another protocol" in other.stderr
+    for path in (tmp_path / "results").iterdir():
+        path.unlink()
+    other = searched(tmp_path, 4, *storage, n_timesteps=500)
+    assert "the study CartPole-v1_a2c is of another protocol" in other.stdout
 
 
 def test_a_seed_for_reporting_is_not_tuned_on(tmp_path):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import Estimate, Estimator, require_samples
+from sb3_relax.estimators.base import Estimate, Estimator, baseline_of, require_samples
 from sb3_relax.estimators.functions import (
     Objective,
     Surrogate,
@@ -24,12 +24,14 @@ from sb3_relax.estimators.surrogates import require_temperature
 class REBAR(Estimator):
     """RELAX with c(z) = η f(σ_τ(z)) + r_ρ(z): f itself, relaxed, is the control variate (Eq 8; arXiv:1703.07370).
 
-    φ is η, log τ and ρ. Without ``residual`` it is REBAR; with one it is what Grathwohl et al. call RELAX on the VAE.
+    φ is η, log τ, ρ and ψ. Without ``residual`` it is REBAR; with one, what Grathwohl et al. call RELAX on the VAE.
     When to use it: f differentiable and defined between the corners, two evaluations (three with independent noise).
 
     :param temperature: τ at the start
     :param scale: η at the start
     :param residual: r_ρ, ``[..., *batch, *event]`` → ``[..., *batch]``
+    :param baseline: C_ψ of the detached θ, which stands for the input, ``[*batch, *event]`` → ``[*batch]``, added to c,
+        as Tucker et al. have it; ``None``: none
     :param coupled: as in :class:`RELAX`
     :param draws: as in :class:`RELAX`; here each costs an evaluation of f
     :raises ValueError: for a temperature or number of draws that is not positive
@@ -50,6 +52,7 @@ class REBAR(Estimator):
         temperature: float = 0.5,
         scale: float = 1.0,
         residual: Surrogate | None = None,
+        baseline: nn.Module | None = None,
         coupled: bool = True,
         draws: int = 1,
     ):
@@ -57,6 +60,7 @@ class REBAR(Estimator):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(require_temperature(temperature))))
         self.scale = nn.Parameter(torch.tensor(float(scale)))
         self.residual = residual
+        self.baseline = baseline
         self.coupled = coupled
         self.draws = require_samples(draws, least=1, what="draws")
         self.evaluations = 1 + draws * (1 if coupled else 2)
@@ -89,6 +93,9 @@ class REBAR(Estimator):
 
         def c_of(z: Tensor) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
             c, slope = relaxed.value_and_slope(z)
+            if self.baseline is not None:
+                with torch.enable_grad():
+                    c = c + baseline_of(self.baseline, latent)
             if self.residual is None:
                 return c, slope, None
             r, r_slope, vjp = value_slope_vjp(self.residual, z, latent)

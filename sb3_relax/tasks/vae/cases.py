@@ -11,7 +11,7 @@ from sb3_relax.tasks.vae.model import MODELS
 
 
 class Baseline(nn.Module):
-    """C_ψ of NVIL and MuProp: a tanh network of the probabilities σ(θ), which stand for x and the bits below."""
+    """C_ψ of NVIL, MuProp and REBAR: a tanh network of the probabilities σ(θ), which stand for x and the bits below."""
 
     def __init__(self, units: int):
         super().__init__()
@@ -33,7 +33,10 @@ CASES: dict[str, Callable[[int], Estimator]] = {
     "concrete": lambda units: ESTIMATORS["concrete"](),
     "nvil": lambda units: ESTIMATORS["nvil"](baseline=Baseline(units)),
     "muprop": lambda units: ESTIMATORS["muprop"](baseline=Baseline(units)),
+    # Grathwohl et al.'s Eq 8
     "rebar": lambda units: ESTIMATORS["rebar"](),
+    # Tucker et al.'s, who give it the baseline that NVIL and MuProp have
+    "rebar_baseline": lambda units: ESTIMATORS["rebar"](baseline=Baseline(units)),
     # c(z) = η f(σ_τ(z)) + r̂(z): what the paper calls RELAX here
     "relax": lambda units: ESTIMATORS["rebar"](residual=surrogate(units)),
     # c(z) a network alone, and f a black box

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tables_vae import LABELS, MODEL_LABELS, VAE, Column, curve, finished
+from tables_vae import LABELS, MODEL_LABELS, REBAR, VAE, Column, curve, finished
 
-NAMES = ("concrete", "nvil", "muprop", "rebar", "relax")
+NAMES = ("concrete", "nvil", "muprop", REBAR, "relax")
 #: of an axis: runs that fall back, or start, far below the others would flatten these
 LOWEST_SHARE = 0.05
 

@@ -21,7 +21,7 @@ from records import RESULTS, ROOT, provenance, write_record
 from run_rl import built, hyperparams_of, made
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-from sweep import in_parallel
+from sweep import asked_for, in_parallel
 
 from sb3_relax.diagnose import diagnose
 
@@ -103,12 +103,10 @@ def main() -> None:
     arguments = parser.parse_args()
     protocol = yaml.safe_load(arguments.protocol.read_text())
     jobs = {}
-    for env_id in arguments.env or protocol:
-        if env_id not in protocol:
-            parser.error(f"{env_id} not in {arguments.protocol.name}; it has {', '.join(protocol)}")
+    for env_id, task in asked_for(parser, arguments, protocol).items():
         missing = [stage for stage in STAGES if stale(arguments.results / f"{env_id}_{stage}.json", env_id, protocol)]
         if missing:
-            jobs[env_id] = (env_id, protocol[env_id], arguments.results, missing)
+            jobs[env_id] = (env_id, task, arguments.results, missing)
     if in_parallel(decompose, jobs, arguments.jobs, "environments"):
         raise SystemExit(1)
 

@@ -27,7 +27,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-from sweep import BACKENDS, in_parallel
+from sweep import BACKENDS, asked_for, in_parallel
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.zoo.hyperparams import RATES, to_rate
@@ -177,14 +177,9 @@ def main() -> None:
     arguments = parser.parse_args()
     protocol = yaml.safe_load(arguments.protocol.read_text())
     folder = arguments.results or RESULTS / arguments.protocol.stem
-    unknown = set(arguments.env or []) - set(protocol)
-    if unknown:
-        parser.error(f"{', '.join(sorted(unknown))} not in {arguments.protocol.name}; it has {', '.join(protocol)}")
 
     jobs = {}
-    for env_id, task in protocol.items():
-        if arguments.env and env_id not in arguments.env:
-            continue
+    for env_id, task in asked_for(parser, arguments, protocol).items():
         for seed in task["seeds"]:
             for name, entry in task["algorithms"].items():
                 path = folder / f"{env_id}_{name.replace(' ', '-')}_{seed:04d}.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,16 @@ def on_backend(name: str, count: int) -> Iterator[None]:
             raise ImportError(f"--backend {name} needs {name}: pip install 'sb3_relax[{name}]'") from error
         stack.enter_context(joblib.parallel_config(backend=name))
         yield
+
+
+def asked_for(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, protocol: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A protocol's tasks, of the environments that ``--env`` names, or all; an error for one that it does not have."""
+    unknown = set(arguments.env or []) - set(protocol)
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))} not in {arguments.protocol.name}; it has {', '.join(protocol)}")
+    return {env_id: task for env_id, task in protocol.items() if not arguments.env or env_id in arguments.env}
 
 
 def in_parallel(

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from records import RESULTS, ROOT, provenance, read_records, write_record
 from rl_statistics import mean_return_during_training
 from run_rl import trained
-from sweep import BACKENDS, in_parallel
+from sweep import BACKENDS, asked_for, in_parallel
 
 from sb3_relax.zoo.storage import open_storage
 
@@ -93,9 +93,8 @@ def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, jo
         for step, seed in enumerate(task["seeds"]):
             try:
                 _, _, recorder, _ = trained(env_id, entry, seed, task["threshold"])
-            except (
-                ValueError
-            ) as error:  # a run that diverges ends so: torch.distributions, or our own check, meets a NaN
+            except ValueError as error:
+                # a run that diverges ends so: torch.distributions, or our own check, meets a NaN
                 trial.set_user_attr("diverged", str(error))
                 raise optuna.TrialPruned from error
             if not recorder.returns:
@@ -188,13 +187,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     protocol = yaml.safe_load(arguments.protocol.read_text())
-    unknown = set(arguments.env or []) - set(protocol)
-    if unknown:
-        parser.error(f"{', '.join(sorted(unknown))} not in {arguments.protocol.name}; it has {', '.join(protocol)}")
     jobs = {}
-    for env_id, task in protocol.items():
-        if arguments.env and env_id not in arguments.env:
-            continue
+    for env_id, task in asked_for(parser, arguments, protocol).items():
         shared = set(task["seeds"]) & set(task["report"]["seeds"])
         if shared:
             parser.error(f"{env_id}: seeds {sorted(shared)} are both for tuning and for reporting")

@@ -30,13 +30,6 @@ ENV = "CartPole-v1"
 ATTEMPTS = 3
 
 
-class UntilSolved(Recorder):
-    """Stops once the training mean of 100 episodes has reached the threshold."""
-
-    def _on_step(self) -> bool:
-        return super()._on_step() and self.solved_at is None
-
-
 def draw(recorder: Recorder, threshold: float, path: Path) -> None:
     """Return, and the policy gradient's variance with and without the control variate, against steps."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, layout="constrained")
@@ -83,7 +76,7 @@ def main() -> None:
         device="cpu",
         **model_arguments(hyperparams),
     )
-    recorder = UntilSolved(threshold)
+    recorder = Recorder(threshold, until_solved=True)
     start = time.perf_counter()
     budget = arguments.timesteps or int(hyperparams["n_timesteps"])
     try:

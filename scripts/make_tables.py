@@ -30,8 +30,8 @@ CLASS_NAMES = {
     "laxa2c-lstm": "RecurrentLAXA2C",
     "a2c-state-baseline": "A2C with ĉ(s)",
     "a2c-same-rate": "A2C (ĉ = 0), RELAXA2C's rate",
-    "ppo": "PPO (rl-zoo's)",
-    "trpo": "TRPO (rl-zoo's)",
+    "ppo": "PPO",
+    "trpo": "TRPO",
 }
 #: the algorithms as they are, without a changed argument
 OURS = ("laxa2c", "relaxa2c", "laxa2c-lstm", "relaxa2c-lstm")
@@ -80,13 +80,13 @@ def grouped(folder: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return groups
 
 
-def learning_table() -> str:
+def learning_table(folder: str = "learning") -> str:
     rows = [
         "| environment (steps) | algorithm | seeds that reach | steps to reach it | training mean at the end "
         "| evaluation at the end | gradient variance ÷ without ĉ |",
         "|---|---|---|---|---|---|---|",
     ]
-    for env, algorithms in grouped("learning").items():
+    for env, algorithms in grouped(folder).items():
         for name in ours_first(algorithms):
             records = algorithms[name]
             # a run that never reaches it counts with its whole budget, and is shown
@@ -102,15 +102,15 @@ def learning_table() -> str:
     return "\n".join(rows)
 
 
-def statistics_table() -> str:
-    """Of scripts/results/learning: every algorithm against A2C on the same environment, and over all of them."""
+def statistics_table(folder: str = "learning") -> str:
+    """Every algorithm against A2C on the same environment, and over all of them."""
     rows = [
         "| environment | algorithm | runs | interquartile mean of the evaluation "
         "| P(higher return during training than A2C) | than A2C with ĉ(s) |",
         "|---|---|---|---|---|---|",
     ]
     ours, theirs = {}, {}
-    groups = grouped("learning")
+    groups = grouped(folder)
     for env, algorithms in groups.items():
         during = {name: [mean_return_during_training(r) for r in rs] for name, rs in algorithms.items()}
         for name in ours_first(algorithms):
@@ -128,6 +128,25 @@ def statistics_table() -> str:
     overall = bracketed(probability_of_improvement(ours, theirs), 2)
     who = ", ".join(label(name) for name in OURS if any(name in of_env for of_env in groups.values()))
     rows.append(f"| all | {who} | {sum(map(len, ours.values()))} | — | {overall} | — |")
+    return "\n".join(rows)
+
+
+def tuning_table() -> str:
+    """Every study of scripts/tune_rl.py: its budget as spent, and the best trial."""
+    rows = [
+        "| environment | algorithm | trials: complete, pruned, diverged | best: return in training | values |",
+        "|---|---|---|---|---|",
+    ]
+    studies: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for record in read_records(RESULTS / "tuning"):
+        studies[record["env"]][record["algorithm"]] = record
+    for env, of_env in studies.items():
+        for name in ours_first(of_env):
+            best = of_env[name]["best"]
+            states = [trial["state"] for trial in of_env[name]["trials"]]
+            counts = ", ".join(str(states.count(state)) for state in ("complete", "pruned", "diverged"))
+            values = ", ".join(f"`{key}` {value:.3g}" for key, value in best["params"].items())
+            rows.append(f"| {env} | {label(name)} | {counts} | {best['value']:,.1f} | {values} |")
     return "\n".join(rows)
 
 

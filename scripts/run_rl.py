@@ -4,7 +4,7 @@
     python scripts/run_rl.py --env CartPole-v1 --jobs 2     # one environment
 
 A run whose record exists is skipped, so a killed sweep continues where it stopped. A failed run is reported at the end
-and does not take the others with it.
+and does not take the others with it. Where a protocol has ``until_solved: true``, runs stop at the threshold.
 """
 
 from __future__ import annotations
@@ -48,11 +48,15 @@ ZOO_FILES = (ROOT / "zoo_hyperparams", Path(rl_zoo3.__file__).parent / "hyperpar
 
 
 class Recorder(BaseCallback):
-    """Every episode's return and step, the first step at which the mean of 100 reached the threshold, the variances."""
+    """Every episode's return and step, the first step at which the mean of 100 reached the threshold, the variances.
 
-    def __init__(self, threshold: float):
+    :param until_solved: stop there
+    """
+
+    def __init__(self, threshold: float, until_solved: bool = False):
         super().__init__()
         self.threshold = threshold
+        self.until_solved = until_solved
         self.returns: list[float] = []
         self.steps: list[int] = []
         self.solved_at: int | None = None
@@ -66,7 +70,7 @@ class Recorder(BaseCallback):
                 mean = np.mean(self.returns[-100:])
                 if self.solved_at is None and len(self.returns) >= 100 and mean >= self.threshold:
                     self.solved_at = self.num_timesteps
-        return True
+        return not (self.until_solved and self.solved_at is not None)
 
     def _on_rollout_start(self) -> None:
         log = self.logger.name_to_value
@@ -124,20 +128,21 @@ def built(env_id: str, entry: dict[str, Any], seed: int) -> tuple[BaseAlgorithm,
 
 
 def trained(
-    env_id: str, entry: dict[str, Any], seed: int, threshold: float
+    env_id: str, entry: dict[str, Any], seed: int, threshold: float, until_solved: bool = False
 ) -> tuple[BaseAlgorithm, dict[str, Any], Recorder, float]:
     """An entry's algorithm after its ``n_timesteps``; its hyper-parameters, what it went through, and the seconds."""
     th.set_num_threads(1)
     model, hyperparams = built(env_id, entry, seed)
-    recorder = Recorder(threshold)
+    recorder = Recorder(threshold, until_solved)
     start = time.perf_counter()
     model.learn(int(hyperparams["n_timesteps"]), callback=recorder)
     return model, hyperparams, recorder, time.perf_counter() - start
 
 
-def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: float, path: Path) -> None:
+def run(env_id: str, name: str, task: dict[str, Any], seed: int, path: Path) -> None:
     """One run and its record."""
-    model, hyperparams, recorder, seconds = trained(env_id, entry, seed, threshold)
+    threshold, until_solved = task["threshold"], task.get("until_solved", False)
+    model, hyperparams, recorder, seconds = trained(env_id, task["algorithms"][name], seed, threshold, until_solved)
     eval_env = made(env_id, hyperparams, n_envs=8, seed=10_000 + seed)
     statistics = model.get_vec_normalize_env()
     if statistics is not None:
@@ -152,6 +157,7 @@ def run(env_id: str, name: str, entry: dict[str, Any], seed: int, threshold: flo
             "algorithm": name,
             "seed": seed,
             "threshold": threshold,
+            "until_solved": until_solved,
             "hyperparams": hyperparams,
             "timesteps": model.num_timesteps,
             "updates": model._n_updates,
@@ -181,10 +187,10 @@ def main() -> None:
     jobs = {}
     for env_id, task in asked_for(parser, arguments, protocol).items():
         for seed in task["seeds"]:
-            for name, entry in task["algorithms"].items():
+            for name in task["algorithms"]:
                 path = folder / f"{env_id}_{name.replace(' ', '-')}_{seed:04d}.json"
                 if not path.exists():
-                    jobs[path.stem] = (env_id, name, entry, seed, task["threshold"], path)
+                    jobs[path.stem] = (env_id, name, task, seed, path)
 
     failures = in_parallel(run, jobs, arguments.jobs, "runs", arguments.backend)
     if failures:

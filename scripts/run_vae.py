@@ -3,9 +3,10 @@
     python scripts/run_vae.py --iterations 100000 --jobs 2                     # the whole table
     python scripts/run_vae.py --dataset mnist --model linear1 --iterations 500000
 
-For each data set, model and estimator every learning rate of the grid runs for ``--tune-iterations`` with the first
-seed, and the one with the best training ELBO then is used for all seeds (rates.json); the first seed's run goes on from
-there.
+The learning rate of each data set, model and estimator is chosen on a seed that is not reported, by the training ELBO
+(rates.json): all of ``--rates`` run for the first of ``--tune-iterations``, the better half of them goes on to the next
+number, and so on. Noise costs little at first and much later, so a choice after a short run alone would favour high
+rates. Where the lowest of ``--rates`` wins, the next lower one of the paper's grid is tried as well.
 
 Stop it at any time and repeat the command: runs continue from their checkpoints (scripts/runs, outside of git), which
 are written with the record at every evaluation. More ``--iterations`` make runs that are over go on. A run that
@@ -18,6 +19,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,10 @@ from sb3_relax.tasks.vae.model import MODELS
 from sb3_relax.tasks.vae.objective import bound
 from sb3_relax.tasks.vae.trainer import Config, Trainer
 
-#: the paper's, less two between them
+#: the paper's grid
 RATES = (0.005, 0.001, 0.0005, 0.0001, 0.00005)
+#: its seeds are for choosing rates alone
+TUNE_SEED = 1000
 CURVE_POINTS = 200
 Cell = tuple[str, str, str]
 
@@ -125,9 +129,9 @@ def read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def elbo_at(record: dict[str, Any] | None, iteration: int) -> float | None:
+def elbo_at(record: dict[str, Any], iteration: int) -> float | None:
     """Training ELBO of a record at an iteration; ``None`` where it diverged before, or never got there."""
-    if record is None or "curve" not in record:
+    if "curve" not in record:
         return None
     where, what = (record["curve_keys"].index(key) for key in ("iteration", "train_elbo"))
     elbo = next((point[what] for point in record["curve"] if point[where] == iteration), None)
@@ -137,31 +141,79 @@ def elbo_at(record: dict[str, Any] | None, iteration: int) -> float | None:
 class Rates:
     """The learning rate of each data set, model and estimator, and the ELBOs it was chosen by, in rates.json.
 
-    Kept, so that a choice once made stays what it was when more iterations, or more rates, are asked for.
+    Kept, so that a choice once made stays what it was when more iterations of the runs are asked for.
+
+    :param stages: iterations after which the better half of the rates goes on; after the last, the best is taken
+    :param run_all: runs ``(cell, rate, iterations)`` for each of a list
+    :param elbo: of a cell at a rate after so many iterations; ``None`` where it diverged
     """
 
-    def __init__(self, path: Path, iterations: int):
+    def __init__(
+        self,
+        path: Path,
+        stages: list[int],
+        run_all: Callable[[list[tuple[Cell, float, int]]], None],
+        elbo: Callable[[Cell, float, int], float | None],
+    ):
         self.path = path
-        self.iterations = iterations
+        self.stages = stages
+        self.run_all = run_all
+        self.elbo = elbo
         self.known: dict[str, dict[str, Any]] = read(path) or {}
 
     def of(self, cell: Cell) -> float | None:
-        """The rate chosen, where it was chosen at this number of iterations."""
+        """The rate chosen, where it was chosen in these stages."""
         entry = self.known.get(" ".join(cell))
-        return entry["rate"] if entry and entry["iterations"] == self.iterations else None
+        return entry["rate"] if entry and entry["iterations"] == self.stages else None
 
-    def choose(self, cell: Cell, elbos: dict[float, float | None]) -> None:
-        """Take the rate with the highest ELBO among those that got there."""
-        lasted = {rate: elbo for rate, elbo in elbos.items() if elbo is not None}
-        if not lasted:
-            print(f"{' '.join(cell)}: no learning rate lasted {self.iterations:,} iterations")
-            return
-        self.known[" ".join(cell)] = {
-            "rate": max(lasted, key=lambda rate: lasted[rate]),
-            "iterations": self.iterations,
-            "train_elbos": {f"{rate:g}": elbo for rate, elbo in elbos.items()},
+    def choose(self, cells: list[Cell], rates: list[float]) -> None:
+        """Choose for those cells that have no rate yet."""
+        seen: dict[Cell, dict[int, dict[float, float | None]]] = {
+            cell: {stage: {} for stage in self.stages} for cell in cells if self.of(cell) is None
         }
-        write_record(self.path, self.known)
+        left = {cell: rates for cell in seen}
+        for stage in self.stages:
+            self._measure(seen, left, stage)
+            for cell, of_cell in seen.items():
+                best = ranked(of_cell[stage])
+                left[cell] = best[: 1 if stage == self.stages[-1] else -(-len(best) // 2)]
+        # the lowest of all won: is a lower one better still?
+        while lower := {
+            cell: [max(rate for rate in RATES if rate < won[0])]
+            for cell, won in left.items()
+            if won and won[0] == min(seen[cell][self.stages[-1]]) and won[0] > min(RATES)
+        }:
+            self._measure(seen, lower, self.stages[-1])
+            left = {cell: ranked(seen[cell][self.stages[-1]])[:1] for cell in lower} | {
+                cell: won for cell, won in left.items() if cell not in lower
+            }
+        for cell, won in left.items():
+            if not won:
+                print(f"{' '.join(cell)}: no learning rate lasted {self.stages[-1]:,} iterations")
+                continue
+            self.known[" ".join(cell)] = {
+                "rate": won[0],
+                "iterations": self.stages,
+                "seed": TUNE_SEED,
+                "train_elbos": {
+                    str(stage): {f"{rate:g}": elbo for rate, elbo in elbos.items()}
+                    for stage, elbos in seen[cell].items()
+                },
+            }
+            write_record(self.path, self.known)
+
+    def _measure(
+        self, seen: dict[Cell, dict[int, dict[float, float | None]]], rates: dict[Cell, list[float]], stage: int
+    ) -> None:
+        self.run_all([(cell, rate, stage) for cell, of_cell in rates.items() for rate in of_cell])
+        for cell, of_cell in rates.items():
+            seen[cell][stage] |= {rate: self.elbo(cell, rate, stage) for rate in of_cell}
+
+
+def ranked(elbos: dict[float, float | None]) -> list[float]:
+    """Rates that lasted, the best first."""
+    lasted = {rate: elbo for rate, elbo in elbos.items() if elbo is not None}
+    return sorted(lasted, key=lambda rate: -lasted[rate])
 
 
 def main() -> None:
@@ -171,8 +223,8 @@ def main() -> None:
     parser.add_argument("--estimator", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=100_000)
-    parser.add_argument("--tune-iterations", type=int, default=10_000)
-    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
+    parser.add_argument("--tune-iterations", type=int, nargs="+", default=[5000, 20_000])
+    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES[:3]))
     parser.add_argument("--phi-rate", type=float, default=Config.phi_rate, help="φ's learning rate over θ's")
     parser.add_argument("--every", type=int, default=5000, help="iterations between evaluations and checkpoints")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
@@ -181,8 +233,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS / "vae")
     parser.add_argument("--runs", type=Path, default=ROOT / "scripts" / "runs" / "vae", help="checkpoints")
     options = parser.parse_args()
-    if options.tune_iterations % options.every or not 0 < options.tune_iterations <= options.iterations:
-        parser.error("--tune-iterations must be a multiple of --every, and no more than --iterations")
+    stages = options.tune_iterations
+    if any(stage % options.every for stage in stages) or stages != sorted(set(stages)) or stages[0] < 1:
+        parser.error("--tune-iterations must be rising multiples of --every")
+    if options.seeds > TUNE_SEED:
+        parser.error(f"--seeds must be at most {TUNE_SEED}: those from there on choose the rates")
 
     start = time.perf_counter()
     cells: list[Cell] = []
@@ -205,20 +260,22 @@ def main() -> None:
         folders, of = (options.results / "runs", options.runs), config(cell, rate, seed)
         return name_of(of), (of, iterations, options.every, folders, options.data_dir, final)
 
-    def record(cell: Cell, rate: float) -> dict[str, Any] | None:
-        return read(options.results / "runs" / f"{name_of(config(cell, rate, 0))}.json")
+    def tuning_record(cell: Cell, rate: float) -> dict[str, Any]:
+        return read(options.results / "runs" / f"{name_of(config(cell, rate, TUNE_SEED))}.json") or {}
 
-    rates = Rates(options.results / "rates.json", options.tune_iterations)
-    open_cells = [cell for cell in cells if rates.of(cell) is None]
-    tune = [
-        job(cell, rate, 0, options.tune_iterations, final=False)
-        for cell in open_cells
-        for rate in options.rates
-        if elbo_at(record(cell, rate), options.tune_iterations) is None and "diverged" not in (record(cell, rate) or {})
-    ]
-    in_parallel(run, dict(tune), options.jobs, "learning rates", options.backend)
-    for cell in open_cells:
-        rates.choose(cell, {rate: elbo_at(record(cell, rate), options.tune_iterations) for rate in options.rates})
+    def elbo(cell: Cell, rate: float, iterations: int) -> float | None:
+        return elbo_at(tuning_record(cell, rate), iterations)
+
+    def run_all(asked: list[tuple[Cell, float, int]]) -> None:
+        jobs = dict(
+            job(cell, rate, TUNE_SEED, iterations, final=False)
+            for cell, rate, iterations in asked
+            if elbo(cell, rate, iterations) is None and "diverged" not in tuning_record(cell, rate)
+        )
+        in_parallel(run, jobs, options.jobs, "learning rates", options.backend)
+
+    rates = Rates(options.results / "rates.json", stages, run_all, elbo)
+    rates.choose(cells, options.rates)
     jobs = [
         job(cell, rate, seed, options.iterations, final=True)
         for seed in range(options.seeds)

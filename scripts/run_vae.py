@@ -181,7 +181,7 @@ class Rates:
         while lower := {
             cell: [max(rate for rate in RATES if rate < won[0])]
             for cell, won in left.items()
-            if won and won[0] == min(seen[cell][self.stages[-1]]) and won[0] > min(RATES)
+            if won and won[0] == min(rate for of_stage in seen[cell].values() for rate in of_stage) > min(RATES)
         }:
             self._measure(seen, lower, self.stages[-1])
             left = {cell: ranked(seen[cell][self.stages[-1]])[:1] for cell in lower} | {

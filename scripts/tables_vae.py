@@ -19,6 +19,7 @@ VAE = RESULTS / "vae"
 MODEL_LABELS = {"linear1": "linear, one layer", "linear2": "linear, two layers", "nonlinear": "nonlinear"}
 LABELS = {
     "concrete": "Concrete",
+    "concrete_bits": "Concrete, decoder on bits",
     "nvil": "NVIL",
     "muprop": "MuProp",
     "rebar": "REBAR without C_ψ",

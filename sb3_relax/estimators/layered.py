@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import Estimate, Estimator, TwoPhaseEstimator, require_some_grad
+from sb3_relax.estimators.concrete import Concrete
 from sb3_relax.estimators.functions import evaluate
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
 from sb3_relax.estimators.reparameterised import Gaussian
@@ -45,7 +46,7 @@ class LayeredEstimate:
     """The gradients of all layers.
 
     :param value: f(b_1, …, b_L), ``[*batch]``, attached to f's own graph
-    :param layers: one estimate per layer, each of its own θ_l
+    :param layers: one estimate per layer, each of its own θ_l; none where ``value`` is attached to every θ_l
     """
 
     def __init__(self, value: Tensor, layers: Sequence[Estimate]):
@@ -101,6 +102,9 @@ def layered(
     samples carry no derivative: the slopes that DoubleCV and RODEO take at the corners are those of f's direct
     dependence on b_l. Any slope leaves them unbiased; where there is none at all, they refuse: take RLOO.
 
+    Where every layer has a Concrete, the relaxed problem is the whole one (Maddison et al. 2017): f and the layers
+    above see relaxed samples, and are differentiated through them. With ``hard_value`` they see b, as with all others.
+
     :param layers: layer l maps the samples ``b_1 … b_{l-1}`` (none for the first) to its latent
     :param estimators: one for each layer; each may be the estimator of several layers only if its φ fits them all
     :param f: ``b_1, …, b_L`` → ``[*batch]``; may depend on every θ and on its own parameters (Eq 11). Where an
@@ -121,6 +125,9 @@ def layered(
     if len(layers) != len(estimators) or not layers:
         raise ValueError(f"one estimator per layer is needed; got {len(estimators)} for {len(layers)} layers")
     source = randomness or Randomness(generator)
+    relaxing = [e for e in estimators if isinstance(e, Concrete) and not e.hard_value]
+    if len(relaxing) == len(layers):
+        return LayeredEstimate(_relaxed_value(layers, relaxing, f, source), [])
     drawn: list[_Drawn] = []
     for layer, estimator in zip(layers, estimators, strict=True):
         latent = layer(*(below.b for below in drawn))
@@ -156,6 +163,22 @@ def layered(
         of_b = above.smooth if estimator.relaxes_f else above.drawn
         estimates.append(estimator.estimate(latent, of_b, own, noise))
     return LayeredEstimate(value, estimates)
+
+
+def _relaxed_value(
+    layers: Sequence[Layer], estimators: Sequence[Concrete], f: Callable[..., Tensor], source: Randomness
+) -> Tensor:
+    """f of relaxed samples of all layers, each a function of those below."""
+    samples: list[Tensor] = []
+    shapes: list[torch.Size] = []
+    for layer, estimator in zip(layers, estimators, strict=True):
+        latent = layer(*samples)
+        estimator.require_latent(latent)
+        noise = source.noise(estimator, latent)
+        assert noise is not None
+        samples.append(estimator.relaxed(latent, noise))
+        shapes.append(latent.batch_shape)
+    return evaluate(lambda _: f(*samples), samples[0], shapes[0])
 
 
 class _Drawn(NamedTuple):

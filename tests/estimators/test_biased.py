@@ -54,6 +54,33 @@ def test_concrete_pays_for_it_in_variance(name, float64):
     assert cold.variance - 4 * cold.standard_error > warm.variance + 4 * warm.standard_error
 
 
+@pytest.mark.parametrize("name", LATENTS)
+def test_concrete_with_a_hard_value(name, float64):
+    """ĝ is the same, and f's own parameters learn on the very samples that were relaxed, rounded."""
+    latent, seen = LATENTS[name]().expand(64), []
+    scale = torch.tensor(1.5, requires_grad=True)
+
+    def f(b):
+        seen.append(b.detach())
+        return scale * cubic(b)
+
+    grads, values = [], []
+    for hard in (False, True):
+        estimator = Concrete(0.25, hard_value=hard)
+        estimate = estimator(latent, f, torch.Generator().manual_seed(0))
+        grads.append(estimate.grad)
+        values.append(estimate.value)
+        assert estimator.evaluations == 1 + hard
+    assert len(seen) == 3
+    assert torch.equal(grads[0], grads[1])
+    relaxed, _, bits = seen
+    assert torch.equal(bits, (relaxed > 0.5).double())
+    assert 0.01 < (relaxed - bits).abs().max() < 0.5
+    for value, b in zip(values, (relaxed, bits), strict=True):
+        (found,) = torch.autograd.grad(value.mean(), scale)
+        assert torch.allclose(found, cubic(b).mean())
+
+
 @pytest.mark.parametrize("estimator", [StraightThrough(), GumbelRao(0.5, 1)])
 @pytest.mark.parametrize("name", LATENTS)
 def test_straight_through_is_right_for_a_linear_f(name, estimator, float64):

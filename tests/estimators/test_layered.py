@@ -1,5 +1,6 @@
 """Two stochastic layers: the expectation of every layer's estimate, by enumeration and quadrature of all randomness."""
 
+import itertools
 import math
 
 import pytest
@@ -10,9 +11,11 @@ from sb3_relax.estimators import (
     ESTIMATORS,
     NVIL,
     VIMCO,
+    Concrete,
     Gaussian,
     GumbelOneHot,
     LogisticBernoulli,
+    Reinforce,
     RelaxedLatent,
     Reparam,
     check_unbiased,
@@ -303,6 +306,43 @@ def test_f_that_knows_a_layer_only_through_those_above(name, float64):
         p = [(3 * above(torch.tensor([b]))).sigmoid().item() for b in (0.0, 1.0)]
         exact = (0.7**2 - 0.3**2) * (p[1] - p[0]) * (latent.mean() * (1 - latent.mean())).item()
         assert ((grad.mean() - exact) / (grad.std() / n**0.5)).abs() < 4.5
+
+
+def relaxed_by_hand(first, above, temperatures, n):
+    """∂ f(y_1, y_2) by autograd alone, y_l = σ((θ_l + noise) / τ_l), with layered's own uniforms."""
+    generator = torch.Generator().manual_seed(0)
+    y1 = ((first.expand(n, 2) + torch.rand((n, 2), generator=generator).logit()) / temperatures[0]).sigmoid()
+    y2 = ((3 * above(y1) + torch.rand((n, 2), generator=generator).logit()) / temperatures[1]).sigmoid()
+    value = of_both(y1, y2)
+    return value, torch.autograd.grad(value.mean(), [first, *above.parameters()])
+
+
+def of_both(b1, b2):
+    return (b1 - 0.2).pow(3).sum(-1) + (b1 * b2).sum(-1) + b2[..., 0].square()
+
+
+def test_concrete_in_every_layer_relaxes_the_whole(float64):
+    """Maddison et al.: the layers above, and f, see what is relaxed. Otherwise every other layer is as drawn."""
+    torch.manual_seed(0)
+    first, above, n = torch.tensor([0.4, -0.3], requires_grad=True), nn.Linear(2, 2), 50
+    value, expected = relaxed_by_hand(first, above, (0.5, 0.8), n)
+    layers = [lambda: LogisticBernoulli(first.expand(n, 2)), lambda b1: LogisticBernoulli(3 * above(b1))]
+
+    def gradients(*estimators):
+        for parameter in (first, *above.parameters()):
+            parameter.grad = None
+        estimate = layered(layers, estimators, of_both, torch.Generator().manual_seed(0))
+        estimate.backward()
+        return estimate.value, [p.grad for p in (first, *above.parameters())]
+
+    seen, found = gradients(Concrete(0.5), Concrete(0.8))
+    assert torch.allclose(seen, value, atol=1e-12)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found, expected, strict=True))
+    for others in ((Concrete(0.5, hard_value=True), Concrete(0.8, hard_value=True)), (Concrete(0.5), Reinforce())):
+        bits, other = gradients(*others)
+        hard = torch.stack([of_both(*pair) for pair in itertools.product(LogisticBernoulli(first).support(), repeat=2)])
+        assert (bits.unsqueeze(-1) - hard).abs().min(-1).values.max() < 1e-12
+        assert not torch.allclose(other[0], expected[0], atol=1e-3)
 
 
 def test_bad_calls():

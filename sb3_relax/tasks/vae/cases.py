@@ -30,7 +30,10 @@ def surrogate(units: int) -> ThetaSurrogate:
 
 #: name → bits in the layer → the layer's estimator
 CASES: dict[str, Callable[[int], Estimator]] = {
+    # all of the bound relaxed, decoder and prior included, as its authors have it
     "concrete": lambda units: ESTIMATORS["concrete"](),
+    # the encoder's gradient alone; the others learn on bits, as with every estimator below
+    "concrete_bits": lambda units: ESTIMATORS["concrete"](hard_value=True),
     "nvil": lambda units: ESTIMATORS["nvil"](baseline=Baseline(units)),
     "muprop": lambda units: ESTIMATORS["muprop"](baseline=Baseline(units)),
     # Grathwohl et al.'s Eq 8

@@ -69,15 +69,15 @@ def gradient_log_variance(
     :param x: the minibatch, ``[B, D]``, bits
     :param repeats: number of gradients
     """
-    # a copy: neither gradients nor running statistics of the run may notice
-    model, estimators = copy.deepcopy(model), copy.deepcopy(estimators)
+    model = copy.deepcopy(model)  # the run's gradients must not notice
     weights = list(model.encoders.parameters())
     total: Tensor | None = None
     square: Tensor | None = None
     first: Tensor | None = None
     for _ in range(repeats):
         model.zero_grad()
-        estimate_gradient(model, estimators, x, generator, shift).backward()
+        # anew each time: a mean of f learned on this very minibatch would flatter NVIL
+        estimate_gradient(model, copy.deepcopy(estimators), x, generator, shift).backward()
         g = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None]).double()
         if first is None or total is None or square is None:
             first, total, square = g, torch.zeros_like(g), torch.zeros_like(g)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from scipy import stats
 from sb3_relax.tasks.vae.cases import CASES
 from sb3_relax.tasks.vae.data import DATASETS
 from sb3_relax.tasks.vae.model import MODELS
+from sb3_relax.tasks.vae.trainer import Config
 
 VAE = RESULTS / "vae"
 MODEL_LABELS = {"linear1": "linear, one layer", "linear2": "linear, two layers", "nonlinear": "nonlinear"}
@@ -22,8 +24,8 @@ LABELS = {
     "concrete_bits": "Concrete, decoder on bits",
     "nvil": "NVIL",
     "muprop": "MuProp",
-    "rebar": "REBAR without C_ψ",
-    "rebar_baseline": "REBAR",
+    "rebar": "REBAR",
+    "rebar_baseline": "REBAR with C_ψ",
     "relax": "RELAX",
     "relax_free": "RELAX, c a network alone",
     "reinforce": "REINFORCE, running baseline",
@@ -35,8 +37,8 @@ LABELS = {
     "vimco": "VIMCO, K = 2",
 }
 Column = tuple[str, str]
-#: with the input-dependent baseline that NVIL and MuProp have too, as in Tucker et al. 2017
-REBAR = "rebar_baseline"
+#: Table 1's: Eq 8 with c(z) = η f(σ_τ(z)); Tucker et al. 2017 give it NVIL's and MuProp's baseline as well
+REBAR = "rebar"
 
 #: Grathwohl et al. 2018, Table 1: highest training ELBO within 2,000,000 iterations
 PAPER_TRAIN: dict[Column, dict[str, float]] = {
@@ -65,17 +67,27 @@ PAPER_EPOCHS: dict[Column, dict[str, float]] = {
     ("mnist", "linear2"): {REBAR: 900, "relax": 620},
     ("omniglot", "linear1"): {REBAR: 2086, "relax": 566},
     ("omniglot", "linear2"): {REBAR: 1027, "relax": 673},
+    ("mnist", "nonlinear"): {REBAR: 331},
+    ("omniglot", "nonlinear"): {REBAR: 368},
 }
 
 
-def finished(folder: Path = VAE) -> dict[Column, dict[str, list[dict[str, Any]]]]:
-    """(data set, model) → estimator → records of whole runs at the learning rate that was chosen."""
+def reported(folder: Path) -> Iterator[dict[str, Any]]:
+    """Records of whole runs, or diverged ones, at the learning rate that was chosen, its own seed left out."""
     rates_path = folder / "rates.json"
     rates = json.loads(rates_path.read_text()) if rates_path.exists() else {}
-    groups: dict[Column, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for record in read_records(folder / "runs"):
         entry = rates.get(f"{record['dataset']} {record['model']} {record['estimator']}")
-        if entry and record["learning_rate"] == entry["rate"] and "iwae_100" in record:
+        chosen = entry and (record["learning_rate"], record["phi_rate"]) == (entry["rate"], Config.phi_rate)
+        if chosen and record["seed"] != entry.get("seed") and ("iwae_100" in record or "diverged" in record):
+            yield record
+
+
+def finished(folder: Path = VAE) -> dict[Column, dict[str, list[dict[str, Any]]]]:
+    """(data set, model) → estimator → records of whole runs."""
+    groups: dict[Column, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for record in reported(folder):
+        if "diverged" not in record:
             groups[record["dataset"], record["model"]][record["estimator"]].append(record)
     order = [(dataset, model) for dataset in DATASETS for model in MODELS]
     return {
@@ -93,38 +105,83 @@ def curve(record: dict[str, Any], key: str, budget: int) -> tuple[np.ndarray, np
 
 
 def mean_and_interval(values: list[float], digits: int) -> str:
-    """Mean, with ± half of the 95% t-interval where there are several seeds."""
+    """Mean, with ± half of the 95% t-interval where there are several seeds, and how many there are."""
     text = f"{np.mean(values):,.{digits}f}"
     if len(values) > 1:
         text += f" ± {stats.sem(values) * stats.t.ppf(0.975, len(values) - 1):,.{digits}f}"
-    return text
+    return f"{text} ({len(values)})"
+
+
+def highest(record: dict[str, Any], key: str, budget: int) -> float:
+    """Of an ELBO, within the budget."""
+    return float(curve(record, key, budget)[1].max())
 
 
 def best(records: list[dict[str, Any]], key: str, budget: int) -> str:
     """Highest ELBO of each seed within the budget."""
-    return mean_and_interval([float(curve(record, key, budget)[1].max()) for record in records], 2)
+    return mean_and_interval([highest(record, key, budget) for record in records], 2)
+
+
+def ahead_of(relax: list[dict[str, Any]], records: list[dict[str, Any]], budget: int) -> str:
+    """RELAX's highest training ELBO less another's, of the same seeds: same first weights, same order of the data."""
+    of_seed = {record["seed"]: highest(record, "train_elbo", budget) for record in relax}
+    gaps = [of_seed[r["seed"]] - highest(r, "train_elbo", budget) for r in records if r["seed"] in of_seed]
+    return mean_and_interval(gaps, 2) if gaps else "—"
 
 
 def iterations_to(records: list[dict[str, Any]], rebar: list[dict[str, Any]], budget: int) -> str:
-    """Iterations until the validation ELBO is at the best of REBAR's run of the same seed, over runs that got there."""
-    targets = {record["seed"]: curve(record, "validation_elbo", budget)[1].max() for record in rebar}
-    reached, tried = [], 0
+    """Iterations until the validation ELBO is at the best of REBAR's run of the same seed: median of all seeds."""
+    targets = {record["seed"]: highest(record, "validation_elbo", budget) for record in rebar}
+    reached = []
     for record in records:
         if record["seed"] in targets:
-            tried += 1
             iterations, elbos = curve(record, "validation_elbo", budget)
             there = iterations[elbos >= targets[record["seed"]]]
-            if len(there):
-                reached.append(float(there[0]))
-    if not tried:
-        return "—"
+            reached.append(float(there[0]) if len(there) else np.inf)
     if not reached:
-        return "never"
-    return mean_and_interval(reached, 0) + (f" ({len(reached)} of {tried} seeds)" if len(reached) < tried else "")
+        return "—"
+    median = float(np.median(reached))
+    return f"{median:,.0f} ({len(reached)})" if np.isfinite(median) else f"> {budget:,} ({len(reached)})"
+
+
+def relative(of: dict[str, list[dict[str, Any]]], name: str, budget: int) -> str:
+    """A cell of :data:`TABLES`."""
+    return "—" if name == "relax" or "relax" not in of else ahead_of(of["relax"], of[name], budget)
+
+
+def final_bound(of: dict[str, list[dict[str, Any]]], name: str, budget: int) -> str:
+    """A cell of :data:`TABLES`."""
+    at_end = [r["iwae_100"]["validation"] for r in of[name] if r["iterations"] == budget]
+    return mean_and_interval(at_end, 2) if at_end else "—"
+
+
+#: title, a cell's text from a column's records, an estimator and the budget; the paper's values, and their unit
+TABLES: tuple[tuple[str, Callable[[dict[str, list[dict[str, Any]]], str, int], str], dict[Column, Any], str], ...] = (
+    (
+        "**Highest training ELBO** (the paper's at 2,000,000 iterations)",
+        lambda of, name, budget: best(of[name], "train_elbo", budget),
+        PAPER_TRAIN,
+        "",
+    ),
+    ("**RELAX's highest training ELBO less the others'**, paired by seed", relative, {}, ""),
+    (
+        "**Highest validation ELBO** (the paper's at 2,000,000)",
+        lambda of, name, budget: best(of[name], "validation_elbo", budget),
+        PAPER_VALIDATION,
+        "",
+    ),
+    ("**Bound of 100 samples** (IWAE), validation images, after the last iteration", final_bound, {}, ""),
+    (
+        "**Iterations to REBAR's highest validation ELBO**, median of the seeds (the paper's in epochs)",
+        lambda of, name, budget: iterations_to(of[name], of.get(REBAR, []), budget),
+        PAPER_EPOCHS,
+        " epochs",
+    ),
+)
 
 
 def table(folder: Path = VAE) -> str:
-    """Three tables, estimators down, data sets and models across; every column at one number of iterations."""
+    """Tables of estimators down, data sets and models across; every column at one number of iterations."""
     groups = finished(folder)
     if not groups:
         return "No run is finished."
@@ -133,26 +190,24 @@ def table(folder: Path = VAE) -> str:
     names = [name for name in CASES if any(name in of for of in groups.values())]
     heads = [f"{data}, {MODEL_LABELS[model]} ({budget[data, model]:,})" for data, model in groups]
     parts = []
-    for title, key, paper in (
-        ("**Highest training ELBO** (the paper's at 2,000,000 iterations)", "train_elbo", PAPER_TRAIN),
-        ("**Highest validation ELBO** (the paper's at 2,000,000)", "validation_elbo", PAPER_VALIDATION),
-        ("**Iterations to REBAR's highest validation ELBO** (the paper's in epochs)", None, PAPER_EPOCHS),
-    ):
+    for title, cell_of, paper, unit in TABLES:
         rows = ["| estimator | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
         for name in names:
             cells = []
             for column, of in groups.items():
-                if name not in of:
-                    cell = "—"
-                elif key is None:
-                    cell = iterations_to(of[name], of.get(REBAR, []), budget[column])
-                else:
-                    cell = best(of[name], key, budget[column])
+                cell = cell_of(of, name, budget[column]) if name in of else "—"
                 if name in paper.get(column, {}):
-                    cell += f" [{paper[column][name]:g}{'' if key else ' epochs'}]"
+                    cell += f" [{paper[column][name]:g}{unit}]"
                 cells.append(cell)
             rows.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
         parts.append(title + "\n\n" + "\n".join(rows))
+    diverged = [
+        f"{r['dataset']} {r['model']} {LABELS[r['estimator']]}, seed {r['seed']}"
+        for r in reported(folder)
+        if "diverged" in r
+    ]
+    if diverged:
+        parts.append("Diverged, and in no mean: " + "; ".join(diverged) + ".")
     return "\n\n".join(parts)
 
 

@@ -68,8 +68,8 @@ def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path, tables):
 
     text = tables.table(tmp_path / "results")
     assert "| estimator | digits, linear, one layer (60) |" in text
-    assert re.search(r"\| VIMCO, K = 2 \| -\d+\.\d\d ± \d+\.\d\d \|", text)
-    assert text.count("REBAR without C_ψ |") == 3
+    assert re.search(r"\| VIMCO, K = 2 \| -\d+\.\d\d ± \d+\.\d\d \(2\) \|", text)
+    assert text.count("| REBAR |") == 5
 
 
 CELL = ("mnist", "linear1", "nvil")
@@ -131,43 +131,54 @@ def test_vimco_is_left_out_of_two_layers_and_divergence_is_recorded(tmp_path):
 def test_table_one_by_hand(tmp_path, tables):
     """Equal iterations, seeds, intervals, the paper's values, runs that never get there."""
 
-    def write(estimator, seed, points, rate=0.001, whole=True):
+    def write(estimator, seed, points, rate=0.001, whole=True, **more):
         record = {
             "dataset": "mnist",
             "model": "linear1",
             "estimator": estimator,
             "seed": seed,
             "learning_rate": rate,
+            "phi_rate": 1.0,
             "iterations": points[-1][0],
             "curve_keys": ["iteration", "train_elbo", "validation_elbo"],
             "curve": points,
+            **more,
         }
         if whole:
-            record["iwae_100"] = {}
+            record["iwae_100"] = {"validation": -90.0 - seed}
         folder = tmp_path / "runs"
         folder.mkdir(exist_ok=True)
         (folder / f"{estimator}_{rate}_{seed}.json").write_text(json.dumps(record))
 
-    write("rebar_baseline", 0, [[0, -200, -200], [10, -110, -120], [20, -100, -125]])
-    write("rebar_baseline", 1, [[0, -200, -200], [10, -112, -118], [20, -102, -126]])
+    write("rebar", 0, [[0, -200, -200], [10, -110, -120], [20, -100, -125]])
+    write("rebar", 1, [[0, -200, -200], [10, -112, -118], [20, -102, -126]])
     write("relax", 0, [[0, -200, -200], [10, -109, -119], [20, -99, -117], [30, -90, -110]])
     write("relax", 1, [[0, -200, -200], [10, -109, -119], [20, -101, -117], [30, -90, -110]])
+    write("relax", 1000, [[0, -200, -200], [20, -1, -1]])  # the seed that rates were chosen on
     write("rloo", 0, [[0, -200, -200], [20, -130, -130]])
     write("rloo", 0, [[0, -200, -200], [20, -1, -1]], rate=0.1)  # not the rate chosen
+    write("rloo", 1, [[0, -200, -200], [10, -1, -1]], whole=False, diverged="after iteration 12: NaN")
     write("disarm", 0, [[0, -200, -200], [5, -1, -1]], whole=False)
-    rates = {f"mnist linear1 {name}": {"rate": 0.001} for name in ("rebar_baseline", "relax", "rloo", "disarm")}
+    rates = {f"mnist linear1 {name}": {"rate": 0.001, "seed": 1000} for name in ("rebar", "relax", "rloo", "disarm")}
     (tmp_path / "rates.json").write_text(json.dumps(rates))
-    train, validation, speed = tables.table(tmp_path).split("\n\n**")
+    train, relative, validation, final, speed, diverged = (
+        tables.table(tmp_path).replace("\n\nDiv", "\n\n**").split("\n\n**")
+    )
     assert "| MNIST" not in train
     assert "| estimator | mnist, linear, one layer (20) |" in train
-    assert "| REBAR | -101.00 ± 12.71 [-111.6] |" in train
-    assert "| RELAX | -100.00 ± 12.71 [-111.2] |" in train
-    assert "| RLOO, K = 2 | -130.00 |" in train
+    assert "| REBAR | -101.00 ± 12.71 (2) [-111.6] |" in train
+    assert "| RELAX | -100.00 ± 12.71 (2) [-111.2] |" in train
+    assert "| RLOO, K = 2 | -130.00 (1) |" in train
     assert "DisARM" not in train
-    assert "| RELAX | -117.00 ± 0.00 [-113.62] |" in validation
-    assert "| REBAR | 10 ± 0 [857 epochs] |" in speed
-    assert "| RELAX | 15 ± 64 [531 epochs] |" in speed
-    assert "| RLOO, K = 2 | never |" in speed
+    assert "| REBAR | 1.00 ± 0.00 (2) |" in relative
+    assert "| RELAX | — |" in relative
+    assert "| RELAX | -117.00 ± 0.00 (2) [-113.62] |" in validation
+    assert "| REBAR | -90.50 ± 6.35 (2) |" in final
+    assert "| RELAX | — |" in final  # whose runs went on
+    assert "| REBAR | 10 (2) [857 epochs] |" in speed
+    assert "| RELAX | 15 (2) [531 epochs] |" in speed
+    assert "| RLOO, K = 2 | > 20 (1) |" in speed
+    assert "mnist linear1 RLOO, K = 2, seed 1." in diverged
     assert tables.table(tmp_path / "nowhere") == "No run is finished."
 
     import figure3

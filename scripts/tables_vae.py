@@ -199,7 +199,7 @@ def table(folder: Path = VAE) -> str:
                 if name in paper.get(column, {}):
                     cell += f" [{paper[column][name]:g}{unit}]"
                 cells.append(cell)
-            rows.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
+            rows.append(f"| {LABELS[name]} `{name}` | " + " | ".join(cells) + " |")
         parts.append(title + "\n\n" + "\n".join(rows))
     diverged = [
         f"{r['dataset']} {r['model']} {LABELS[r['estimator']]}, seed {r['seed']}"

@@ -68,8 +68,8 @@ def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path, tables):
 
     text = tables.table(tmp_path / "results")
     assert "| estimator | digits, linear, one layer (60) |" in text
-    assert re.search(r"\| VIMCO, K = 2 \| -\d+\.\d\d ± \d+\.\d\d \(2\) \|", text)
-    assert text.count("| REBAR |") == 5
+    assert re.search(r"\| VIMCO, K = 2 `vimco` \| -\d+\.\d\d ± \d+\.\d\d \(2\) \|", text)
+    assert text.count("| REBAR `rebar` |") == 5
 
 
 CELL = ("mnist", "linear1", "nvil")
@@ -166,18 +166,18 @@ def test_table_one_by_hand(tmp_path, tables):
     )
     assert "| MNIST" not in train
     assert "| estimator | mnist, linear, one layer (20) |" in train
-    assert "| REBAR | -101.00 ± 12.71 (2) [-111.6] |" in train
-    assert "| RELAX | -100.00 ± 12.71 (2) [-111.2] |" in train
-    assert "| RLOO, K = 2 | -130.00 (1) |" in train
+    assert "| REBAR `rebar` | -101.00 ± 12.71 (2) [-111.6] |" in train
+    assert "| RELAX `relax` | -100.00 ± 12.71 (2) [-111.2] |" in train
+    assert "| RLOO, K = 2 `rloo` | -130.00 (1) |" in train
     assert "DisARM" not in train
-    assert "| REBAR | 1.00 ± 0.00 (2) |" in relative
-    assert "| RELAX | — |" in relative
-    assert "| RELAX | -117.00 ± 0.00 (2) [-113.62] |" in validation
-    assert "| REBAR | -90.50 ± 6.35 (2) |" in final
-    assert "| RELAX | — |" in final  # whose runs went on
-    assert "| REBAR | 10 (2) [857 epochs] |" in speed
-    assert "| RELAX | 15 (2) [531 epochs] |" in speed
-    assert "| RLOO, K = 2 | > 20 (1) |" in speed
+    assert "| REBAR `rebar` | 1.00 ± 0.00 (2) |" in relative
+    assert "| RELAX `relax` | — |" in relative
+    assert "| RELAX `relax` | -117.00 ± 0.00 (2) [-113.62] |" in validation
+    assert "| REBAR `rebar` | -90.50 ± 6.35 (2) |" in final
+    assert "| RELAX `relax` | — |" in final  # whose runs went on
+    assert "| REBAR `rebar` | 10 (2) [857 epochs] |" in speed
+    assert "| RELAX `relax` | 15 (2) [531 epochs] |" in speed
+    assert "| RLOO, K = 2 `rloo` | > 20 (1) |" in speed
     assert "mnist linear1 RLOO, K = 2, seed 1." in diverged
     assert tables.table(tmp_path / "nowhere") == "No run is finished."
 

@@ -6,13 +6,15 @@
     torchrun --nproc-per-node 2 -m sb3_relax.tasks.vae train ...
 
 ``train`` writes OUTPUT/checkpoint.pt, tensorboard's events and images, and goes on from the checkpoint where there is
-one: repeat the command after a crash, or with more iterations. The other two read the checkpoint.
+one: repeat the command after Ctrl-C or a crash, or with more iterations. The other two read the checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from sb3_relax.tasks.vae.evaluate import Evaluation
 from sb3_relax.tasks.vae.images import reconstructions, samples, write_png
 from sb3_relax.tasks.vae.model import MODELS, DiscreteVAE
 from sb3_relax.tasks.vae.objective import binarise, bound
+from sb3_relax.tasks.vae.process import Stop
 from sb3_relax.tasks.vae.trainer import Config, Trainer, config_of
 
 CHECKPOINT = "checkpoint.pt"
@@ -80,9 +83,13 @@ def train(options: argparse.Namespace) -> None:
         writer.flush()
         bar.set_postfix(train=f"{evaluation.train_elbo:.2f}", validation=f"{evaluation.validation_elbo:.2f}")
 
-    with bar, writer:
-        trainer.train(options.iterations, options.every, path, bar.update, log)
+    # several processes could stop at different iterations, and wait for each other forever: they die of a signal
+    with Stop() if worker.processes == 1 else nullcontext() as stop, bar, writer:
+        trainer.train(options.iterations, options.every, path, bar.update, log, stop)
     distributed.wait_for_all(worker)
+    if stop is not None and stop.signal is not None and trainer.iteration < options.iterations:
+        print(f"stopped at iteration {trainer.iteration}; the same command goes on from there", file=sys.stderr)
+        raise SystemExit(128 + stop.signal)
     print(json.dumps(asdict(trainer.history[-1])))
 
 
@@ -180,6 +187,8 @@ def main(arguments: list[str] | None = None) -> None:
         options.run(options)
     except (ValueError, FileNotFoundError) as error:
         top.exit(2, f"{top.prog}: {error}\n")
+    except KeyboardInterrupt:
+        top.exit(130, f"{top.prog}: interrupted\n")
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -158,6 +158,7 @@ class Trainer:
         path: Path | None = None,
         on_step: Callable[[], object] | None = None,
         on_evaluation: Callable[[Evaluation], object] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
         """Go on until ``iterations``; every so many, and at the end, evaluate and write a checkpoint.
 
@@ -166,27 +167,37 @@ class Trainer:
         :param path: of the checkpoint; ``None``: none
         :param on_step: called after every iteration
         :param on_evaluation: called after every evaluation, once the checkpoint is written
+        :param stop: asked after every iteration; where it says yes, the checkpoint is written and the run ends there
         """
         if every < 1:
             raise ValueError(f"every must be at least 1; got {every}")
-        if self.iteration == 0 and not self.history:
-            self._evaluate(0, path, on_evaluation)
-        while self.iteration < iterations:
-            start, before = time.perf_counter(), self.iteration
+        while True:
+            due = self.iteration % every == 0 or self.iteration == iterations
+            # a checkpoint may lie at an evaluation, or between two
+            if due and not (self.history and self.history[-1].iteration == self.iteration):
+                self._evaluate(path, on_evaluation)
+            if self.iteration >= iterations:
+                return
+            if stop is not None and stop():
+                if path is not None:
+                    self.save(path)
+                return
+            start = time.perf_counter()
             for _ in range(min(every - self.iteration % every, iterations - self.iteration)):
                 self.step()
                 if on_step is not None:
                     on_step()
+                if stop is not None and stop():
+                    break
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
             self.seconds += time.perf_counter() - start
-            self._evaluate(self.iteration - before, path, on_evaluation)
 
-    def _evaluate(self, steps: int, path: Path | None, on_evaluation: Callable[[Evaluation], object] | None) -> None:
+    def _evaluate(self, path: Path | None, on_evaluation: Callable[[Evaluation], object] | None) -> None:
         # by the first process alone: the model is the same in all, and the others wait in the next all-reduce
         if self.worker.rank == 0:
-            running = self.elbo_sum.item() / steps if steps else None
-            evaluation = evaluate(self, running)
+            steps = self.iteration - (self.history[-1].iteration if self.history else 0)
+            evaluation = evaluate(self, self.elbo_sum.item() / steps if steps else None)
             self.history.append(evaluation)
         self.elbo_sum.zero_()
         if self.worker.rank == 0:
@@ -207,6 +218,7 @@ class Trainer:
                 "estimators": self.estimators.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "shift": self.shift,
+                "elbo_sum": self.elbo_sum,
                 "history": [asdict(evaluation) for evaluation in self.history],
                 "seconds": self.seconds,
             },
@@ -224,6 +236,8 @@ class Trainer:
         self.estimators.load_state_dict(state["estimators"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.shift = state["shift"]
+        # earlier versions wrote at evaluations alone, where it is 0
+        self.elbo_sum = state.get("elbo_sum", self.elbo_sum)
         self.history = [Evaluation(**evaluation) for evaluation in state["history"]]
         self.seconds = state["seconds"]
 

@@ -1,13 +1,16 @@
 """python -m sb3_relax.tasks.vae, end to end on digits."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import matplotlib.image
 import pytest
 import torch
 
+from sb3_relax.tasks.vae import checkpoint
 from sb3_relax.tasks.vae.__main__ import main
 from sb3_relax.tasks.vae.images import grid
 
@@ -98,6 +101,36 @@ def test_another_run_is_not_overwritten(trained, capsys):
         main(["train", "--output", str(trained), "--units", "20", "--seed", "1"])
     assert "is of a run with seed 0 (now 1)" in capsys.readouterr().err
     assert (trained / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_iteration(number, tmp_path):
+    command = [sys.executable, "-m", "sb3_relax.tasks.vae", "train", "--output", str(tmp_path), "--units", "8"]
+    child = subprocess.Popen([*command, "--every", "50"], stdout=-1, stderr=-1, text=True)
+    path = tmp_path / "checkpoint.pt"
+    deadline = time.monotonic() + 120
+    while not path.exists() or checkpoint.load(path)["iteration"] == 0:
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(number)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + number
+    stopped_at = checkpoint.load(path)["iteration"]
+    assert stopped_at >= 50
+    assert err.splitlines()[-1] == f"stopped at iteration {stopped_at}; the same command goes on from there"
+    assert "Traceback" not in out + err
+
+
+def test_an_interrupt_before_training(monkeypatch, tmp_path, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_relax.tasks.vae.__main__.load_dataset", interrupted)
+    with pytest.raises(SystemExit) as raised:
+        main(["train", "--output", str(tmp_path)])
+    assert raised.value.code == 130
+    assert capsys.readouterr().err == "python -m sb3_relax.tasks.vae: interrupted\n"
 
 
 def test_the_task_needs_no_sb3():

@@ -99,6 +99,38 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, model, estimator, binarisati
     assert [name for name, v in state(whole).items() if same(v, state(resumed)[name])] == ["history"]
 
 
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
+    """Between evaluations, at one, and before the first: their history too is that of the run that never stopped."""
+    path = tmp_path / "checkpoint.pt"
+    for last in (0, 3, 5, 8, 9):
+        run = Trainer(CONFIG, bits())
+        if path.exists():
+            run.load(path)
+        run.train(12, 5, path, stop=lambda run=run, last=last: run.iteration >= last)
+        assert (run.iteration, checkpoint.load(path)["iteration"]) == (last, last)
+    assert [e.iteration for e in run.history] == [0, 5]
+    resumed, whole = Trainer(CONFIG, bits()), Trainer(CONFIG, bits())
+    resumed.load(path)
+    resumed.train(12, 5, path)
+    whole.train(12, 5)
+    for name, value in state(whole).items():
+        assert same(value, state(resumed)[name]), name
+    assert [e.iteration for e in resumed.history] == [0, 5, 10, 12]
+
+
+def test_a_checkpoint_without_the_sum_was_written_at_an_evaluation(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    Trainer(CONFIG, bits()).train(5, 5, path)
+    old = checkpoint.load(path)
+    del old["elbo_sum"]
+    checkpoint.save(path, old)
+    resumed, whole = Trainer(CONFIG, bits()), Trainer(CONFIG, bits())
+    resumed.load(path)
+    resumed.train(10, 5)
+    whole.train(10, 5)
+    assert same(state(whole)["history"], state(resumed)["history"])
+
+
 def test_a_write_that_dies_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     trainer = Trainer(CONFIG, bits())

@@ -1,0 +1,42 @@
+"""A training process among others: signals that ask it to stop."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+
+class Stop:
+    """Whether SIGINT (Ctrl-C) or SIGTERM asked this process to stop; a second signal ends it at once, as without this.
+
+    Only in a process's main thread.
+
+    Example::
+
+        with Stop() as stop:
+            while not stop():
+                ...
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None  #: the one that came
+
+    def __enter__(self) -> Stop:
+        self._before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

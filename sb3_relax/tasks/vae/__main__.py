@@ -28,7 +28,7 @@ from sb3_relax.tasks.vae.evaluate import Evaluation
 from sb3_relax.tasks.vae.images import reconstructions, samples, write_png
 from sb3_relax.tasks.vae.model import MODELS, DiscreteVAE
 from sb3_relax.tasks.vae.objective import binarise, bound
-from sb3_relax.tasks.vae.process import Stop
+from sb3_relax.tasks.vae.process import Stop, claim
 from sb3_relax.tasks.vae.trainer import Config, Trainer, config_of
 
 CHECKPOINT = "checkpoint.pt"
@@ -58,19 +58,30 @@ def train(options: argparse.Namespace) -> None:
     data = load(config, options)
     trainer = Trainer(config, data, device, worker)
     path = options.output / CHECKPOINT
-    if path.exists():
-        trainer.load(path)
-    if worker.rank != 0:
-        trainer.train(options.iterations, options.every)
+    with claim(options.output) if worker.rank == 0 else nullcontext():
+        distributed.wait_for_all(worker)  # none reads a checkpoint that another run may still write
+        if path.exists():
+            trainer.load(path)
+        if worker.rank == 0:
+            train_and_log(trainer, data, options)
+        else:
+            trainer.train(options.iterations, options.every)
         distributed.wait_for_all(worker)
-        return
+    if worker.rank == 0:
+        print(json.dumps(asdict(trainer.history[-1])))
 
+
+def train_and_log(trainer: Trainer, data: Dataset, options: argparse.Namespace) -> None:
+    """Train with checkpoints, tensorboard and a progress bar.
+
+    :raises SystemExit: where a signal stopped it
+    """
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
 
     # what a killed run logged beyond its checkpoint is taken back
     writer = SummaryWriter(str(options.output / "tensorboard"), purge_step=trainer.iteration + 1)
-    bar = tqdm(total=options.iterations, initial=trainer.iteration, unit="it", desc=config.estimator)
+    bar = tqdm(total=options.iterations, initial=trainer.iteration, unit="it", desc=trainer.config.estimator)
 
     def log(evaluation: Evaluation) -> None:
         iteration = evaluation.iteration
@@ -84,13 +95,11 @@ def train(options: argparse.Namespace) -> None:
         bar.set_postfix(train=f"{evaluation.train_elbo:.2f}", validation=f"{evaluation.validation_elbo:.2f}")
 
     # several processes could stop at different iterations, and wait for each other forever: they die of a signal
-    with Stop() if worker.processes == 1 else nullcontext() as stop, bar, writer:
-        trainer.train(options.iterations, options.every, path, bar.update, log, stop)
-    distributed.wait_for_all(worker)
+    with Stop() if trainer.worker.processes == 1 else nullcontext() as stop, bar, writer:
+        trainer.train(options.iterations, options.every, options.output / CHECKPOINT, bar.update, log, stop)
     if stop is not None and stop.signal is not None and trainer.iteration < options.iterations:
         print(f"stopped at iteration {trainer.iteration}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(128 + stop.signal)
-    print(json.dumps(asdict(trainer.history[-1])))
 
 
 def restore(options: argparse.Namespace) -> tuple[Config, DiscreteVAE, Dataset]:

@@ -1,9 +1,28 @@
-"""A training process among others: signals that ask it to stop."""
+"""A training process among others: one at a time in a folder, and signals that ask it to stop."""
 
 from __future__ import annotations
 
 import signal
+from contextlib import AbstractContextManager
+from pathlib import Path
 from types import FrameType, TracebackType
+
+from filelock import FileLock, Timeout
+
+
+def claim(folder: Path) -> AbstractContextManager[object]:
+    """The folder is this process's until the context ends, or the process dies in whatever way.
+
+    :raises ValueError: where another process has it
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(folder / "train.lock", timeout=0).acquire()
+    except Timeout:
+        raise ValueError(
+            f"another process is training in {folder}: wait for it, stop it (the workers of a torchrun that was "
+            "killed live on), or use another folder"
+        ) from None
 
 
 class Stop:

@@ -133,6 +133,25 @@ def test_an_interrupt_before_training(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == "python -m sb3_relax.tasks.vae: interrupted\n"
 
 
+def test_one_process_at_a_time_in_a_folder(tmp_path, capsys):
+    code = "import sys, time; from pathlib import Path; from sb3_relax.tasks.vae.process import claim\n"
+    code += "with claim(Path(sys.argv[1])): print(flush=True); time.sleep(300)"
+    command = ["train", "--output", str(tmp_path), "--iterations", "2", "--units", "8"]
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline()  # it has the folder
+        with pytest.raises(SystemExit) as raised:
+            main(command)
+    finally:
+        other.kill()
+    assert raised.value.code == 2
+    assert f"another process is training in {tmp_path}: wait for it" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoint.pt").exists()
+    other.wait()
+    main(command)  # kill -9 gave the folder back
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["iteration"] == 2
+
+
 def test_the_task_needs_no_sb3():
     code = (
         "import sys\n"

@@ -22,6 +22,7 @@ from torch import Tensor
 from sb3_relax.estimators import REBAR, RELAX, LogisticBernoulli, gradient_variance, make
 from sb3_relax.estimators.functions import value_and_slope
 from sb3_relax.estimators.rebar import RelaxedObjective
+from sb3_relax.tasks.arguments import HelpFormatter, folder
 from sb3_relax.tasks.records import provenance, write_record
 
 #: name in the figure → (name in ESTIMATORS, its settings)
@@ -173,27 +174,58 @@ def draw(runs: list[dict[str, Any]], target: float, output: Path) -> None:
     figure.savefig(output / "figure2.png", dpi=120)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sb3_relax.tasks.toy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--target", type=float, default=0.499, help="t")
-    parser.add_argument("--estimators", nargs="+", choices=list(CASES), default=list(CASES), metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--learning-rate", type=float, default=1e-2, help="of θ (Adam)")
-    parser.add_argument("--cv-learning-rate", type=float, default=1e-3, help="of φ (Adam)")
-    parser.add_argument("--probes", type=int, default=61, help="moments at which loss and variance are measured")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("toy"))
-    options = parser.parse_args(arguments)
-    for name, least in (("seeds", 1), ("steps", 1), ("probes", 2)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name} must be at least {least}; got {getattr(options, name)}")
-    if not math.isfinite(options.target):
-        parser.error(f"--target must be finite; got {options.target}")
+def case_of(name: str) -> str:
+    """The case that a name in ESTIMATORS stands for; other names as they are."""
+    return next((case for case, (registered, _) in CASES.items() if registered == name), name)
 
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m sb3_relax.tasks.toy", description=__doc__, formatter_class=HelpFormatter
+    )
+    names = "; ".join(f'"{case}" or {name}' for case, (name, _) in CASES.items())
+    top.add_argument("--target", type=float, default=0.499, help="t")
+    top.add_argument(
+        "--estimators",
+        nargs="+",
+        type=case_of,
+        choices=list(CASES),
+        metavar="NAME",
+        help=f"by the figure's name or the registry's: {names} (default: all)",
+    )
+    top.add_argument("--seeds", type=int, default=10, help="runs of every estimator")
+    top.add_argument("--steps", type=int, default=3000, help="of one run")
+    top.add_argument("--learning-rate", type=float, default=1e-2, help="of θ (Adam)")
+    top.add_argument("--cv-learning-rate", type=float, default=1e-3, help="of φ (Adam)")
+    top.add_argument("--probes", type=int, default=61, help="moments at which loss and variance are measured")
+    top.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    top.add_argument("--output", type=folder, default="toy", help="folder for record.json and the figures")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse and run; an interrupt without a traceback."""
+    top = parser()
+    options = top.parse_args(arguments)
+    options.estimators = list(dict.fromkeys(options.estimators or CASES))
+    for name, least in (("seeds", 1), ("steps", 1), ("probes", 2), ("jobs", 1)):
+        if getattr(options, name) < least:
+            top.error(f"--{name} must be at least {least}; got {getattr(options, name)}")
+    if not math.isfinite(options.target):
+        top.error(f"--target must be finite; got {options.target}")
+    if not 0 < options.learning_rate < math.inf:
+        top.error(f"--learning-rate must be positive; got {options.learning_rate}")
+    if not 0 <= options.cv_learning_rate < math.inf:
+        top.error(f"--cv-learning-rate must not be negative; got {options.cv_learning_rate}")
+    try:
+        compare(options)
+    except KeyboardInterrupt:
+        top.exit(130, f"{top.prog}: interrupted\n")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Run all, write the record and the figures, print the table."""
     from joblib import Parallel, delayed
     from tqdm import tqdm
 

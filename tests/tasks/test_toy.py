@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -60,9 +59,9 @@ def test_surrogate_curves():
     assert not any(toy.run("REINFORCE", 0, 0.3, 0, 0.0, 0.0, 2)["surrogate"]["c"])
 
 
-def test_command_line(tmp_path, monkeypatch, capsys):
+def test_command_line(tmp_path, capsys):
     sizes = ["--seeds", "2", "--steps", "20", "--probes", "5", "--jobs", "1"]
-    toy.main([*sizes, "--estimators", "REINFORCE", "RELAX", "--output", str(tmp_path)])
+    toy.main([*sizes, "--estimators", "REINFORCE", "relax", "RELAX", "--output", str(tmp_path)])
     record = json.loads((tmp_path / "record.json").read_text())
     assert {row["case"] for row in record["summary"]} == {"REINFORCE", "RELAX"}
     assert len(record["runs"]) == 4
@@ -70,10 +69,51 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "figure1.png").stat().st_size > 10_000
     assert (tmp_path / "figure2.png").stat().st_size > 10_000
     assert "RELAX" in capsys.readouterr().out
-    for bad, message in (("--seeds 0", "--seeds must be at least 1"), ("--target nan", "--target must be finite")):
-        with pytest.raises(SystemExit):
-            toy.main(bad.split())
-        assert message in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", ["toy", "--help"])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("--seeds 0", "--seeds must be at least 1; got 0"),
+        ("--jobs 0", "--jobs must be at least 1; got 0"),
+        ("--target nan", "--target must be finite"),
+        ("--learning-rate 0", "--learning-rate must be positive; got 0.0"),
+        ("--cv-learning-rate -1", "--cv-learning-rate must not be negative; got -1.0"),
+        ("--estimators relaxx", "invalid choice: 'relaxx' (choose from"),
+        ("--output {file}", "argument --output: {file} is a file, not a folder"),
+        ("--output {file}/below", "argument --output: {file} is a file, not a folder"),
+    ],
+)
+def test_errors(bad, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(toy, "compare", lambda options: pytest.fail("computed"))
+    file = tmp_path / "notes.txt"
+    file.touch()
+    with pytest.raises(SystemExit) as raised:
+        toy.main(bad.format(file=file).split())
+    assert raised.value.code == 2
+    assert message.format(file=file) in capsys.readouterr().err
+
+
+def test_both_names_of_an_estimator():
+    for case, (name, _) in toy.CASES.items():
+        assert toy.case_of(name) == toy.case_of(case) == case
+
+
+def test_an_interrupt_is_one_line(tmp_path, monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(toy, "compare", interrupted)
+    with pytest.raises(SystemExit) as raised:
+        toy.main(["--output", str(tmp_path)])
+    assert raised.value.code == 130
+    assert capsys.readouterr().err == "python -m sb3_relax.tasks.toy: interrupted\n"
+
+
+def test_help_lists_estimators_and_defaults(capsys):
     with pytest.raises(SystemExit):
-        toy.main()
+        toy.main(["--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert '"RLOO, K = 2" or rloo;' in out
+    assert "runs at a time (default: 2)" in out
+    assert all(action.help for action in toy.parser()._actions)

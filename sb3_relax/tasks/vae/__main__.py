@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from sb3_relax.tasks.arguments import HelpFormatter, folder
 from sb3_relax.tasks.vae import checkpoint, distributed
 from sb3_relax.tasks.vae.cases import CASES
 from sb3_relax.tasks.vae.data import BINARISATIONS, DATASETS, Dataset, load_dataset
@@ -148,11 +149,11 @@ def sample(options: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
-        prog="python -m sb3_relax.tasks.vae", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m sb3_relax.tasks.vae", description=__doc__, formatter_class=HelpFormatter
     )
     commands = top.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--output", type=Path, default=Path("vae"), help="the run's folder")
+    common.add_argument("--output", type=folder, default="vae", help="the run's folder")
     common.add_argument("--data-dir", type=Path, help="folder with the data sets' files; default: SB3_RELAX_DATA")
     common.add_argument("--cache-dir", type=Path, help="for downloads and prepared images")
     common.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")

@@ -95,6 +95,15 @@ def test_errors(arguments, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample"])
+def test_the_output_is_a_folder(command, tmp_path, capsys):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SystemExit) as raised:
+        main([command, "--output", str(tmp_path / "notes.txt")])
+    assert raised.value.code == 2
+    assert f"argument --output: {tmp_path / 'notes.txt'} is a file, not a folder" in capsys.readouterr().err
+
+
 def test_another_run_is_not_overwritten(trained, capsys):
     before = (trained / "checkpoint.pt").read_bytes()
     with pytest.raises(SystemExit):

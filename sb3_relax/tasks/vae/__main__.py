@@ -14,10 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -52,7 +53,7 @@ def load(config: Config, options: argparse.Namespace) -> Dataset:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Until ``--iterations``, from the checkpoint where there is one."""
+    """Train until --iterations, from the checkpoint where there is one."""
     device = distributed.local_device(options.device)
     worker = distributed.start(device)
     config = config_of(vars(options))
@@ -103,8 +104,17 @@ def train_and_log(trainer: Trainer, data: Dataset, options: argparse.Namespace) 
         raise SystemExit(128 + stop.signal)
 
 
-def restore(options: argparse.Namespace) -> tuple[Config, DiscreteVAE, Dataset]:
-    """The model of a checkpoint, and its data."""
+class Restored(NamedTuple):
+    """What a checkpoint has, and its data."""
+
+    config: Config
+    iteration: int
+    model: DiscreteVAE
+    data: Dataset
+
+
+def restore(options: argparse.Namespace) -> Restored:
+    """:raises FileNotFoundError: where there is no checkpoint"""
     path = options.output / CHECKPOINT
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; train first, or name the run's folder with --output")
@@ -114,7 +124,7 @@ def restore(options: argparse.Namespace) -> tuple[Config, DiscreteVAE, Dataset]:
     data = load(config, options)
     model = DiscreteVAE.of(config.model, data.train.mean(0), config.units).to(device)
     model.load_state_dict(state["model"])
-    return config, model, data
+    return Restored(config, state["iteration"], model, data)
 
 
 def pixels(x: torch.Tensor, binarised: bool, seed: int = 0) -> torch.Tensor:
@@ -124,10 +134,10 @@ def pixels(x: torch.Tensor, binarised: bool, seed: int = 0) -> torch.Tensor:
 
 def evaluate(options: argparse.Namespace) -> None:
     """ELBO and IWAE bound of a split, with their standard errors over examples."""
-    config, model, data = restore(options)
+    config, iteration, model, data = restore(options)
     x = pixels(getattr(data, options.split).to(model.prior.device), data.binarised)
     generator = torch.Generator(x.device).manual_seed(options.noise_seed)
-    result: dict[str, Any] = {"split": options.split, "examples": len(x)}
+    result: dict[str, Any] = {"iteration": iteration, "split": options.split, "examples": len(x)}
     for name, count in (("elbo", 1), (f"iwae_{options.samples}", options.samples)):
         values = bound(model, x, count, generator).double()
         result[name] = values.mean().item()
@@ -138,7 +148,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def sample(options: argparse.Namespace) -> None:
     """samples.png and reconstructions.png."""
-    _, model, data = restore(options)
+    _, _, model, data = restore(options)
     generator = torch.Generator(model.prior.device).manual_seed(options.noise_seed)
     write_png(options.output / "samples.png", samples(model, data.shape, options.count, generator))
     x = pixels(data.validation[: options.count].to(model.prior.device), data.binarised)
@@ -154,34 +164,48 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--output", type=folder, default="vae", help="the run's folder")
-    common.add_argument("--data-dir", type=Path, help="folder with the data sets' files; default: SB3_RELAX_DATA")
-    common.add_argument("--cache-dir", type=Path, help="for downloads and prepared images")
+    common.add_argument(
+        "--data-dir", type=Path, help="with the data sets' files (default: SB3_RELAX_DATA, else downloads)"
+    )
+    common.add_argument(
+        "--cache-dir", type=Path, help="for downloads and prepared images (default: the system's folder for caches)"
+    )
     common.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     common.add_argument("--threads", type=int, default=1, help="of one process, on a CPU")
 
+    def add(run: Callable[[argparse.Namespace], None], *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(
+            run.__name__,
+            parents=[common, *parents],
+            help=run.__doc__,
+            description=run.__doc__,
+            formatter_class=HelpFormatter,
+        )
+        command.set_defaults(run=run)
+        return command
+
+    command = add(train)
+    width = max(map(len, CASES)) + 2
+    command.epilog = "estimators:\n" + "\n".join(f"  {name:{width}}{case.description}" for name, case in CASES.items())
     kinds = {"str": str, "int": int, "float": float}
-    command = commands.add_parser("train", parents=[common], help=train.__doc__)
     for field in fields(Config):
         command.add_argument(
             f"--{field.name.replace('_', '-')}",
             type=kinds[str(field.type)],
             default=field.default,
             choices=CHOICES.get(field.name),
-            help="default: %(default)s",
+            help=field.metadata["help"],
         )
     command.add_argument("--iterations", type=int, default=100_000, help="of the whole run")
     command.add_argument("--every", type=int, default=5000, help="iterations between evaluations and checkpoints")
-    command.set_defaults(run=train)
 
     noise = argparse.ArgumentParser(add_help=False)
-    noise.add_argument("--noise-seed", type=int, default=0)
-    command = commands.add_parser("evaluate", parents=[common, noise], help=evaluate.__doc__)
-    command.add_argument("--split", choices=["train", "validation", "test"], default="validation")
+    noise.add_argument("--noise-seed", type=int, default=0, help="of the samples that are drawn")
+    command = add(evaluate, noise)
+    command.add_argument("--split", choices=["train", "validation", "test"], default="validation", help="which images")
     command.add_argument("--samples", type=int, default=100, help="K of the IWAE bound")
-    command.set_defaults(run=evaluate)
-    command = commands.add_parser("sample", parents=[common, noise], help=sample.__doc__)
-    command.add_argument("--count", type=int, default=64)
-    command.set_defaults(run=sample)
+    command = add(sample, noise)
+    command.add_argument("--count", type=int, default=64, help="images in each file")
     return top
 
 

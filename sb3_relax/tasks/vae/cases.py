@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -28,30 +29,57 @@ def surrogate(units: int) -> ThetaSurrogate:
     return ThetaSurrogate(units, (units, units), squash="sigmoid")
 
 
-#: name → bits in the layer → the layer's estimator
-CASES: dict[str, Callable[[int], Estimator]] = {
-    # all of the bound relaxed, decoder and prior included, as its authors have it
-    "concrete": lambda units: ESTIMATORS["concrete"](),
-    # the encoder's gradient alone; the others learn on bits, as with every estimator below
-    "concrete_bits": lambda units: ESTIMATORS["concrete"](hard_value=True),
-    "nvil": lambda units: ESTIMATORS["nvil"](baseline=Baseline(units)),
-    "muprop": lambda units: ESTIMATORS["muprop"](baseline=Baseline(units)),
-    # Grathwohl et al.'s Eq 8
-    "rebar": lambda units: ESTIMATORS["rebar"](),
-    # Tucker et al.'s, who give it the baseline that NVIL and MuProp have
-    "rebar_baseline": lambda units: ESTIMATORS["rebar"](baseline=Baseline(units)),
-    # c(z) = η f(σ_τ(z)) + r̂(z): what the paper calls RELAX here
-    "relax": lambda units: ESTIMATORS["rebar"](residual=surrogate(units)),
-    # c(z) a network alone, and f a black box
-    "relax_free": lambda units: ESTIMATORS["relax"](surrogate=surrogate(units)),
+class Case(NamedTuple):
+    """An estimator as the VAE uses it."""
+
+    build: Callable[[int], Estimator]  #: bits in the layer → the layer's estimator
+    description: str  #: in a line
+
+
+CASES: dict[str, Case] = {
+    "concrete": Case(
+        lambda units: ESTIMATORS["concrete"](),
+        "all of the bound relaxed, decoder and prior included, as its authors have it",
+    ),
+    "concrete_bits": Case(
+        lambda units: ESTIMATORS["concrete"](hard_value=True),
+        "Concrete for the encoder alone; the decoder and the prior learn on bits, as with every estimator below",
+    ),
+    "nvil": Case(
+        lambda units: ESTIMATORS["nvil"](baseline=Baseline(units)),
+        "the score function, less a learned baseline and a running mean of f",
+    ),
+    "muprop": Case(
+        lambda units: ESTIMATORS["muprop"](baseline=Baseline(units)),
+        "the score function, less a first-order expansion of f and a learned baseline",
+    ),
+    "rebar": Case(lambda units: ESTIMATORS["rebar"](), "c(z) = η f(σ_τ(z)): Grathwohl et al.'s Eq 8"),
+    "rebar_baseline": Case(
+        lambda units: ESTIMATORS["rebar"](baseline=Baseline(units)),
+        "REBAR with the baseline that NVIL and MuProp have: Tucker et al.'s",
+    ),
+    "relax": Case(
+        lambda units: ESTIMATORS["rebar"](residual=surrogate(units)),
+        "c(z) = η f(σ_τ(z)) + r(z), r a network: what the paper calls RELAX here",
+    ),
+    "relax_free": Case(
+        lambda units: ESTIMATORS["relax"](surrogate=surrogate(units)), "c(z) a network alone, and f a black box"
+    ),
     # the running baseline is f's shift
-    "reinforce": lambda units: ESTIMATORS["reinforce"](),
-    "rloo": lambda units: ESTIMATORS["rloo"](),
-    "disarm": lambda units: ESTIMATORS["disarm"](),
-    "double_cv": lambda units: ESTIMATORS["double_cv"](),
-    "rodeo": lambda units: ESTIMATORS["rodeo"](),
-    "relaxed_double_cv": lambda units: ESTIMATORS["relaxed_double_cv"](surrogate=surrogate(units)),
-    "vimco": lambda units: ESTIMATORS["vimco"](),
+    "reinforce": Case(lambda units: ESTIMATORS["reinforce"](), "the score function, less a running mean of f"),
+    "rloo": Case(lambda units: ESTIMATORS["rloo"](), "two samples, each the other's baseline"),
+    "disarm": Case(lambda units: ESTIMATORS["disarm"](), "two antithetic samples, their order integrated out"),
+    "double_cv": Case(
+        lambda units: ESTIMATORS["double_cv"](), "RLOO with a first-order expansion of f as a second control variate"
+    ),
+    "rodeo": Case(lambda units: ESTIMATORS["rodeo"](), "RLOO with Stein control variates from neighbours of a sample"),
+    "relaxed_double_cv": Case(
+        lambda units: ESTIMATORS["relaxed_double_cv"](surrogate=surrogate(units)),
+        "Double CV with a network of the relaxed samples (ours)",
+    ),
+    "vimco": Case(
+        lambda units: ESTIMATORS["vimco"](), "the bound of two samples, each the other's baseline; one layer alone"
+    ),
 }
 
 
@@ -62,7 +90,7 @@ def build(name: str, layers: int, units: int) -> nn.ModuleList:
     """
     if name not in CASES:
         raise ValueError(f"unknown estimator {name!r}; there are {', '.join(CASES)}")
-    estimators = [CASES[name](units) for _ in range(layers)]
+    estimators = [CASES[name].build(units) for _ in range(layers)]
     if layers > 1 and type(estimators[0]).target is not Estimator.target:
         single = ", ".join(model for model, (depth, _) in MODELS.items() if depth == 1)
         raise ValueError(

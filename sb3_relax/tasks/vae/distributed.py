@@ -7,6 +7,7 @@ pass it by without a word, leaving every process with its own φ.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,14 +35,18 @@ def start(device: torch.device) -> Worker:
 def local_device(name: str) -> torch.device:
     """The device ``name``; of several GPUs that of this process.
 
-    :raises ValueError: for CUDA where there is none
+    :raises ValueError: for another device, and for CUDA where there is none
     """
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"--device {name}: there are cpu, cuda and cuda:N")
     device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(f"--device {name}: torch sees no CUDA device; use --device cpu")
         if device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices, the first cuda:0")
         torch.cuda.set_device(device)
     return device
 

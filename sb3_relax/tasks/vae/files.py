@@ -48,7 +48,8 @@ def find(wanted: Published, folder: Path) -> Path:
             return path
     raise FileNotFoundError(
         f"no {' or '.join(wanted.names)} in {folder} or {folder / wanted.folder}. Get it from {wanted.url} and name "
-        f"its folder with data_dir or the environment variable {DATA_VARIABLE}; with neither it is downloaded."
+        f"its folder with data_dir (--data-dir) or the environment variable {DATA_VARIABLE}; with neither it is "
+        "downloaded."
     )
 
 
@@ -63,12 +64,12 @@ def download(wanted: Published, cache: Path) -> Path:
     except ValueError as error:
         raise ValueError(
             f"{wanted.url} did not serve the published file, and nothing of it was kept: {error} Load again; if it "
-            f"stays so, get {name} elsewhere and name its folder with data_dir or {DATA_VARIABLE}."
+            f"stays so, get {name} elsewhere and name its folder with data_dir (--data-dir) or {DATA_VARIABLE}."
         ) from error
     except OSError as error:  # the network's errors are OSErrors
         raise FileNotFoundError(
             f"{wanted.url} could not be downloaded to {cache / wanted.folder}: {error}. Get it in another way and name "
-            f"its folder with data_dir or the environment variable {DATA_VARIABLE}."
+            f"its folder with data_dir (--data-dir) or the environment variable {DATA_VARIABLE}."
         ) from error
 
 

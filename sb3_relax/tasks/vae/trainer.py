@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +20,34 @@ from sb3_relax.tasks.vae.evaluate import Evaluation, evaluate
 from sb3_relax.tasks.vae.model import DiscreteVAE
 from sb3_relax.tasks.vae.objective import binarise, estimate_gradient
 
+T = TypeVar("T")
+
 #: weight of the newest batch in the running mean of f
 SHIFT_RATE = 0.01
+
+
+def setting(default: T, description: str) -> T:
+    """A field of :class:`Config`, which the command line describes in the same words."""
+    return field(default=default, metadata={"help": description})
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that decides a run's result but its length."""
 
-    dataset: str = "digits"
-    model: str = "linear1"
-    estimator: str = "relax"
-    seed: int = 0
-    learning_rate: float = 1e-3  #: of θ's networks (Adam)
-    phi_rate: float = 1.0  #: φ's learning rate over θ's; the paper tried 1 and 10
-    weight_decay: float = 1e-3  #: of the networks among φ (Adam's, added to the gradient); the paper tried .001, .0001
-    batch_size: int = 24
-    beta2: float = 0.99999  #: Adam's, as in the authors' code
-    binarisation: str = "fixed"
-    units: int = 200
+    dataset: str = setting("digits", "images to train on; digits needs no download")
+    model: str = setting("linear1", "linear1, linear2: one or two stochastic layers; nonlinear: one, by tanh networks")
+    estimator: str = setting("relax", "of the encoder's gradient, see below")
+    seed: int = setting(0, "of the weights, the noise and the order of the images")
+    learning_rate: float = setting(1e-3, "of θ's networks (Adam)")
+    phi_rate: float = setting(1.0, "φ's learning rate over θ's; the paper tried 1 and 10")
+    weight_decay: float = setting(
+        1e-3, "of the networks among φ (Adam's, added to the gradient); the paper tried .001, .0001"
+    )
+    batch_size: int = setting(24, "images an iteration, shared by the processes")
+    beta2: float = setting(0.99999, "Adam's, as in the authors' code")
+    binarisation: str = setting("fixed", "pixels' bits drawn of their intensities once (fixed) or anew each time")
+    units: int = setting(200, "bits of a stochastic layer, and width of the hidden layers")
 
     def require_valid(self) -> None:
         """Refuse numbers no run could use.
@@ -45,13 +55,13 @@ class Config:
         :raises ValueError: naming the first
         """
         for name in ("learning_rate", "phi_rate", "batch_size", "units"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
-        if self.weight_decay < 0 or not 0 <= self.beta2 < 1 or self.seed < 0:
-            raise ValueError(
-                "weight_decay and seed must not be negative, beta2 must be in [0, 1); "
-                f"got {self.weight_decay}, {self.seed} and {self.beta2}"
-            )
+        for name in ("weight_decay", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"beta2 must be in [0, 1); got {self.beta2}")
 
 
 def key(*parts: object) -> int:

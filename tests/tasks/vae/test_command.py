@@ -1,6 +1,7 @@
 """python -m sb3_relax.tasks.vae, end to end on digits."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from sb3_relax.tasks.vae import checkpoint
-from sb3_relax.tasks.vae.__main__ import main
+from sb3_relax.tasks.vae.__main__ import main, parser
+from sb3_relax.tasks.vae.cases import CASES
 from sb3_relax.tasks.vae.images import grid
 
 
@@ -51,7 +53,8 @@ def test_evaluate(trained, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["examples"] == 300
     assert result["elbo"] < result["iwae_20"] < 0
-    assert json.loads((trained / "evaluation_test.json").read_text())["dataset"] == "digits"
+    written = json.loads((trained / "evaluation_test.json").read_text())
+    assert (written["dataset"], written["iteration"]) == ("digits", 50)
     main(["evaluate", "--output", str(trained), "--split", "test", "--samples", "20"])
     assert json.loads(capsys.readouterr().out) == result  # fixed noise
 
@@ -84,6 +87,9 @@ def test_grid():
         (["train", "--learning-rate", "-1"], "learning_rate must be positive; got -1.0"),
         (["evaluate"], "checkpoint.pt is not there; train first, or name the run's folder with --output"),
         (["train", "--device", "cuda"], "torch sees no CUDA device"),
+        (["train", "--device", "foo"], "--device foo: there are cpu, cuda and cuda:N"),
+        (["train", "--weight-decay", "-1"], "vae: weight_decay must not be negative; got -1.0\n"),
+        (["train", "--dataset", "mnist", "--data-dir", "nowhere"], "name its folder with data_dir (--data-dir) or"),
     ],
 )
 def test_errors(arguments, message, tmp_path, capsys):
@@ -102,6 +108,19 @@ def test_the_output_is_a_folder(command, tmp_path, capsys):
         main([command, "--output", str(tmp_path / "notes.txt")])
     assert raised.value.code == 2
     assert f"argument --output: {tmp_path / 'notes.txt'} is a file, not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample"])
+def test_help_describes_every_option(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert "(default: vae)" in out
+    assert "(default: None)" not in out
+    assert all(action.help for action in parser()._subparsers._group_actions[0].choices[command]._actions)
+    if command == "train":
+        for name, case in CASES.items():
+            assert re.search(rf"^  {name} +{re.escape(case.description)}$", out, re.MULTILINE)
 
 
 def test_another_run_is_not_overwritten(trained, capsys):

@@ -122,8 +122,15 @@ def test_torchrun(tmp_path):
     assert (state["iteration"], state["processes"]) == (10, 2)
 
 
-def test_devices():
+def test_devices(monkeypatch):
     assert local_device("cpu").type == "cpu"
+    for name in ("foo", "cuda:", "cuda:-1", "meta"):
+        with pytest.raises(ValueError, match=f"--device {name}: there are cpu, cuda and cuda:N"):
+            local_device(name)
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="torch sees no CUDA device; use --device cpu"):
             local_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="--device cuda:2: torch sees 2 CUDA devices, the first cuda:0"):
+        local_device("cuda:2")

@@ -156,6 +156,10 @@ def test_damaged_and_foreign_checkpoints(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"checkpoint.pt is damaged .* delete it to start anew"):
         Trainer(CONFIG, bits()).load(path)
+    for content in (b"hello", b"", b"\x80\x02}q\x00."):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"no checkpoint.*; delete it to start anew"):
+            Trainer(CONFIG, bits()).load(path)
     torch.save([1], path)
     with pytest.raises(ValueError, match="no checkpoint of a run"):
         Trainer(CONFIG, bits()).load(path)
@@ -231,7 +235,10 @@ def test_gradient_log_variance():
     [
         ({"batch_size": 201}, "200 training examples: too few for a batch"),
         ({"learning_rate": 0.0}, "learning_rate must be positive; got 0.0"),
-        ({"beta2": 1.0}, "beta2 must be in"),
+        ({"learning_rate": float("inf")}, "learning_rate must be positive; got inf"),
+        ({"beta2": 1.0}, r"^beta2 must be in \[0, 1\); got 1.0$"),
+        ({"weight_decay": -1.0}, "^weight_decay must not be negative; got -1.0$"),
+        ({"seed": -1}, "^seed must not be negative; got -1$"),
         ({"model": "linear2", "estimator": "vimco"}, "use a model of one layer"),
         ({"estimator": "rebarr"}, "there are concrete, concrete_bits, nvil"),
     ],

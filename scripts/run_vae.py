@@ -5,8 +5,9 @@
 
 The learning rate of each data set, model and estimator is chosen on a seed that is not reported, by the training ELBO
 (rates.json): all of ``--rates`` run for the first of ``--tune-iterations``, the better half of them goes on to the next
-number, and so on. Noise costs little at first and much later, so a choice after a short run alone would favour high
-rates. Where the lowest of ``--rates`` wins, the next lower one of the paper's grid is tried as well.
+number, and from there on those that are within a nat of the best. Noise costs little at first and much later, so a
+choice after a short run alone would favour high rates. Where the lowest of ``--rates`` wins, the next lower one of the
+paper's grid is tried as well.
 
 Stop it at any time and repeat the command: runs continue from their checkpoints (scripts/runs, outside of git), which
 are written with the record at every evaluation. More ``--iterations`` make runs that are over go on. A run that
@@ -38,8 +39,10 @@ from sb3_relax.tasks.vae.trainer import Config, Trainer
 
 #: the paper's grid
 RATES = (0.005, 0.001, 0.0005, 0.0001, 0.00005)
-#: its seeds are for choosing rates alone
+#: of the runs that choose the rates
 TUNE_SEED = 1000
+#: nats from the best at which a rate may still win
+CLOSE = 1.0
 CURVE_POINTS = 200
 Cell = tuple[str, str, str]
 
@@ -138,82 +141,41 @@ def elbo_at(record: dict[str, Any], iteration: int) -> float | None:
     return elbo if elbo is not None and math.isfinite(elbo) else None
 
 
-class Rates:
-    """The learning rate of each data set, model and estimator, and the ELBOs it was chosen by, in rates.json.
-
-    Kept, so that a choice once made stays what it was when more iterations of the runs are asked for.
-
-    :param stages: iterations after which the better half of the rates goes on; after the last, the best is taken
-    :param run_all: runs ``(cell, rate, iterations)`` for each of a list
-    :param elbo: of a cell at a rate after so many iterations; ``None`` where it diverged
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        stages: list[int],
-        run_all: Callable[[list[tuple[Cell, float, int]]], None],
-        elbo: Callable[[Cell, float, int], float | None],
-    ):
-        self.path = path
-        self.stages = stages
-        self.run_all = run_all
-        self.elbo = elbo
-        self.known: dict[str, dict[str, Any]] = read(path) or {}
-
-    def of(self, cell: Cell) -> float | None:
-        """The rate chosen, where it was chosen in these stages."""
-        entry = self.known.get(" ".join(cell))
-        return entry["rate"] if entry and entry["iterations"] == self.stages else None
-
-    def choose(self, cells: list[Cell], rates: list[float]) -> None:
-        """Choose for those cells that have no rate yet."""
-        seen: dict[Cell, dict[int, dict[float, float | None]]] = {
-            cell: {stage: {} for stage in self.stages} for cell in cells if self.of(cell) is None
-        }
-        left = {cell: rates for cell in seen}
-        for stage in self.stages:
-            self._measure(seen, left, stage)
-            for cell, of_cell in seen.items():
-                best = ranked(of_cell[stage])
-                left[cell] = best[: 1 if stage == self.stages[-1] else -(-len(best) // 2)]
-        # the lowest of all won: is a lower one better still?
-        while lower := {
-            cell: [max(rate for rate in RATES if rate < won[0])]
-            for cell, won in left.items()
-            if won and won[0] == min(rate for of_stage in seen[cell].values() for rate in of_stage) > min(RATES)
-        }:
-            self._measure(seen, lower, self.stages[-1])
-            left = {cell: ranked(seen[cell][self.stages[-1]])[:1] for cell in lower} | {
-                cell: won for cell, won in left.items() if cell not in lower
-            }
-        for cell, won in left.items():
-            if not won:
-                print(f"{' '.join(cell)}: no learning rate lasted {self.stages[-1]:,} iterations")
-                continue
-            self.known[" ".join(cell)] = {
-                "rate": won[0],
-                "iterations": self.stages,
-                "seed": TUNE_SEED,
-                "train_elbos": {
-                    str(stage): {f"{rate:g}": elbo for rate, elbo in elbos.items()}
-                    for stage, elbos in seen[cell].items()
-                },
-            }
-            write_record(self.path, self.known)
-
-    def _measure(
-        self, seen: dict[Cell, dict[int, dict[float, float | None]]], rates: dict[Cell, list[float]], stage: int
-    ) -> None:
-        self.run_all([(cell, rate, stage) for cell, of_cell in rates.items() for rate in of_cell])
-        for cell, of_cell in rates.items():
-            seen[cell][stage] |= {rate: self.elbo(cell, rate, stage) for rate in of_cell}
+Elbos = dict[float, float | None]
 
 
-def ranked(elbos: dict[float, float | None]) -> list[float]:
+def ranked(elbos: Elbos) -> list[float]:
     """Rates that lasted, the best first."""
     lasted = {rate: elbo for rate, elbo in elbos.items() if elbo is not None}
     return sorted(lasted, key=lambda rate: -lasted[rate])
+
+
+def choose(
+    measure: Callable[[float, int], float | None], rates: list[float], stages: list[int]
+) -> tuple[float | None, dict[int, Elbos]]:
+    """The best rate, ``None`` where all diverged; and what was seen after how many iterations.
+
+    :param measure: training ELBO at a rate after so many iterations; ``None`` where it diverged
+    :param rates: to begin with
+    :param stages: numbers of iterations, rising
+    """
+    seen: dict[int, Elbos] = {}
+    left = rates
+    for stage in stages:
+        seen[stage] = {rate: measure(rate, stage) for rate in left}
+        best = ranked(seen[stage])
+        if stage == stages[0]:
+            left = best[: -(-len(left) // 2)]
+        else:
+            left = [rate for rate in best if seen[stage][rate] >= seen[stage][best[0]] - CLOSE]
+        if len(left) < 2:
+            break
+    # the lowest of all won: is a lower one better still?
+    while best and best[0] == min(rate for elbos in seen.values() for rate in elbos) > min(RATES):
+        lower = max(rate for rate in RATES if rate < best[0])
+        seen[stage][lower] = measure(lower, stage)
+        best = ranked(seen[stage])
+    return (best[0] if best else None), seen
 
 
 def main() -> None:
@@ -223,7 +185,7 @@ def main() -> None:
     parser.add_argument("--estimator", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=100_000)
-    parser.add_argument("--tune-iterations", type=int, nargs="+", default=[5000, 20_000])
+    parser.add_argument("--tune-iterations", type=int, nargs="+", default=[5000, 20_000, 50_000])
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES[:3]))
     parser.add_argument("--phi-rate", type=float, default=Config.phi_rate, help="φ's learning rate over θ's")
     parser.add_argument("--every", type=int, default=5000, help="iterations between evaluations and checkpoints")
@@ -263,28 +225,44 @@ def main() -> None:
     def tuning_record(cell: Cell, rate: float) -> dict[str, Any]:
         return read(options.results / "runs" / f"{name_of(config(cell, rate, TUNE_SEED))}.json") or {}
 
-    def elbo(cell: Cell, rate: float, iterations: int) -> float | None:
+    def measured(cell: Cell, rate: float, iterations: int) -> float | None:
+        """A run's ELBO; the run itself where there is none."""
+        record = tuning_record(cell, rate)
+        if elbo_at(record, iterations) is None and "diverged" not in record:
+            try:
+                run(*job(cell, rate, TUNE_SEED, iterations, final=False)[1])
+            except ValueError:
+                if "diverged" not in tuning_record(cell, rate):
+                    raise
         return elbo_at(tuning_record(cell, rate), iterations)
 
-    def run_all(asked: list[tuple[Cell, float, int]]) -> None:
-        jobs = dict(
-            job(cell, rate, TUNE_SEED, iterations, final=False)
-            for cell, rate, iterations in asked
-            if elbo(cell, rate, iterations) is None and "diverged" not in tuning_record(cell, rate)
-        )
-        in_parallel(run, jobs, options.jobs, "learning rates", options.backend)
+    def chosen(cell: Cell) -> tuple[float | None, dict[int, Elbos]]:
+        return choose(lambda rate, iterations: measured(cell, rate, iterations), options.rates, stages)
 
-    rates = Rates(options.results / "rates.json", stages, run_all, elbo)
-    rates.choose(cells, options.rates)
+    # kept: a choice once made stays what it was when more iterations of the runs are asked for
+    path = options.results / "rates.json"
+    rates = read(path) or {}
+    tune = {" ".join(cell): (cell,) for cell in cells if rates.get(" ".join(cell), {}).get("iterations") != stages}
+    failures = in_parallel(chosen, tune, options.jobs, "learning rates", options.backend)
+    for name, (cell,) in tune.items():
+        if any(failure.startswith(f"{name}:") for failure in failures):
+            continue
+        rate, seen = chosen(cell)  # from the records now
+        if rate is None:
+            print(f"{name}: no learning rate lasted {max(seen):,} iterations")
+            continue
+        elbos = {str(stage): {f"{rate:g}": elbo for rate, elbo in of_stage.items()} for stage, of_stage in seen.items()}
+        rates[name] = {"rate": rate, "iterations": stages, "seed": TUNE_SEED, "train_elbos": elbos}
+        write_record(path, rates)
     jobs = [
-        job(cell, rate, seed, options.iterations, final=True)
+        job(cell, rates[" ".join(cell)]["rate"], seed, options.iterations, final=True)
         for seed in range(options.seeds)
         for cell in cells
-        if (rate := rates.of(cell)) is not None
+        if rates.get(" ".join(cell), {}).get("iterations") == stages
     ]
-    failures = in_parallel(run, dict(jobs), options.jobs, "runs", options.backend)
-    print(f"{len(jobs) - len(failures)} of {len(jobs)} runs done in {time.perf_counter() - start:.0f} s")
-    if failures:
+    failed = in_parallel(run, dict(jobs), options.jobs, "runs", options.backend)
+    print(f"{len(jobs) - len(failed)} of {len(jobs)} runs done in {time.perf_counter() - start:.0f} s")
+    if failures or failed:
         raise SystemExit(1)
 
 

@@ -32,15 +32,18 @@ def tables(monkeypatch):
 
 def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path, tables):
     arguments = ("--model", "linear1", "linear2", "--estimator", "rebar", "vimco", "--tune-iterations", "10", "20")
-    rates = ("--rates", "0.005", "0.00005", "--seeds", "2")
+    rates = ("--rates", "0.005", "0.001", "0.00005", "--seeds", "2")
     done = sweep(tmp_path, *arguments, *rates, "--iterations", "40", "--model", "linear1")
     assert "4 of 4 runs done" in done.stdout
     records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results" / "runs").iterdir()}
-    assert len(records) == 8  # two estimators: two rates of a seed for choosing, and two seeds at the chosen one
+    assert len(records) == 10  # two estimators: three rates of a seed for choosing, and two seeds at the chosen one
     chosen = json.loads((tmp_path / "results" / "rates.json").read_text())
     assert {entry["rate"] for entry in chosen.values()} == {0.005}
     elbos = chosen["digits linear1 rebar"]["train_elbos"]
-    assert {stage: set(of_stage) for stage, of_stage in elbos.items()} == {"10": {"0.005", "5e-05"}, "20": {"0.005"}}
+    assert {stage: set(of_stage) for stage, of_stage in elbos.items()} == {
+        "10": {"0.005", "0.001", "5e-05"},
+        "20": {"0.005", "0.001"},
+    }
     assert records["digits_linear1_rebar_lr5e-05_phi1_seed1000"]["iterations"] == 10
     assert records["digits_linear1_rebar_lr0.005_phi1_seed1000"]["iterations"] == 20
     record = records["digits_linear1_rebar_lr0.005_phi1_seed0"]
@@ -72,46 +75,62 @@ def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path, tables):
     assert text.count("| REBAR `rebar` |") == 5
 
 
-CELL = ("mnist", "linear1", "nvil")
-
-
 @pytest.mark.parametrize(
-    ("curves", "runs", "won"),
+    ("curves", "asked", "won"),
     [
         # better at first, worse in the end: what a short run alone would choose
         (
-            {0.005: [-9, None], 0.001: [-1, -5], 0.0005: [-2, -3], 0.0001: [-8, -4]},
+            {0.005: [-90], 0.001: [-10, -50], 0.0005: [-20, -30], 0.0001: [-80, -40]},
             [(0.005, 10), (0.001, 10), (0.0005, 10), (0.001, 20), (0.0005, 20), (0.0001, 20)],
+            0.0005,
+        ),
+        # too close to tell: on to the third stage
+        (
+            {0.005: [-90], 0.001: [-10, -30, -29], 0.0005: [-20, -30.9, -25], 0.0001: [-80, -60, -50]},
+            [
+                (0.005, 10),
+                (0.001, 10),
+                (0.0005, 10),
+                (0.001, 20),
+                (0.0005, 20),
+                (0.001, 30),
+                (0.0005, 30),
+                (0.0001, 30),
+            ],
             0.0005,
         ),
         # the lowest wins: lower ones are tried until one is worse
         (
-            {0.005: [-9, None], 0.001: [-2, -5], 0.0005: [-1, -3], 0.0001: [-8, -2], 0.00005: [-9, -4]},
+            {0.005: [-90], 0.001: [-20, -50], 0.0005: [-10, -30], 0.0001: [-80, -20], 0.00005: [-90, -40]},
             [(0.005, 10), (0.001, 10), (0.0005, 10), (0.0005, 20), (0.001, 20), (0.0001, 20), (0.00005, 20)],
             0.0001,
         ),
         # what diverges loses
-        ({0.005: [None, None], 0.001: [-1, None], 0.0005: [-2, None]}, None, None),
+        (
+            {0.005: [-1, None], 0.001: [-2, -9], 0.0005: [None]},
+            [(0.005, 10), (0.001, 10), (0.0005, 10), (0.005, 20), (0.001, 20)],
+            0.001,
+        ),
+        (
+            {0.005: [None], 0.001: [None], 0.0005: [None]},
+            [(0.005, 10), (0.001, 10), (0.0005, 10)],
+            None,
+        ),
     ],
 )
-def test_a_rate_is_chosen_in_stages(tmp_path, tables, curves, runs, won):
+def test_a_rate_is_chosen_in_stages(tables, curves, asked, won):
     import run_vae
 
-    asked = []
+    measured = []
 
-    def elbo(cell, rate, iterations):
-        assert cell == CELL
-        assert (rate, iterations) in asked
-        return curves[rate][(10, 20).index(iterations)]
+    def measure(rate, iterations):
+        measured.append((rate, iterations))
+        return curves[rate][(10, 20, 30).index(iterations)]
 
-    path = tmp_path / "rates.json"
-    rates = run_vae.Rates(path, [10, 20], lambda jobs: asked.extend((rate, n) for _, rate, n in jobs), elbo)
-    rates.choose([CELL], [0.005, 0.001, 0.0005])
-    assert rates.of(CELL) == won
-    if runs is not None:
-        assert asked == runs
-        assert run_vae.Rates(path, [10, 20], None, None).of(CELL) == won
-        assert run_vae.Rates(path, [20], None, None).of(CELL) is None  # chosen in other stages
+    rate, seen = run_vae.choose(measure, [0.005, 0.001, 0.0005], [10, 20, 30])
+    assert rate == won
+    assert measured == asked
+    assert {(rate, stage) for stage, elbos in seen.items() for rate in elbos} == set(asked)
 
 
 def test_vimco_is_left_out_of_two_layers_and_divergence_is_recorded(tmp_path):

@@ -30,8 +30,8 @@ CLASS_NAMES = {
     "laxa2c-lstm": "RecurrentLAXA2C",
     "a2c-state-baseline": "A2C with ĉ(s)",
     "a2c-same-rate": "A2C (ĉ = 0), RELAXA2C's rate",
-    "ppo": "PPO",
-    "trpo": "TRPO",
+    "ppo": "PPO (rl-zoo's)",
+    "trpo": "TRPO (rl-zoo's)",
 }
 #: the algorithms as they are, without a changed argument
 OURS = ("laxa2c", "relaxa2c", "laxa2c-lstm", "relaxa2c-lstm")
@@ -80,20 +80,21 @@ def grouped(folder: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return groups
 
 
-def learning_table(folder: str = "learning") -> str:
+def learning_table() -> str:
     rows = [
         "| environment (steps) | algorithm | seeds that reach | steps to reach it | training mean at the end "
         "| evaluation at the end | gradient variance ÷ without ĉ |",
         "|---|---|---|---|---|---|---|",
     ]
-    for env, algorithms in grouped(folder).items():
+    for env, algorithms in grouped("learning").items():
         for name in ours_first(algorithms):
             records = algorithms[name]
             # a run that never reaches it counts with its whole budget, and is shown
             steps = [float(r["solved_at"] or r["timesteps"]) for r in records]
+            solved = sum(r["solved_at"] is not None for r in records)
             budget, threshold = records[0]["timesteps"], records[0]["threshold"]
             rows.append(
-                f"| {env} ({budget:,}) | {label(name)} | {solved_of(records)} reach {threshold:g} "
+                f"| {env} ({budget:,}) | {label(name)} | {solved}/{len(records)} reach {threshold:g} "
                 f"| {interval(steps)} | {interval([r['final_training_mean'] for r in records])} "
                 f"| {interval([float(np.mean(r['evaluation'])) for r in records])} "
                 f"| {ratio_interval([variance_ratio(r) for r in records])} |"
@@ -101,15 +102,15 @@ def learning_table(folder: str = "learning") -> str:
     return "\n".join(rows)
 
 
-def statistics_table(folder: str = "learning") -> str:
-    """Every algorithm against A2C on the same environment, and over all of them."""
+def statistics_table() -> str:
+    """Of scripts/results/learning: every algorithm against A2C on the same environment, and over all of them."""
     rows = [
         "| environment | algorithm | runs | interquartile mean of the evaluation "
         "| P(higher return during training than A2C) | than A2C with ĉ(s) |",
         "|---|---|---|---|---|---|",
     ]
     ours, theirs = {}, {}
-    groups = grouped(folder)
+    groups = grouped("learning")
     for env, algorithms in groups.items():
         during = {name: [mean_return_during_training(r) for r in rs] for name, rs in algorithms.items()}
         for name in ours_first(algorithms):
@@ -127,25 +128,6 @@ def statistics_table(folder: str = "learning") -> str:
     overall = bracketed(probability_of_improvement(ours, theirs), 2)
     who = ", ".join(label(name) for name in OURS if any(name in of_env for of_env in groups.values()))
     rows.append(f"| all | {who} | {sum(map(len, ours.values()))} | — | {overall} | — |")
-    return "\n".join(rows)
-
-
-def tuning_table() -> str:
-    """Every study of scripts/tune_rl.py: its budget as spent, and the best trial."""
-    rows = [
-        "| environment | algorithm | trials: complete, pruned, diverged | best: return in training | values |",
-        "|---|---|---|---|---|",
-    ]
-    studies: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for record in read_records(RESULTS / "tuning"):
-        studies[record["env"]][record["algorithm"]] = record
-    for env, of_env in studies.items():
-        for name in ours_first(of_env):
-            best = of_env[name]["best"]
-            states = [trial["state"] for trial in of_env[name]["trials"]]
-            counts = ", ".join(str(states.count(state)) for state in ("complete", "pruned", "diverged"))
-            values = ", ".join(f"`{key}` {value:.3g}" for key, value in best["params"].items())
-            rows.append(f"| {env} | {label(name)} | {counts} | {best['value']:,.1f} | {values} |")
     return "\n".join(rows)
 
 
@@ -170,48 +152,22 @@ def table2_groups() -> dict[str, dict[str, list[dict[str, Any]]]]:
 def table2_table() -> str:
     """Episodes until the mean of 100 is at the threshold; runs that never are count all they had, and are shown."""
     rows = [
-        "| environment | settings | algorithm | seeds that solve it | episodes [95%] | the paper | P(fewer than A2C) |",
-        "|---|---|---|---|---|---|---|",
+        "| environment | algorithm | seeds that solve it | episodes [95%] | the paper's | P(fewer than A2C) |",
+        "|---|---|---|---|---|---|",
     ]
-    own = grouped("table2_paper")
-    for env, ours_of_env in table2_groups().items():
-        for whose, algorithms in (("ours", ours_of_env), ("the paper's", own.get(env, {}))):
-            episodes = {name: [float(episodes_to_solve(r)) for r in records] for name, records in algorithms.items()}
-            for name in ours_first(episodes):
-                fewer = "—"
-                if name != "a2c":
-                    ours, theirs = ([-count for count in episodes[which]] for which in (name, "a2c"))
-                    fewer = bracketed(probability_of_improvement({env: ours}, {env: theirs}), 2)
-                rows.append(
-                    f"| {env} | {whose} | {label(name)} | {solved_of(algorithms[name])} | {interval(episodes[name])} "
-                    f"| {PAPER_EPISODES[env].get(name, '—')} | {fewer} |"
-                )
-    return "\n".join(rows)
-
-
-def paper_grid_table() -> str:
-    """Every setting of the paper's grid on the tuning seeds, and which is taken: most seeds solved, fewest episodes."""
-    rows = ["| environment | algorithm, rates | seeds that solve it | episodes | |", "|---|---|---|---|---|"]
-    for env, settings in grouped("table2_paper_grid").items():
-        scores = {
-            name: (-sum(r["solved_at"] is not None for r in records), np.mean([episodes_to_solve(r) for r in records]))
-            for name, records in settings.items()
-        }
-        taken = {
-            min((name for name in scores if name.split()[0] == algorithm), key=lambda name: scores[name])
-            for algorithm in {name.split()[0] for name in scores}
-        }
-        for name, records in settings.items():
-            algorithm, rates = name.split(maxsplit=1)
+    for env, algorithms in table2_groups().items():
+        episodes = {name: [float(episodes_to_solve(r)) for r in records] for name, records in algorithms.items()}
+        for name in ours_first(episodes):
+            solved = sum(r["solved_at"] is not None for r in algorithms[name])
+            fewer = "—"
+            if name != "a2c":
+                ours, theirs = ([-count for count in episodes[which]] for which in (name, "a2c"))
+                fewer = bracketed(probability_of_improvement({env: ours}, {env: theirs}), 2)
             rows.append(
-                f"| {env} | {label(algorithm)}, {rates} | {solved_of(records)} | {scores[name][1]:,.0f} "
-                f"| {'taken' if name in taken else ''} |"
+                f"| {env} | {label(name)} | {solved}/{len(algorithms[name])} | {interval(episodes[name])} "
+                f"| {PAPER_EPISODES[env].get(name, '—')} | {fewer} |"
             )
     return "\n".join(rows)
-
-
-def solved_of(records: list[dict[str, Any]]) -> str:
-    return f"{sum(r['solved_at'] is not None for r in records)}/{len(records)}"
 
 
 def episodes_to_solve(record: dict[str, Any]) -> int:

@@ -242,7 +242,11 @@ def main() -> None:
     # kept: a choice once made stays what it was when more iterations of the runs are asked for
     path = options.results / "rates.json"
     rates = read(path) or {}
-    tune = {" ".join(cell): (cell,) for cell in cells if rates.get(" ".join(cell), {}).get("iterations") != stages}
+
+    def has_rate(cell: Cell) -> bool:
+        return rates.get(" ".join(cell), {}).get("iterations") == stages
+
+    tune = {" ".join(cell): (cell,) for cell in cells if not has_rate(cell)}
     failures = in_parallel(chosen, tune, options.jobs, "learning rates", options.backend)
     for name, (cell,) in tune.items():
         if any(failure.startswith(f"{name}:") for failure in failures):
@@ -258,7 +262,7 @@ def main() -> None:
         job(cell, rates[" ".join(cell)]["rate"], seed, options.iterations, final=True)
         for seed in range(options.seeds)
         for cell in cells
-        if rates.get(" ".join(cell), {}).get("iterations") == stages
+        if has_rate(cell)
     ]
     failed = in_parallel(run, dict(jobs), options.jobs, "runs", options.backend)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} runs done in {time.perf_counter() - start:.0f} s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,13 @@ def reported(folder: Path) -> Iterator[dict[str, Any]]:
 
 def finished(folder: Path = VAE) -> dict[Column, dict[str, list[dict[str, Any]]]]:
     """(data set, model) → estimator → records of whole runs."""
+    return in_columns(reported(folder))
+
+
+def in_columns(records: Iterable[dict[str, Any]]) -> dict[Column, dict[str, list[dict[str, Any]]]]:
+    """(data set, model) → estimator → those records that did not diverge, in the tables' order."""
     groups: dict[Column, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for record in reported(folder):
+    for record in records:
         if "diverged" not in record:
             groups[record["dataset"], record["model"]][record["estimator"]].append(record)
     order = [(dataset, model) for dataset in DATASETS for model in MODELS]
@@ -182,7 +187,8 @@ TABLES: tuple[tuple[str, Callable[[dict[str, list[dict[str, Any]]], str, int], s
 
 def table(folder: Path = VAE) -> str:
     """Tables of estimators down, data sets and models across; every column at one number of iterations."""
-    groups = finished(folder)
+    records = list(reported(folder))
+    groups = in_columns(records)
     if not groups:
         return "No run is finished."
     # what every run of a column has done: compared at equal iterations
@@ -202,9 +208,7 @@ def table(folder: Path = VAE) -> str:
             rows.append(f"| {LABELS[name]} `{name}` | " + " | ".join(cells) + " |")
         parts.append(title + "\n\n" + "\n".join(rows))
     diverged = [
-        f"{r['dataset']} {r['model']} {LABELS[r['estimator']]}, seed {r['seed']}"
-        for r in reported(folder)
-        if "diverged" in r
+        f"{r['dataset']} {r['model']} {LABELS[r['estimator']]}, seed {r['seed']}" for r in records if "diverged" in r
     ]
     if diverged:
         parts.append("Diverged, and in no mean: " + "; ".join(diverged) + ".")

@@ -170,15 +170,13 @@ def _relaxed_value(
 ) -> Tensor:
     """f of relaxed samples of all layers, each a function of those below."""
     samples: list[Tensor] = []
-    shapes: list[torch.Size] = []
     for layer, estimator in zip(layers, estimators, strict=True):
         latent = layer(*samples)
         estimator.require_latent(latent)
         noise = source.noise(estimator, latent)
         assert noise is not None
         samples.append(estimator.relaxed(latent, noise))
-        shapes.append(latent.batch_shape)
-    return evaluate(lambda _: f(*samples), samples[0], shapes[0])
+    return evaluate(lambda _: f(*samples), samples[0], latent.batch_shape)
 
 
 class _Drawn(NamedTuple):

@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--tune-iterations", type=int, nargs="+", default=[5000, 20_000, 50_000])
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES[:3]))
     parser.add_argument("--phi-rate", type=float, default=Config.phi_rate, help="φ's learning rate over θ's")
+    parser.add_argument("--compile", action="store_true", help=Config.__dataclass_fields__["compile"].metadata["help"])
     parser.add_argument("--every", type=int, default=5000, help="iterations between evaluations and checkpoints")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--backend", choices=BACKENDS, default="loky", help="of joblib: ray and dask for clusters")
@@ -216,7 +217,8 @@ def main() -> None:
 
     def config(cell: Cell, rate: float, seed: int) -> Config:
         dataset, model, estimator = cell
-        return Config(dataset, model, estimator, seed=seed, learning_rate=rate, phi_rate=options.phi_rate)
+        rates = {"learning_rate": rate, "phi_rate": options.phi_rate}
+        return Config(dataset, model, estimator, seed=seed, **rates, compile=options.compile)
 
     def job(cell: Cell, rate: float, seed: int, iterations: int, final: bool) -> tuple[str, tuple[Any, ...]]:
         folders, of = (options.results / "runs", options.runs), config(cell, rate, seed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,12 +33,25 @@ def under_transform() -> bool:
     return False
 
 
+_unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Inside, no value is looked at, so that a graph can be traced: who calls the graph checks what comes out of it."""
+    token = _unchecked.set(True)
+    try:
+        yield
+    finally:
+        _unchecked.reset(token)
+
+
 def require_finite(what: str, tensor: Tensor) -> None:
-    """Refuse NaN and infinity.
+    """Refuse NaN and infinity; not :func:`unchecked`.
 
     :raises ValueError: saying where the first one was seen
     """
-    if under_transform():
+    if _unchecked.get() or under_transform():
         return
     # one pass for the usual case; a sum may overflow where its terms do not
     if math.isfinite(tensor.sum().item()):

@@ -189,12 +189,16 @@ def parser() -> argparse.ArgumentParser:
     command.epilog = "estimators:\n" + "\n".join(f"  {name:{width}}{case.description}" for name, case in CASES.items())
     kinds = {"str": str, "int": int, "float": float}
     for field in fields(Config):
+        option, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
+        if field.type == "bool":
+            command.add_argument(option, action="store_true", help=text)
+            continue
         command.add_argument(
-            f"--{field.name.replace('_', '-')}",
+            option,
             type=kinds[str(field.type)],
             default=field.default,
             choices=CHOICES.get(field.name),
-            help=field.metadata["help"],
+            help=text,
         )
     command.add_argument("--iterations", type=int, default=100_000, help="of the whole run")
     command.add_argument("--every", type=int, default=5000, help="iterations between evaluations and checkpoints")

@@ -98,6 +98,19 @@ def estimate_gradient(
     return layered(posterior, each, f, generator)
 
 
+def accumulate_gradient(
+    model: DiscreteVAE,
+    estimators: nn.ModuleList,
+    x: Tensor,
+    generator: torch.Generator | None = None,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """:func:`estimate_gradient`, accumulated into ``.grad``: f, ``[*batch]``, detached."""
+    estimate = estimate_gradient(model, estimators, x, generator, shift)
+    estimate.backward()
+    return estimate.value.detach()
+
+
 @torch.no_grad()
 def bound(
     model: DiscreteVAE, x: Tensor, samples: int = 1, generator: torch.Generator | None = None, rows: int = 12_000

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
@@ -28,6 +29,7 @@ class CompiledGradient:
 
     :param model: the model
     :param estimators: one for each layer
+    :param compile: what is done with the traced graph, such as ``partial(torch.compile, mode="reduce-overhead")``
 
     Example::
 
@@ -35,7 +37,13 @@ class CompiledGradient:
         f = gradient(x, generator, shift)
     """
 
-    def __init__(self, model: DiscreteVAE, estimators: nn.ModuleList):
+    def __init__(
+        self,
+        model: DiscreteVAE,
+        estimators: nn.ModuleList,
+        compile: Callable[[GraphModule], Callable[..., list[Tensor]]] = torch.compile,
+    ):
+        self.compile = compile
         self._both = _Accumulate(model, estimators)
         # views of the storage that the optimizer changes in place
         self._state = {
@@ -73,7 +81,7 @@ class CompiledGradient:
         for node in traced.graph.nodes:
             if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
                 raise TypeError(f"the estimators draw noise by {node.target}: only torch.rand can be compiled")
-        self._graph = torch.compile(traced)
+        self._graph = self.compile(traced)
         self._shape = x.shape
 
     def _gradients(

@@ -7,11 +7,13 @@ done in the end, backward passes included, and that compiles.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._inductor import config as inductor_config
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
@@ -19,6 +21,19 @@ from torch.overrides import TorchFunctionMode
 from sb3_relax.estimators.functions import require_finite, unchecked
 from sb3_relax.tasks.vae.model import DiscreteVAE
 from sb3_relax.tasks.vae.objective import accumulate_gradient, estimate_gradient
+
+
+def require_compiler(device: torch.device) -> None:
+    """Refuse to compile for a CPU where torch would find no C++ compiler, before anything is traced.
+
+    :raises ValueError: naming what was looked for
+    """
+    names = [name for name in inductor_config.cpp.cxx if name]
+    if device.type == "cpu" and not any(map(shutil.which, names)):
+        raise ValueError(
+            f"compile needs a C++ compiler, and {' or '.join(names)} is not there: install one, name it in the "
+            "environment variable CXX, or train without compile"
+        )
 
 
 class CompiledGradient:
@@ -126,5 +141,5 @@ class _Uniforms(TorchFunctionMode):
         if func is not torch.rand:
             return func(*args, **kwargs)
         kwargs.pop("generator", None)
-        self.draws.append({"size": tuple(args[0]), **kwargs})
+        self.draws.append({"size": args if isinstance(args[0], int) else tuple(args[0]), **kwargs})
         return func(*args, **kwargs) if self.given is None else next(self.given)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from sb3_relax.tasks.vae import checkpoint, distributed
 from sb3_relax.tasks.vae.cases import build
-from sb3_relax.tasks.vae.compiled import CompiledGradient
 from sb3_relax.tasks.vae.data import Dataset
 from sb3_relax.tasks.vae.evaluate import Evaluation, evaluate
 from sb3_relax.tasks.vae.model import DiscreteVAE
@@ -85,8 +84,8 @@ class Trainer:
     :param data: the data set
     :param device: where to train
     :param worker: which of how many processes this is; each takes its share of every batch
-    :raises ValueError: for settings that cannot be, a batch larger than the training set, or one that the processes
-        cannot share evenly
+    :raises ValueError: for settings that cannot be, a batch larger than the training set, one that the processes
+        cannot share evenly, or ``compile`` without a compiler
     """
 
     def __init__(
@@ -115,6 +114,10 @@ class Trainer:
         self.optimizer = self._optimizer()
         self._accumulate_gradient: Callable[[Tensor, torch.Generator, Tensor], Tensor]
         if config.compile:
+            # here, as what it needs of torch takes as long to import as all the rest
+            from sb3_relax.tasks.vae.compiled import CompiledGradient, require_compiler
+
+            require_compiler(self.device)
             self._accumulate_gradient = CompiledGradient(self.model, self.estimators)
         else:
             self._accumulate_gradient = partial(accumulate_gradient, self.model, self.estimators)

@@ -108,6 +108,12 @@ def test_noise_that_is_not_uniform_is_refused():
         CompiledGradient(model, torch.nn.ModuleList([Noisy()]), as_it_is)(x, torch.Generator(), torch.zeros(()))
 
 
+def test_without_a_compiler_it_is_refused_before_anything_runs(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and .* is not there"):
+        Trainer(Config("bits", units=8, compile=True), bits())
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     ("model", "estimator"), [("linear1", "nvil"), pytest.param("linear2", "relax", marks=pytest.mark.slow)]

@@ -38,7 +38,7 @@ _unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Inside, no value is looked at, so that a graph can be traced: who calls the graph checks what comes out of it."""
+    """Inside, :func:`require_finite` passes all, so that a graph can be traced: who calls it checks what comes out."""
     token = _unchecked.set(True)
     try:
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from torch.overrides import TorchFunctionMode
 from sb3_relax.estimators.functions import require_finite, unchecked
 from sb3_relax.tasks.vae.model import DiscreteVAE
 from sb3_relax.tasks.vae.objective import accumulate_gradient, estimate_gradient
+
+#: beside the parameters' names, that of f
+VALUE = "f"
 
 
 def require_compiler(device: torch.device) -> None:
@@ -37,14 +40,15 @@ def require_compiler(device: torch.device) -> None:
 
 
 class CompiledGradient:
-    """What :func:`~sb3_relax.tasks.vae.objective.accumulate_gradient` does, traced and compiled for one shape of x.
+    """:func:`~sb3_relax.tasks.vae.objective.accumulate_gradient`, traced and compiled for one shape of x.
 
-    The numbers are the same to rounding: the same uniforms are drawn from the same generator in the same order. Tracing
-    and compiling takes about a minute (once: torch keeps the result on disk), and needs a C++ compiler on a CPU.
+    The numbers are the same to rounding: the same uniforms are drawn from the same generator in the same order.
+    Surrogates' derivatives in closed form give way to autograd's. Tracing takes ten seconds or so in every process,
+    compiling up to a minute, after which torch finds the result on disk.
 
-    :param model: the model
-    :param estimators: one for each layer
-    :param compile: what is done with the traced graph, such as ``partial(torch.compile, mode="reduce-overhead")``
+    :param model: the model; its tensors may be changed in place, but not be replaced by others
+    :param estimators: one for each layer; likewise
+    :param compile: what is done with the traced graph, such as ``partial(torch.compile, backend="aot_eager")``
 
     Example::
 
@@ -56,62 +60,69 @@ class CompiledGradient:
         self,
         model: DiscreteVAE,
         estimators: nn.ModuleList,
-        compile: Callable[[GraphModule], Callable[..., list[Tensor]]] = torch.compile,
+        compile: Callable[[GraphModule], Callable[..., dict[str, Tensor]]] = torch.compile,
     ):
         self.compile = compile
         self._both = _Accumulate(model, estimators)
-        # views of the storage that the optimizer changes in place
-        self._state = {
-            name: tensor.detach() for name, tensor in (*self._both.named_parameters(), *self._both.named_buffers())
-        }
-        self._shape: torch.Size | None = None
-        self._draws: list[dict[str, Any]] = []
-        self._names: list[str] = []
-        self._graph: Callable[..., list[Tensor]]
+        self._parameters = dict(self._both.named_parameters())
+        self._tensors = {**self._parameters, **dict(self._both.named_buffers())}
+        self._traced: _Traced | None = None
 
     def __call__(self, x: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
-        """Set ``.grad`` of every parameter, θ's uphill, φ's downhill; f, ``[*batch]``, detached.
+        """Replace ``.grad`` of every parameter, θ's uphill, φ's downhill; f, ``[*batch]``, detached.
 
         :raises TypeError: for an estimator whose noise is not made of uniforms
-        :raises ValueError: for a value of f that is not finite
+        :raises ValueError: for a value of f that is not finite. Samples that only control variates see are not looked
+            at: what they spoil shows in the next f
         """
-        if x.shape != self._shape:
-            self._trace(x, shift)
-        uniforms = [torch.rand(**draw, generator=generator) for draw in self._draws]
+        if self._traced is None or self._traced.shape != x.shape:
+            self._traced = self._trace(x, shift)
+        uniforms = [torch.rand(**draw, generator=generator) for draw in self._traced.draws]
         with torch.no_grad():
-            value, *gradients = self._graph(self._state, x, shift, uniforms)
+            gradients = self._traced.graph(self._state(), x, shift, uniforms)
+        value = gradients.pop(VALUE)
         require_finite("f(b)", value)
-        for name, gradient in zip(self._names, gradients, strict=True):
-            self._both.get_parameter(name).grad = gradient
+        for name, parameter in self._parameters.items():
+            parameter.grad = gradients.get(name)
         return value
 
-    def _trace(self, x: Tensor, shift: Tensor) -> None:
+    def _state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self._tensors.items()}
+
+    def _trace(self, x: Tensor, shift: Tensor) -> _Traced:
         with unchecked(), _Uniforms() as seen:
             estimate_gradient(self._both.model, self._both.estimators, x, None, shift)
-        self._draws = seen.draws
-        uniforms = [torch.rand(**draw) for draw in self._draws]
         # of copies, as tracing runs what it traces. Not the method itself: make_fx would count self among its arguments
-        state = {name: tensor.clone() for name, tensor in self._state.items()}
+        state = {name: tensor.clone() for name, tensor in self._state().items()}
+        uniforms = [halves(**draw) for draw in seen.draws]
         traced = make_fx(lambda *arguments: self._gradients(*arguments))(state, x, shift, uniforms)
         for node in traced.graph.nodes:
             if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
                 raise TypeError(f"the estimators draw noise by {node.target}: only torch.rand can be compiled")
-        self._graph = self.compile(traced)
-        self._shape = x.shape
+        return _Traced(x.shape, seen.draws, self.compile(traced))
 
     def _gradients(
         self, state: Mapping[str, Tensor], x: Tensor, shift: Tensor, uniforms: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """f, and the gradients of ``self._names``."""
-        parameters = dict(self._both.named_parameters())
+    ) -> dict[str, Tensor]:
+        """f, and the gradient of every parameter that has one."""
         leaves = {
-            name: tensor.detach().requires_grad_() if name in parameters else tensor for name, tensor in state.items()
+            name: tensor.detach().requires_grad_(self._tensors[name].requires_grad)
+            if name in self._parameters
+            else tensor
+            for name, tensor in state.items()
         }
         with torch.enable_grad(), unchecked(), _Uniforms(uniforms):
             value = torch.func.functional_call(self._both, leaves, (x, shift))
-        gradients = {name: leaves[name].grad for name in parameters if leaves[name].grad is not None}
-        self._names = list(gradients)
-        return [value, *gradients.values()]
+        gradients = {name: leaves[name].grad for name in self._parameters}
+        return {VALUE: value, **{name: gradient for name, gradient in gradients.items() if gradient is not None}}
+
+
+class _Traced(NamedTuple):
+    """What is known of one shape of x."""
+
+    shape: torch.Size
+    draws: list[dict[str, Any]]  # arguments of torch.rand, in order
+    graph: Callable[..., dict[str, Tensor]]
 
 
 class _Accumulate(nn.Module):
@@ -127,7 +138,7 @@ class _Accumulate(nn.Module):
 
 
 class _Uniforms(TorchFunctionMode):
-    """Inside, ``torch.rand`` gives one of ``given`` after the other; its arguments are noted in ``draws``."""
+    """Inside, ``torch.rand`` gives ``given`` one by one, or halves; its arguments are noted in ``draws``."""
 
     def __init__(self, given: Sequence[Tensor] | None = None):
         super().__init__()
@@ -141,5 +152,12 @@ class _Uniforms(TorchFunctionMode):
         if func is not torch.rand:
             return func(*args, **kwargs)
         kwargs.pop("generator", None)
-        self.draws.append({"size": args if isinstance(args[0], int) else tuple(args[0]), **kwargs})
-        return func(*args, **kwargs) if self.given is None else next(self.given)
+        size = kwargs.pop("size", args[0] if len(args) == 1 and not isinstance(args[0], int) else args)
+        draw = {"size": tuple(size), **kwargs}
+        self.draws.append(draw)
+        return halves(**draw) if self.given is None else next(self.given)
+
+
+def halves(**draw: Any) -> Tensor:
+    """In the place of uniforms where only their shape matters."""
+    return torch.full(fill_value=0.5, **draw)

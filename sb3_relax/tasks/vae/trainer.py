@@ -50,7 +50,8 @@ class Config:
     binarisation: str = setting("fixed", "pixels' bits drawn of their intensities once (fixed) or anew each time")
     units: int = setting(200, "bits of a stochastic layer, and width of the hidden layers")
     compile: bool = setting(
-        False, "the gradient as one compiled graph: the same to rounding, faster after a minute; needs a C++ compiler"
+        False,
+        "the gradient as one compiled graph: the same to rounding, faster after a minute; a CPU needs a C++ compiler",
     )
 
     def require_valid(self) -> None:
@@ -78,7 +79,8 @@ class Trainer:
 
     The noise of an iteration is drawn from a generator seeded by (seed, iteration, process), the order of the data by
     (seed, epoch). So the iteration is all there is to know of both, and a run that continues from a checkpoint is bit
-    for bit the run that never stopped, on the same machine, number of threads and processes.
+    for bit the run that never stopped, on the same machine, number of threads and processes (where it is compiled, as
+    long as the compiler makes the same of it, which on a GPU it may not).
 
     :param config: the settings
     :param data: the data set

@@ -215,10 +215,12 @@ def test_table_one_by_hand(tmp_path, tables):
 @pytest.mark.slow
 def test_bench(tmp_path, tables):
     path = tmp_path / "bench.json"
-    command = [sys.executable, str(ROOT / "scripts" / "bench_vae.py"), "--rounds", "3", "--steps", "20"]
-    subprocess.run([*command, "--record", str(path)], check=True, cwd=ROOT)
+    command = [sys.executable, str(ROOT / "scripts" / "bench_vae.py"), "--rounds", "3", "--steps", "20", "--compile"]
+    command += ["--estimator", "rebar", "relax", "--record", str(path)]
+    subprocess.run(command, check=True, cwd=ROOT)
     rows = json.loads(path.read_text())["rows"]
     assert {row["model"] for row in rows} == {"linear1", "linear2", "nonlinear"}
     assert all(row["iterations_per_second"] > 1 for row in rows)
-    assert all(row["ratio"] < 1.5 * row["target"] for row in rows if row["target"])
+    assert all(row["ratio"] < 1.5 * row["target"] for row in rows if row["target"] and row["compiled"])
+    assert all(row["over_plain"] < 1 for row in rows if row["case"] == "relax" and row["compiled"])
     assert "asked ≤ 2.5" in tables.bench_table(tmp_path)

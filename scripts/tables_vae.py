@@ -216,24 +216,33 @@ def table(folder: Path = VAE) -> str:
 
 
 def bench_table(folder: Path = VAE) -> str:
-    """Iterations per second, and time over Concrete's."""
+    """Iterations per second, and time over Concrete's; the compiled forms in a table of their own."""
     path = folder / "bench.json"
     if not path.exists():
         return "Not measured."
     record = json.loads(path.read_text())
-    rows_of = {(row["case"], row["model"]): row for row in record["rows"]}
-    rows = [
-        "| estimator | " + " | ".join(f"{MODEL_LABELS[m]}: iterations/s, time ÷ Concrete's" for m in MODELS) + " |",
-        "|---|" + "---|" * len(MODELS),
-    ]
-    for case in dict.fromkeys(row["case"] for row in record["rows"]):
-        cells = []
-        for model in MODELS:
-            row = rows_of.get((case, model))
-            if row is None:
-                cells.append("—")
-                continue
-            asked = f" (asked ≤ {row['target']})" if row["target"] else ""
-            cells.append(f"{row['iterations_per_second']:.0f}, {row['ratio']:.2f}{asked}")
-        rows.append(f"| {LABELS.get(case, case)} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+    parts = []
+    for compiled in (False, True):
+        rows_of = {(row["case"], row["model"]): row for row in record["rows"] if row.get("compiled", False) == compiled}
+        if not rows_of:
+            continue
+        what = "iterations/CPU s, time ÷ Concrete's" + (", ÷ its own plain form's" if compiled else "")
+        rows = [
+            f"| {'compiled' if compiled else 'plain'} | "
+            + " | ".join(f"{MODEL_LABELS[m]}: {what}" for m in MODELS)
+            + " |",
+            "|---|" + "---|" * len(MODELS),
+        ]
+        for case in dict.fromkeys(case for case, _ in rows_of):
+            cells = []
+            for model in MODELS:
+                row = rows_of.get((case, model))
+                if row is None:
+                    cells.append("—")
+                    continue
+                asked = f" (asked ≤ {row['target']})" if row["target"] else ""
+                over_plain = f", {row['over_plain']:.2f}" if compiled else ""
+                cells.append(f"{row['iterations_per_second']:.0f}, {row['ratio']:.2f}{asked}{over_plain}")
+            rows.append(f"| {LABELS.get(case, case)} | " + " | ".join(cells) + " |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)

@@ -215,8 +215,8 @@ def test_table_one_by_hand(tmp_path, tables):
 @pytest.mark.slow
 def test_bench(tmp_path, tables):
     path = tmp_path / "bench.json"
-    command = [sys.executable, str(ROOT / "scripts" / "bench_vae.py"), "--rounds", "3", "--steps", "20", "--compile"]
-    command += ["--estimator", "rebar", "relax", "--record", str(path)]
+    command = [sys.executable, str(ROOT / "scripts" / "bench_vae.py"), "--rounds", "3", "--steps", "20"]
+    command += ["--compiled", "rebar", "relax", "--record", str(path)]
     subprocess.run(command, check=True, cwd=ROOT)
     rows = json.loads(path.read_text())["rows"]
     assert {row["model"] for row in rows} == {"linear1", "linear2", "nonlinear"}

@@ -223,7 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_cpu(options.threads)
     try:
         options.run(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         top.exit(2, f"{top.prog}: {error}\n")
     except KeyboardInterrupt:
         top.exit(130, f"{top.prog}: interrupted\n")

@@ -111,6 +111,15 @@ def test_the_output_is_a_folder(command, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "sample"])
+def test_what_the_system_refuses_is_said(command, tmp_path, capsys):
+    (tmp_path / "checkpoint.pt").mkdir()
+    with pytest.raises(SystemExit) as raised:
+        main([command, "--output", str(tmp_path)])
+    assert raised.value.code == 2
+    assert "Is a directory" in (message := capsys.readouterr().err) and str(tmp_path / "checkpoint.pt") in message
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample"])
 def test_help_describes_every_option(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])

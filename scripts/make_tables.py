@@ -91,10 +91,9 @@ def learning_table() -> str:
             records = algorithms[name]
             # a run that never reaches it counts with its whole budget, and is shown
             steps = [float(r["solved_at"] or r["timesteps"]) for r in records]
-            solved = sum(r["solved_at"] is not None for r in records)
             budget, threshold = records[0]["timesteps"], records[0]["threshold"]
             rows.append(
-                f"| {env} ({budget:,}) | {label(name)} | {solved}/{len(records)} reach {threshold:g} "
+                f"| {env} ({budget:,}) | {label(name)} | {solved_of(records)} reach {threshold:g} "
                 f"| {interval(steps)} | {interval([r['final_training_mean'] for r in records])} "
                 f"| {interval([float(np.mean(r['evaluation'])) for r in records])} "
                 f"| {ratio_interval([variance_ratio(r) for r in records])} |"
@@ -152,22 +151,48 @@ def table2_groups() -> dict[str, dict[str, list[dict[str, Any]]]]:
 def table2_table() -> str:
     """Episodes until the mean of 100 is at the threshold; runs that never are count all they had, and are shown."""
     rows = [
-        "| environment | algorithm | seeds that solve it | episodes [95%] | the paper's | P(fewer than A2C) |",
-        "|---|---|---|---|---|---|",
+        "| environment | settings | algorithm | seeds that solve it | episodes [95%] | the paper | P(fewer than A2C) |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for env, algorithms in table2_groups().items():
-        episodes = {name: [float(episodes_to_solve(r)) for r in records] for name, records in algorithms.items()}
-        for name in ours_first(episodes):
-            solved = sum(r["solved_at"] is not None for r in algorithms[name])
-            fewer = "—"
-            if name != "a2c":
-                ours, theirs = ([-count for count in episodes[which]] for which in (name, "a2c"))
-                fewer = bracketed(probability_of_improvement({env: ours}, {env: theirs}), 2)
+    of_paper = grouped("table2_paper")
+    for env, of_ours in table2_groups().items():
+        for settings, algorithms in (("ours", of_ours), ("the paper's", of_paper.get(env, {}))):
+            episodes = {name: [float(episodes_to_solve(r)) for r in records] for name, records in algorithms.items()}
+            for name in ours_first(episodes):
+                fewer = "—"
+                if name != "a2c":
+                    ours, theirs = ([-count for count in episodes[which]] for which in (name, "a2c"))
+                    fewer = bracketed(probability_of_improvement({env: ours}, {env: theirs}), 2)
+                rows.append(
+                    f"| {env} | {settings} | {label(name)} | {solved_of(algorithms[name])} "
+                    f"| {interval(episodes[name])} | {PAPER_EPISODES[env].get(name, '—')} | {fewer} |"
+                )
+    return "\n".join(rows)
+
+
+def paper_grid_table() -> str:
+    """Every setting of the paper's grid on the tuning seeds, and which is taken: most seeds solved, fewest episodes."""
+    rows = ["| environment | algorithm, setting | seeds that solve it | episodes | |", "|---|---|---|---|---|"]
+    for env, settings in grouped("table2_paper_grid").items():
+        scores = {
+            name: (-sum(r["solved_at"] is not None for r in records), np.mean([episodes_to_solve(r) for r in records]))
+            for name, records in settings.items()
+        }
+        taken = {
+            min((name for name in scores if name.split()[0] == algorithm), key=lambda name: scores[name])
+            for algorithm in {name.split()[0] for name in scores}
+        }
+        for name, records in settings.items():
+            algorithm, setting = name.split(maxsplit=1)
             rows.append(
-                f"| {env} | {label(name)} | {solved}/{len(algorithms[name])} | {interval(episodes[name])} "
-                f"| {PAPER_EPISODES[env].get(name, '—')} | {fewer} |"
+                f"| {env} | {label(algorithm)}, {setting} | {solved_of(records)} | {scores[name][1]:,.0f} "
+                f"| {'taken' if name in taken else ''} |"
             )
     return "\n".join(rows)
+
+
+def solved_of(records: list[dict[str, Any]]) -> str:
+    return f"{sum(r['solved_at'] is not None for r in records)}/{len(records)}"
 
 
 def episodes_to_solve(record: dict[str, Any]) -> int:
@@ -305,6 +330,7 @@ TABLES = {
     "learning": learning_table,
     "statistics": statistics_table,
     "table2": table2_table,
+    "paper-grid": paper_grid_table,
     "defaults": defaults_table,
     "bench": bench_table,
     "estimators": estimators_table,

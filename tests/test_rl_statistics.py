@@ -46,6 +46,13 @@ def test_its_interval_covers(rl_statistics):
     assert outside <= 10
 
 
+def test_ratio_of_means(rl_statistics):
+    value, low, high = rl_statistics.ratio_of_means([2.0, 4.0, 6.0], [1.0, 1.0, 4.0])
+    assert value == 2.0
+    assert 2 / 4 <= low < value < high <= 6 / 1
+    assert rl_statistics.ratio_of_means([3.0, 3.0], [2.0, 2.0]) == (1.5, 1.5, 1.5)
+
+
 def test_performance_profile(rl_statistics):
     profile = rl_statistics.performance_profile([1.0, 2.0, 2.0, 9.0], np.array([0.0, 1.0, 2.0, 10.0]))
     assert profile.tolist() == [1.0, 0.75, 0.25, 0.0]

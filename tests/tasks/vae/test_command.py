@@ -116,7 +116,9 @@ def test_what_the_system_refuses_is_said(command, tmp_path, capsys):
     with pytest.raises(SystemExit) as raised:
         main([command, "--output", str(tmp_path)])
     assert raised.value.code == 2
-    assert "Is a directory" in (message := capsys.readouterr().err) and str(tmp_path / "checkpoint.pt") in message
+    message = capsys.readouterr().err
+    assert "Is a directory" in message
+    assert str(tmp_path / "checkpoint.pt") in message
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "sample"])

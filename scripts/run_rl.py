@@ -2,6 +2,7 @@
 
     python scripts/run_rl.py                                # all of scripts/protocols/learning.yml
     python scripts/run_rl.py --env CartPole-v1 --jobs 2     # one environment
+    python scripts/run_rl.py --algorithm relaxa2c           # one algorithm
 
 A run whose record exists is skipped, so a killed sweep continues where it stopped. A failed run is reported at the end
 and does not take the others with it. Where a protocol has ``until_solved: true``, runs stop at the threshold.
@@ -177,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--protocol", type=Path, default=ROOT / "scripts" / "protocols" / "learning.yml")
     parser.add_argument("--env", action="append", help="only this environment (may be repeated)")
+    parser.add_argument("--algorithm", action="append", help="only this one of theirs (may be repeated)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
     parser.add_argument("--backend", choices=BACKENDS, default="loky", help="of joblib: ray and dask for clusters")
     parser.add_argument("--results", type=Path, default=None, help="default: scripts/results/<protocol's name>")
@@ -184,10 +186,15 @@ def main() -> None:
     protocol = yaml.safe_load(arguments.protocol.read_text())
     folder = arguments.results or RESULTS / arguments.protocol.stem
 
+    tasks = asked_for(parser, arguments, protocol)
+    known = list(dict.fromkeys(name for task in tasks.values() for name in task["algorithms"]))
+    algorithms = arguments.algorithm or known
+    if unknown := sorted(set(algorithms) - set(known)):
+        parser.error(f"{', '.join(unknown)}: of {', '.join(tasks)}, {arguments.protocol.name} has {', '.join(known)}")
     jobs = {}
-    for env_id, task in asked_for(parser, arguments, protocol).items():
+    for env_id, task in tasks.items():
         for seed in task["seeds"]:
-            for name in task["algorithms"]:
+            for name in [name for name in task["algorithms"] if name in algorithms]:
                 path = folder / f"{env_id}_{name.replace(' ', '-')}_{seed:04d}.json"
                 if not path.exists():
                     jobs[path.stem] = (env_id, name, task, seed, path)

@@ -100,10 +100,17 @@ def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
     assert len(record["evaluation"]) == 100
     assert sum(record["episode_returns"]) <= record["timesteps"]
     assert record["variances"]
-    # what is there is not run again
+    # what is there is not run again, and with --algorithm nothing else is run
+    (results / "Pendulum-v1_ppo_0003.json").unlink()
+    (results / "CartPole-v0_own_0003.json").unlink()
     before = {path: path.stat().st_mtime_ns for path in results.iterdir()}
-    script("run_rl", "--protocol", protocol, "--results", results, "--jobs", 1, check=False)
-    assert {path: path.stat().st_mtime_ns for path in results.iterdir()} == before
+    only = ("--algorithm", "laxa2c", "--algorithm", "ppo")
+    script("run_rl", "--protocol", protocol, "--results", results, "--jobs", 1, *only)
+    after = {path: path.stat().st_mtime_ns for path in results.iterdir()}
+    assert after.pop(results / "Pendulum-v1_ppo_0003.json")
+    assert after == before
+    wrong = script("run_rl", "--protocol", protocol, "--algorithm", "dqn", check=False)
+    assert "dqn: of CartPole-v1, CartPole-v0, Pendulum-v1, tiny.yml has relaxa2c" in wrong.stderr
     wrong = script("run_rl", "--protocol", protocol, "--env", "CartPole-v2", check=False)
     assert "CartPole-v2 not in tiny.yml; it has CartPole-v1, CartPole-v0, Pendulum-v1" in wrong.stderr
 

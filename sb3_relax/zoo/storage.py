@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import optuna
 import sqlalchemy.exc
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend
 
 from sb3_relax.common.errors import UsageError
 
@@ -20,7 +19,7 @@ ALLOWED = "it must be a journal, a file whose name ends in .log, or the URL of a
 
 
 def open_storage(place: str) -> BaseStorage:
-    """A journal, created with its folder where there is none and freed of a torn last line, or a database.
+    """A journal, created with its folder where there is none, or a database.
 
     Of a database, Optuna looks whether a table exists and then creates it: of two workers that start together, one
     fails. Trying again finds what the other has made.
@@ -30,7 +29,6 @@ def open_storage(place: str) -> BaseStorage:
     """
     if place.endswith(".log"):
         Path(place).parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(Path(place))
         return JournalStorage(JournalFileBackend(place))
     attempts = 0
     while True:
@@ -43,24 +41,6 @@ def open_storage(place: str) -> BaseStorage:
             if attempts == ATTEMPTS:
                 raise UsageError(f"--storage {place}: {str(error).splitlines()[0]}") from error
             time.sleep(SECONDS)
-
-
-def _drop_torn_line(journal: Path) -> None:
-    """Cut off what a worker that was killed, or a full disk, left of a last line: Optuna would append to it, and then
-    reject the whole journal."""
-    if not journal.is_file() or not _torn(journal):
-        return
-    lock = JournalFileSymlinkLock(str(journal))
-    lock.acquire()  # it may not be torn, but half written
-    try:
-        if _torn(journal):
-            os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
-    finally:
-        lock.release()
-
-
-def _torn(journal: Path) -> bool:
-    return not journal.read_bytes().endswith(b"\n") and journal.stat().st_size > 0
 
 
 def require_trial(place: str, study_name: str, trial: int) -> None:

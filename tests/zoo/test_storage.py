@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 import time
 
 import optuna
@@ -61,36 +60,3 @@ def test_a_journal_to_read_from_is_not_created(tmp_path):
     with pytest.raises(UsageError, match="there is no such file"):
         storage.require_trial(f"{tmp_path}/none.log", "mine", 0)
     assert not (tmp_path / "none.log").exists()
-
-
-@pytest.mark.parametrize("torn", ['{"op_code":4,"worker', '{"op_code":4}', ""])
-def test_a_line_torn_by_a_kill_is_all_that_is_lost(tmp_path, torn):
-    place = tmp_path / "study.log"
-    study = optuna.create_study(study_name="mine", storage=storage.open_storage(str(place)))
-    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
-    whole = place.read_bytes()
-    place.write_bytes(whole + torn.encode())
-    study = optuna.load_study(study_name="mine", storage=storage.open_storage(str(place)))
-    assert place.read_bytes() == whole
-    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
-    again = optuna.load_study(study_name="mine", storage=storage.open_storage(str(place)))
-    assert [trial.state.name for trial in again.trials] == ["COMPLETE"] * 3
-
-
-def test_a_line_that_another_worker_is_writing_is_left(tmp_path):
-    place = tmp_path / "study.log"
-    storage.open_storage(str(place))
-    place.write_bytes(b'{"op_code":0}\n{"op_')
-    lock = optuna.storages.journal.JournalFileSymlinkLock(str(place))
-    lock.acquire()
-
-    def finish():
-        with place.open("ab") as file:
-            file.write(b'code":0}\n')
-        lock.release()
-
-    timer = threading.Timer(0.3, finish)
-    timer.start()
-    storage._drop_torn_line(place)
-    timer.join()
-    assert place.read_bytes() == b'{"op_code":0}\n{"op_code":0}\n'

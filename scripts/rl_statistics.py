@@ -33,13 +33,13 @@ def iqm(scores: Sequence[float], seed: int = 0) -> Interval:
     return _bootstrap((np.asarray(scores),), lambda *s, axis=-1: interquartile_mean(s[0], axis), seed)
 
 
-def ratio_of_means(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Interval:
-    """Mean of ours over mean of theirs, positive scores of one environment's runs."""
+def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float], seed: int = 0) -> Interval:
+    """One mean over another, of positive scores of one environment's runs."""
 
     def statistic(x: np.ndarray, y: np.ndarray, axis: int = -1) -> Any:
         return x.mean(axis) / y.mean(axis)
 
-    return _bootstrap((np.asarray(ours), np.asarray(theirs)), statistic, seed)
+    return _bootstrap((np.asarray(numerator), np.asarray(denominator)), statistic, seed)
 
 
 def probability_of_improvement(

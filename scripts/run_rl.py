@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--protocol", type=Path, default=ROOT / "scripts" / "protocols" / "learning.yml")
     parser.add_argument("--env", action="append", help="only this environment (may be repeated)")
-    parser.add_argument("--algorithm", action="append", help="only this one of theirs (may be repeated)")
+    parser.add_argument("--algorithm", action="append", help="only this algorithm of the protocol (may be repeated)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
     parser.add_argument("--backend", choices=BACKENDS, default="loky", help="of joblib: ray and dask for clusters")
     parser.add_argument("--results", type=Path, default=None, help="default: scripts/results/<protocol's name>")

@@ -37,7 +37,7 @@ LABELS = {
     "vimco": "VIMCO, K = 2",
 }
 Column = tuple[str, str]
-#: its text, from a column's records, an estimator and the budget
+#: a cell's text, from a column's records, an estimator and the budget
 Cell = Callable[[dict[str, list[dict[str, Any]]], str, int], str]
 #: Table 1's: Eq 8 with c(z) = η f(σ_τ(z)); Tucker et al. 2017 give it NVIL's and MuProp's baseline as well
 REBAR = "rebar"
@@ -129,9 +129,9 @@ def best(records: list[dict[str, Any]], key: str, budget: int) -> str:
     return mean_and_interval([highest(record, key, budget) for record in records], 2)
 
 
-def ahead_of(relax: list[dict[str, Any]], records: list[dict[str, Any]], budget: int) -> str:
-    """RELAX's highest training ELBO less another's, of the same seeds: same first weights, same order of the data."""
-    of_seed = {record["seed"]: highest(record, "train_elbo", budget) for record in relax}
+def ahead_of(reference: list[dict[str, Any]], records: list[dict[str, Any]], budget: int) -> str:
+    """A reference's highest training ELBO less another's, of the same seeds: same first weights, same order of data."""
+    of_seed = {record["seed"]: highest(record, "train_elbo", budget) for record in reference}
     gaps = [of_seed[r["seed"]] - highest(r, "train_elbo", budget) for r in records if r["seed"] in of_seed]
     return mean_and_interval(gaps, 2) if gaps else "—"
 

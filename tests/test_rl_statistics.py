@@ -1,5 +1,6 @@
 """The statistics of learning records, against cases worked by hand."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,42 @@ def test_figure_4(rl_statistics):
     top, bottom = figure4.draw({"CartPole-v0": {"a2c": [record, record], "relaxa2c": [record, record]}}).axes
     assert top.lines[0].get_ydata() == pytest.approx([1, 1.5, 2])
     assert [line.get_ydata()[0] for line in bottom.lines] == pytest.approx([1, 1, 2])  # a2c; ours with ĉ, without
+
+
+def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
+    import make_tables
+
+    def write(folder, algorithm, seed, episodes, solved=True, env="CartPole-v0"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        steps = [10 * (i + 1) for i in range(episodes)]
+        record = {"env": env, "algorithm": algorithm, "seed": seed, "episode_steps": steps}
+        record["solved_at"] = steps[-1] if solved else None
+        name = f"{env}_{algorithm.replace(' ', '-')}_{seed:04d}.json"
+        (tmp_path / folder / name).write_text(json.dumps(record))
+
+    for seed, (ours, theirs) in enumerate([(100, 200), (200, 400)]):
+        write("table2", "relaxa2c", seed, ours)
+        write("table2", "a2c", seed, theirs)
+        write("table2_paper", "relaxa2c", seed, 3 * theirs, solved=seed == 0)
+        write("table2_paper_grid", "relaxa2c .01 1", seed, 500)
+        write("table2_paper_grid", "relaxa2c .01 .01", seed, 90, solved=seed == 0)  # fewer, but one is not solved
+        write("table2_paper_grid", "relaxa2c .001 1", seed, 600)
+        write("table2_paper_grid", "a2c .01", seed, 700)
+        write("table2_paper_grid", "laxa2c .01", seed, 700, env="InvertedPendulum-v5")  # whose grid is not finished
+    (tmp_path / "learning").mkdir()
+    monkeypatch.setattr(make_tables, "RESULTS", tmp_path)
+    table = make_tables.table2_table()
+    # every pair is won but for 200 and 200, which are level: 3.5 of 4
+    row = next(line for line in table.splitlines() if "ours | RELAXA2C" in line)
+    assert row.startswith(
+        "| CartPole-v0 | ours | RELAXA2C | 2/2 | 150.0 ± 635.3 | 472 ± 114 | 2.00 [1.00, 4.00] | 0.88 ["
+    )
+    assert "| CartPole-v0 | ours | A2C (ĉ = 0) | 2/2 | 300.0 ± 1,270.6 | 1,152 ± 90 | — | — |" in table
+    # no A2C to compare with yet
+    assert "| CartPole-v0 | the paper's | RELAXA2C | 1/2 | 900.0 ± 3,811.9 | 472 ± 114 | — | — |" in table
+    grid = make_tables.paper_grid_table()
+    assert "| CartPole-v0 | RELAXA2C, .01 1 | 2/2 | 500 | taken |" in grid
+    assert "| CartPole-v0 | RELAXA2C, .01 .01 | 1/2 | 90 |  |" in grid
+    assert "| CartPole-v0 | A2C (ĉ = 0), .01 | 2/2 | 700 | taken |" in grid
+    assert grid.count("taken") == 2
+    assert "Inverted" not in grid

@@ -214,7 +214,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse and run; errors of the user's making without a traceback."""
+    """Parse and run; errors of the user's making, and what the system refuses, without a traceback."""
     top = parser()
     options = top.parse_args(arguments)
     for name in ("threads", "iterations", "every", "samples", "count"):

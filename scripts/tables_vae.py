@@ -230,7 +230,7 @@ def bench_table(folder: Path = VAE) -> str:
     record = json.loads(path.read_text())
     parts = []
     for compiled in (False, True):
-        rows_of = {(row["case"], row["model"]): row for row in record["rows"] if row.get("compiled", False) == compiled}
+        rows_of = {(row["case"], row["model"]): row for row in record["rows"] if row["compiled"] == compiled}
         if not rows_of:
             continue
         what = "iterations/CPU s, time ÷ Concrete's" + (", ÷ its own plain form's" if compiled else "")

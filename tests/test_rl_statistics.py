@@ -141,3 +141,9 @@ def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
     assert "| CartPole-v0 | A2C (ĉ = 0), .01 | 2/2 | 700 | taken |" in grid
     assert grid.count("taken") == 2
     assert "Inverted" not in grid
+
+
+def test_learning_runs_need_not_draw(rl_statistics):
+    from run_rl import made
+
+    assert made("CartPole-v1", {}, n_envs=2, seed=0).get_attr("render_mode") == [None, None]

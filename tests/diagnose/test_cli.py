@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.common.errors import UsageError
 from sb3_relax.diagnose import diagnose
-from sb3_relax.diagnose.cli import ALGORITHMS, main, parser
+from sb3_relax.diagnose.cli import ALGORITHMS, _environment, main, parser
 
 LITTLE = shlex.split(
     "--n-envs 2 --lambdas 1 0 --n-states 12 --n-actions 2 --n-futures 2 --n-episodes 6 --n-rollouts 8 "
@@ -35,6 +35,11 @@ def test_an_agent_trained_briefly(tmp_path, capsys):
     assert "as long as with A2C" in " ".join(out.split())
     assert "continued by copy" in err
     assert (tmp_path / "d.png").stat().st_size > 10_000
+
+
+def test_environments_that_need_not_draw():
+    arguments = parser().parse_args(["--env", "CartPole-v1"])
+    assert _environment(arguments, n_envs=2).get_attr("render_mode") == [None, None]
 
 
 def test_a_given_agent_with_its_normalisation(tmp_path):

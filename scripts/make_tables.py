@@ -11,6 +11,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ CLASS_NAMES = {
     "laxa2c-lstm": "RecurrentLAXA2C",
     "a2c-state-baseline": "A2C with ĉ(s)",
     "a2c-same-rate": "A2C (ĉ = 0), RELAXA2C's rate",
-    "ppo": "PPO (rl-zoo's)",
-    "trpo": "TRPO (rl-zoo's)",
+    "ppo": "PPO",
+    "trpo": "TRPO",
 }
 #: the algorithms as they are, without a changed argument
 OURS = ("laxa2c", "relaxa2c", "laxa2c-lstm", "relaxa2c-lstm")
@@ -80,13 +81,13 @@ def grouped(folder: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return groups
 
 
-def learning_table() -> str:
+def learning_table(folder: str = "learning") -> str:
     rows = [
         "| environment (steps) | algorithm | seeds that reach | steps to reach it | training mean at the end "
         "| evaluation at the end | gradient variance ÷ without ĉ |",
         "|---|---|---|---|---|---|---|",
     ]
-    for env, algorithms in grouped("learning").items():
+    for env, algorithms in grouped(folder).items():
         for name in ours_first(algorithms):
             records = algorithms[name]
             # a run that never reaches it counts with its whole budget, and is shown
@@ -101,15 +102,15 @@ def learning_table() -> str:
     return "\n".join(rows)
 
 
-def statistics_table() -> str:
-    """Of scripts/results/learning: every algorithm against A2C on the same environment, and over all of them."""
+def statistics_table(folder: str = "learning") -> str:
+    """Every algorithm against A2C on the same environment, and ours over all of them."""
     rows = [
         "| environment | algorithm | runs | interquartile mean of the evaluation "
         "| P(higher return during training than A2C) | than A2C with ĉ(s) |",
         "|---|---|---|---|---|---|",
     ]
     ours, theirs = {}, {}
-    groups = grouped("learning")
+    groups = grouped(folder)
     for env, algorithms in groups.items():
         during = {name: [mean_return_during_training(r) for r in rs] for name, rs in algorithms.items()}
         for name in ours_first(algorithms):
@@ -124,9 +125,26 @@ def statistics_table() -> str:
                     ours[env], theirs[env] = during[name], during["a2c"]
             cells = (env, label(name), str(len(algorithms[name])), bracketed(score, 1), better, than_state)
             rows.append("| " + " | ".join(cells) + " |")
-    overall = bracketed(probability_of_improvement(ours, theirs), 2)
-    who = ", ".join(label(name) for name in OURS if any(name in of_env for of_env in groups.values()))
-    rows.append(f"| all | {who} | {sum(map(len, ours.values()))} | — | {overall} | — |")
+    if len(groups) > 1:
+        overall = bracketed(probability_of_improvement(ours, theirs), 2)
+        who = ", ".join(label(name) for name in OURS if any(name in of_env for of_env in groups.values()))
+        rows.append(f"| all | {who} | {sum(map(len, ours.values()))} | — | {overall} | — |")
+    return "\n".join(rows)
+
+
+def tuning_table() -> str:
+    """Every study of scripts/tune_rl.py: its budget as spent, and the best trial."""
+    rows = [
+        "| environment | algorithm | trials: complete, pruned, diverged | best: return in training | values |",
+        "|---|---|---|---|---|",
+    ]
+    for env, studies in grouped("tuning").items():
+        for name in ours_first(studies):
+            (study,) = studies[name]
+            states = [trial["state"] for trial in study["trials"]]
+            counts = ", ".join(str(states.count(state)) for state in ("complete", "pruned", "diverged"))
+            values = ", ".join(f"`{key}` {value:.3g}" for key, value in study["best"]["params"].items())
+            rows.append(f"| {env} | {label(name)} | {counts} | {study['best']['value']:,.1f} | {values} |")
     return "\n".join(rows)
 
 
@@ -143,7 +161,7 @@ OF_TABLE2 = ("laxa2c", "relaxa2c", "relaxa2c-exact", "a2c")
 
 
 def table2_groups() -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Environment → algorithm → records: in the paper's mode, and of InvertedPendulum in ours."""
+    """Environment → algorithm → records, with our settings."""
     groups = {**grouped("table2"), "InvertedPendulum-v5": grouped("learning")["InvertedPendulum-v5"]}
     return {env: {name: of[name] for name in OF_TABLE2 if name in of} for env, of in groups.items()}
 
@@ -152,8 +170,8 @@ def table2_table() -> str:
     """Episodes until the mean of 100 is at the threshold; runs that never are count all they had, and are shown."""
     rows = [
         "| environment | settings | algorithm | seeds that solve it | episodes [95%] | the paper | A2C's ÷ this row's "
-        "| P(fewer than A2C) |",
-        "|---|---|---|---|---|---|---|---|",
+        "| P(fewer than A2C) | gradient variance ÷ without ĉ |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     of_paper = grouped("table2_paper")
     for env, of_ours in table2_groups().items():
@@ -167,20 +185,23 @@ def table2_table() -> str:
                     fewer = bracketed(probability_of_improvement({env: ours}, {env: theirs}), 2)
                 rows.append(
                     f"| {env} | {settings} | {label(name)} | {solved_of(algorithms[name])} "
-                    f"| {interval(episodes[name])} | {PAPER_EPISODES[env].get(name, '—')} | {ratio} | {fewer} |"
+                    f"| {interval(episodes[name])} | {PAPER_EPISODES[env].get(name, '—')} | {ratio} | {fewer} "
+                    f"| {ratio_interval([variance_ratio(r) for r in algorithms[name]])} |"
                 )
     return "\n".join(rows)
 
 
-def paper_grid_table() -> str:
-    """Every setting of the paper's grid on the tuning seeds, and which is taken: most seeds solved, fewest episodes.
+def grid_table(grid_folder: str, results_folder: str) -> str:
+    """Every setting of a grid on the tuning seeds, and which is taken: most seeds solved, fewest episodes.
 
-    Of the environments whose grid is finished: those with records in table2_paper.
+    Of the environments whose grid is finished, which is those with records of what was taken.
     """
     rows = ["| environment | algorithm, setting | seeds that solve it | episodes | |", "|---|---|---|---|---|"]
-    grid = grouped("table2_paper_grid")
-    for env in grouped("table2_paper"):
-        settings = grid[env]
+    of_grid = grouped(grid_folder)
+    for env in grouped(results_folder):
+        if env not in of_grid:
+            continue
+        settings = of_grid[env]
         scores = {
             name: (-sum(r["solved_at"] is not None for r in records), np.mean([episodes_to_solve(r) for r in records]))
             for name, records in settings.items()
@@ -336,8 +357,12 @@ TABLES = {
     "agents": agents_table,
     "learning": learning_table,
     "statistics": statistics_table,
+    "tuning": tuning_table,
+    "tuned": partial(learning_table, "tuned"),
+    "tuned-statistics": partial(statistics_table, "tuned"),
     "table2": table2_table,
-    "paper-grid": paper_grid_table,
+    "grid": partial(grid_table, "table2_grid", "table2"),
+    "paper-grid": partial(grid_table, "table2_paper_grid", "table2_paper"),
     "defaults": defaults_table,
     "bench": bench_table,
     "estimators": estimators_table,

@@ -116,10 +116,11 @@ def made(env_id: str, hyperparams: dict[str, Any], n_envs: int, seed: int) -> Ve
     """Environments as an entry asks for them, but for VecNormalize."""
     import environments  # noqa: F401  registers them, in this process
 
-    # by its name, SB3 would make it ready to draw, for which LunarLander simulates more: seven times slower
-    make = partial(gym.make, env_id)
+    # given an id, SB3 sets render_mode="rgb_array", with which LunarLander also simulates its engines' particles and is
+    # seven times slower; given a callable, it does not
+    make_env = partial(gym.make, env_id)
     # wrapped outside of Monitor, so that recorded returns are the environment's own
-    return make_vec_env(make, n_envs=n_envs, seed=seed, wrapper_class=get_wrapper_class(hyperparams))
+    return make_vec_env(make_env, n_envs=n_envs, seed=seed, wrapper_class=get_wrapper_class(hyperparams))
 
 
 def built(env_id: str, entry: dict[str, Any], seed: int) -> tuple[BaseAlgorithm, dict[str, Any]]:

@@ -111,6 +111,7 @@ def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
         (tmp_path / folder).mkdir(exist_ok=True)
         steps = [10 * (i + 1) for i in range(episodes)]
         record = {"env": env, "algorithm": algorithm, "seed": seed, "episode_steps": steps}
+        record["variances"] = [] if algorithm == "a2c" else [[10, 0.5, 1.0], [20, 2.0, 16.0]]
         record["solved_at"] = steps[-1] if solved else None
         name = f"{env}_{algorithm.replace(' ', '-')}_{seed:04d}.json"
         (tmp_path / folder / name).write_text(json.dumps(record))
@@ -132,10 +133,11 @@ def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
     assert row.startswith(
         "| CartPole-v0 | ours | RELAXA2C | 2/2 | 150.0 ± 635.3 | 472 ± 114 | 2.00 [1.00, 4.00] | 0.88 ["
     )
-    assert "| CartPole-v0 | ours | A2C (ĉ = 0) | 2/2 | 300.0 ± 1,270.6 | 1,152 ± 90 | — | — |" in table
+    assert row.endswith("] | 0.25 |")  # √(1/2 · 1/8)
+    assert "| CartPole-v0 | ours | A2C (ĉ = 0) | 2/2 | 300.0 ± 1,270.6 | 1,152 ± 90 | — | — | — |" in table
     # no A2C to compare with yet
-    assert "| CartPole-v0 | the paper's | RELAXA2C | 1/2 | 900.0 ± 3,811.9 | 472 ± 114 | — | — |" in table
-    grid = make_tables.paper_grid_table()
+    assert "| CartPole-v0 | the paper's | RELAXA2C | 1/2 | 900.0 ± 3,811.9 | 472 ± 114 | — | — | 0.25 |" in table
+    grid = make_tables.grid_table("table2_paper_grid", "table2_paper")
     assert "| CartPole-v0 | RELAXA2C, .01 1 | 2/2 | 500 | taken |" in grid
     assert "| CartPole-v0 | RELAXA2C, .01 .01 | 1/2 | 90 |  |" in grid
     assert "| CartPole-v0 | A2C (ĉ = 0), .01 | 2/2 | 700 | taken |" in grid

@@ -166,7 +166,8 @@ def _normalisation_beside(agent: Path, env: str) -> Path | None:
 
 
 def _environment(arguments: argparse.Namespace, n_envs: int) -> VecEnv:
-    # by its name, SB3 would make it ready to draw, for which LunarLander simulates more: seven times slower
+    # given an id, SB3 sets render_mode="rgb_array", with which LunarLander also simulates its engines' particles and is
+    # seven times slower; given a callable, it does not
     env: VecEnv = make_vec_env(partial(gym.make, arguments.env), n_envs=n_envs, seed=arguments.seed)
     if arguments.vecnormalize is not None:
         try:

@@ -198,11 +198,10 @@ def grid_table(grid_folder: str, results_folder: str) -> str:
     Of the environments whose grid is finished, which is those with records of what was taken.
     """
     rows = ["| environment | algorithm, setting | seeds that solve it | episodes | |", "|---|---|---|---|---|"]
-    of_grid = grouped(grid_folder)
-    for env in grouped(results_folder):
-        if env not in of_grid:
+    finished = grouped(results_folder)
+    for env, settings in grouped(grid_folder).items():
+        if env not in finished:
             continue
-        settings = of_grid[env]
         scores = {
             name: (-sum(r["solved_at"] is not None for r in records), np.mean([episodes_to_solve(r) for r in records]))
             for name, records in settings.items()

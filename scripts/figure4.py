@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 from figures_rl import middle_half
-from make_tables import label, table2_groups
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from records import RESULTS
+from tables_rl import label
+from tables_table2 import table2_groups
 
 #: episodes of the running mean
 WINDOW = 20

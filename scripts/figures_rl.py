@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make_tables import grouped, label
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from records import RESULTS
 from rl_statistics import interquartile_mean, performance_profile, return_at
+from tables_rl import grouped, label
 
 POINTS = 200
 

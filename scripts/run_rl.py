@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import rl_zoo3
 import torch as th
@@ -27,12 +25,12 @@ from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sweep import BACKENDS, asked_for, in_parallel
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
+from sb3_relax.common.environments import make_undrawn_vec_env
 from sb3_relax.zoo.hyperparams import RATES, to_rate
 
 #: keys that are no arguments of an algorithm
@@ -116,11 +114,7 @@ def made(env_id: str, hyperparams: dict[str, Any], n_envs: int, seed: int) -> Ve
     """Environments as an entry asks for them, but for VecNormalize."""
     import environments  # noqa: F401  registers them, in this process
 
-    # given an id, SB3 sets render_mode="rgb_array", with which LunarLander also simulates its engines' particles and is
-    # seven times slower; given a callable, it does not
-    make_env = partial(gym.make, env_id)
-    # wrapped outside of Monitor, so that recorded returns are the environment's own
-    return make_vec_env(make_env, n_envs=n_envs, seed=seed, wrapper_class=get_wrapper_class(hyperparams))
+    return make_undrawn_vec_env(env_id, n_envs, seed, get_wrapper_class(hyperparams))
 
 
 def built(env_id: str, entry: dict[str, Any], seed: int) -> tuple[BaseAlgorithm, dict[str, Any]]:

@@ -105,7 +105,8 @@ def test_figure_4(rl_statistics):
 
 
 def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
-    import make_tables
+    import tables_rl
+    import tables_table2
 
     def write(folder, algorithm, seed, episodes, solved=True, env="CartPole-v0"):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -126,8 +127,8 @@ def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
         write("table2_paper_grid", "a2c .01", seed, 700)
         write("table2_paper_grid", "laxa2c .01", seed, 700, env="InvertedPendulum-v5")  # whose grid is not finished
     (tmp_path / "learning").mkdir()
-    monkeypatch.setattr(make_tables, "RESULTS", tmp_path)
-    table = make_tables.table2_table()
+    monkeypatch.setattr(tables_rl, "RESULTS", tmp_path)
+    table = tables_table2.table2_table()
     # every pair is won but for 200 and 200, which are level: 3.5 of 4
     row = next(line for line in table.splitlines() if "ours | RELAXA2C" in line)
     assert row.startswith(
@@ -137,12 +138,31 @@ def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
     assert "| CartPole-v0 | ours | A2C (ĉ = 0) | 2/2 | 300.0 ± 1,270.6 | 1,152 ± 90 | — | — | — |" in table
     # no A2C to compare with yet
     assert "| CartPole-v0 | the paper's | RELAXA2C | 1/2 | 900.0 ± 3,811.9 | 472 ± 114 | — | — | 0.25 |" in table
-    grid = make_tables.grid_table("table2_paper_grid", "table2_paper")
+    grid = tables_table2.grid_table("table2_paper_grid", "table2_paper")
     assert "| CartPole-v0 | RELAXA2C, .01 1 | 2/2 | 500 | taken |" in grid
     assert "| CartPole-v0 | RELAXA2C, .01 .01 | 1/2 | 90 |  |" in grid
     assert "| CartPole-v0 | A2C (ĉ = 0), .01 | 2/2 | 700 | taken |" in grid
     assert grid.count("taken") == 2
     assert "Inverted" not in grid
+
+
+def test_where_the_variance_is_added_by_hand(rl_statistics):
+    import tables_table2
+
+    record = {
+        # the mean of the last 100 is at 500 with episode 150, at step 1500
+        "episode_returns": [0.0] * 100 + [1000.0] * 60,
+        "episode_steps": [10 * (i + 1) for i in range(160)],
+        "variances": [[100, 1.0, 1.0], [1500, 4.0, 1.0], [1510, 8.0, 1.0], [1600, 2.0, 1.0], [1600, 0.0, 0.0]],
+    }
+    assert tables_table2.variance_ratios_around_good(record) == pytest.approx((2, 4))
+    never = record | {"episode_returns": [0.0] * 160}
+    before, since = tables_table2.variance_ratios_around_good(never)
+    assert before == pytest.approx(64 ** (1 / 4))
+    assert np.isnan(since)
+    # the logs are 2.29756 ± 12.7062 · .100335
+    assert tables_table2.geometric([9.0, np.nan, 11.0]) == "9.95 [2.78, 35.60]"
+    assert tables_table2.geometric([1.0, np.nan]) == "—"
 
 
 def test_learning_runs_need_not_draw(rl_statistics):

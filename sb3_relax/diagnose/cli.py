@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from typing import Any
 import gymnasium as gym
 import torch as th
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.common.checks import require_choice, require_count
+from sb3_relax.common.environments import make_undrawn_vec_env
 from sb3_relax.common.errors import AgentNotFound, UsageError
 from sb3_relax.common.extras import import_packages, require_extra
 from sb3_relax.common.frozen import algorithm_of
@@ -166,9 +165,7 @@ def _normalisation_beside(agent: Path, env: str) -> Path | None:
 
 
 def _environment(arguments: argparse.Namespace, n_envs: int) -> VecEnv:
-    # given an id, SB3 sets render_mode="rgb_array", with which LunarLander also simulates its engines' particles and is
-    # seven times slower; given a callable, it does not
-    env: VecEnv = make_vec_env(partial(gym.make, arguments.env), n_envs=n_envs, seed=arguments.seed)
+    env = make_undrawn_vec_env(arguments.env, n_envs, arguments.seed)
     if arguments.vecnormalize is not None:
         try:
             env = VecNormalize.load(str(arguments.vecnormalize), env)

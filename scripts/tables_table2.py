@@ -1,0 +1,134 @@
+"""The paper's Table 2: episodes until it is solved, with our settings and the paper's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rl_statistics import Interval, probability_of_improvement, ratio_of_means
+from scipy import stats
+from tables_rl import bracketed, grouped, interval, label, ours_first, ratio_interval, solved_of, variance_ratio
+
+#: Grathwohl et al. 2018, Table 2: episodes to solve, A2C and LAX / RELAX
+PAPER_EPISODES = {
+    "CartPole-v0": {"a2c": "1,152 ± 90", "relaxa2c": "472 ± 114"},
+    "InvertedPendulum-v5": {"a2c": "6,243 ± 164", "laxa2c": "2,067 ± 412"},
+    "LunarLander-v3": {"a2c": "162,374 ± 17,241", "relaxa2c": "68,712 ± 20,668"},
+}
+#: what Table 2 compares
+OF_TABLE2 = ("laxa2c", "relaxa2c", "relaxa2c-a2c-rate", "relaxa2c-exact", "a2c")
+
+
+def table2_groups() -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Environment → algorithm → records, with our settings."""
+    groups = {**grouped("table2"), "InvertedPendulum-v5": grouped("learning")["InvertedPendulum-v5"]}
+    return {env: {name: of[name] for name in OF_TABLE2 if name in of} for env, of in groups.items()}
+
+
+def table2_table() -> str:
+    """Episodes until the mean of 100 is at the threshold; runs that never are count all they had, and are shown."""
+    rows = [
+        "| environment | settings | algorithm | seeds that solve it | episodes [95%] | the paper | A2C's ÷ this row's "
+        "| P(fewer than A2C) | gradient variance ÷ without ĉ |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    of_paper = grouped("table2_paper")
+    for env, of_ours in table2_groups().items():
+        for settings, algorithms in (("ours", of_ours), ("the paper's", of_paper.get(env, {}))):
+            episodes = {name: [float(episodes_to_solve(r)) for r in records] for name, records in algorithms.items()}
+            for name in ours_first(episodes):
+                ratio = fewer = "—"
+                if name != "a2c" and "a2c" in episodes:
+                    ratio = bracketed(ratio_of_means(episodes["a2c"], episodes[name]), 2)
+                    ours, theirs = ([-count for count in episodes[which]] for which in (name, "a2c"))
+                    fewer = bracketed(probability_of_improvement({env: ours}, {env: theirs}), 2)
+                rows.append(
+                    f"| {env} | {settings} | {label(name)} | {solved_of(algorithms[name])} "
+                    f"| {interval(episodes[name])} | {PAPER_EPISODES[env].get(name, '—')} | {ratio} | {fewer} "
+                    f"| {ratio_interval([variance_ratio(r) for r in algorithms[name]])} |"
+                )
+    return "\n".join(rows)
+
+
+def grid_table(grid_folder: str, results_folder: str) -> str:
+    """Every setting of a grid on the tuning seeds, and which is taken: most seeds solved, fewest episodes.
+
+    Of the environments whose grid is finished, which is those with records of what was taken.
+    """
+    rows = ["| environment | algorithm, setting | seeds that solve it | episodes | |", "|---|---|---|---|---|"]
+    finished = grouped(results_folder)
+    for env, settings in grouped(grid_folder).items():
+        if env not in finished:
+            continue
+        scores = {
+            name: (-sum(r["solved_at"] is not None for r in records), np.mean([episodes_to_solve(r) for r in records]))
+            for name, records in settings.items()
+        }
+        taken = {
+            min((name for name in scores if name.split()[0] == algorithm), key=lambda name: scores[name])
+            for algorithm in {name.split()[0] for name in scores}
+        }
+        for name, records in settings.items():
+            algorithm, setting = name.split(maxsplit=1)
+            rows.append(
+                f"| {env} | {label(algorithm)}, {setting} | {solved_of(records)} | {scores[name][1]:,.0f} "
+                f"| {'taken' if name in taken else ''} |"
+            )
+    return "\n".join(rows)
+
+
+#: the mean return of 100 episodes from which an agent of InvertedPendulum, whose best is 1,000, counts as good
+GOOD = 500
+
+
+def variance_ratios_around_good(record: dict[str, Any]) -> tuple[float, float]:
+    """(Variance with ĉ) ÷ (without), geometric means over the updates before the agent first is good, and since.
+
+    NaN where there is none.
+    """
+    means = np.convolve(record["episode_returns"], np.full(100, 0.01), "valid")
+    good = np.flatnonzero(means >= GOOD)
+    since = record["episode_steps"][good[0] + 99] if len(good) else np.inf
+    before_and_since: tuple[list[float], list[float]] = [], []
+    for step, with_cv, without in record["variances"]:
+        if with_cv > 0 and without > 0:
+            before_and_since[step > since].append(np.log(with_cv / without))
+    before, after = (float(np.exp(np.mean(logs))) if logs else float("nan") for logs in before_and_since)
+    return before, after
+
+
+def geometric(values: list[float]) -> str:
+    """Geometric mean over seeds and the 95% t-interval of the logarithm."""
+    logs = np.log([value for value in values if np.isfinite(value)])
+    if len(logs) < 2:
+        return "—"
+    middle, half = logs.mean(), stats.sem(logs) * stats.t.ppf(0.975, len(logs) - 1)
+    return bracketed(Interval(*np.exp([middle, middle - half, middle + half])), 2)
+
+
+def apart_table() -> str:
+    """The paper's settings taken apart: what was changed, whether that solves it, and where ĉ adds variance."""
+    rows = [
+        "| algorithm, what differs from Table 2 | seeds that solve it | episodes [95%] "
+        f"| gradient variance ÷ without ĉ until the mean return is {GOOD} | since |",
+        "|---|---|---|---|---|",
+    ]
+    taken = grouped("table2_paper")
+    for env, changed in grouped("table2_paper_apart").items():
+        seeds = {record["seed"] for records in changed.values() for record in records}
+        as_taken = {name: [r for r in records if r["seed"] in seeds] for name, records in taken[env].items()}
+        for name, records in sorted({**as_taken, **changed}.items(), key=lambda item: (item[0][:3] == "a2c", item[0])):
+            algorithm, _, setting = name.partition(" ")
+            before, since = zip(*map(variance_ratios_around_good, records), strict=True)
+            rows.append(
+                f"| {label(algorithm)}, {setting or 'nothing'} | {solved_of(records)} "
+                f"| {interval([float(episodes_to_solve(r)) for r in records])} "
+                f"| {geometric(list(before))} | {geometric(list(since))} |"
+            )
+    return "\n".join(rows)
+
+
+def episodes_to_solve(record: dict[str, Any]) -> int:
+    if record["solved_at"] is None:
+        return len(record["episode_steps"])
+    return sum(step <= record["solved_at"] for step in record["episode_steps"])

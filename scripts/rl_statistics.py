@@ -49,7 +49,7 @@ def probability_of_improvement(
 
     Mann-Whitney's U over the number of pairs; the bootstrap is stratified by environment and algorithm.
 
-    :param ours: environment → scores of its runs
+    :param ours: environment → scores of its runs; -inf for a run that is below every other, and level with its like
     :param theirs: the same environments
     :raises ValueError: where the environments differ
     """
@@ -67,8 +67,8 @@ def probability_of_improvement(
 
 def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Share of pairs, along the last dimension of each, in which x is higher."""
-    difference = x[..., :, None] - y[..., None, :]
-    return ((difference > 0) + 0.5 * (difference == 0)).mean((-2, -1))
+    x, y = x[..., :, None], y[..., None, :]
+    return ((x > y) + 0.5 * (x == y)).mean((-2, -1))
 
 
 def performance_profile(scores: Sequence[float], thresholds: np.ndarray) -> np.ndarray:
@@ -93,7 +93,7 @@ def return_at(record: Mapping[str, Any], steps: np.ndarray) -> np.ndarray:
 
 def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Any, seed: int) -> Interval:
     value = float(statistic(*samples))
-    if all(np.ptp(sample) == 0 for sample in samples):
+    if all((sample == sample[0]).all() for sample in samples):
         return Interval(value, value, value)  # scipy would warn: nothing varies
     # scipy draws each sample anew by itself, which is what makes the bootstrap stratified
     low, high = stats.bootstrap(

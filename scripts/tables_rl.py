@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from records import RESULTS, ROOT, read_records
@@ -46,15 +46,34 @@ def interval(values: list[float]) -> str:
     return f"{np.mean(values):,.{digits}f} ± {half:,.{digits}f}"
 
 
-def variance_ratio(record: dict[str, Any]) -> float:
-    """Geometric mean over updates of (variance with ĉ) / (without); NaN of an algorithm that measures neither."""
-    if not record["variances"]:
-        return float("nan")
-    ratios = [with_cv / without for _, with_cv, without in record["variances"] if with_cv > 0 and without > 0]
-    return float(np.exp(np.mean(np.log(ratios))))
+#: heads of two columns: variance_ratios()
+VARIANCE_HEADS = "gradient variance ÷ without ĉ, update by update | of all updates together"
 
 
-def ratio_interval(values: list[float]) -> str:
+class VarianceRatios(NamedTuple):
+    """(Variance with ĉ) ÷ (without), of one step at the distribution's parameters; NaN where neither is measured."""
+
+    by_update: float  #: geometric mean over updates: each counts the same, however little varies in it
+    together: float  #: of the sums over updates: those count in which much varies
+
+
+def variance_ratios(record: dict[str, Any], since: float = 0, until: float = np.inf) -> VarianceRatios:
+    """Of a run's updates after ``since`` steps and up to ``until``."""
+    pairs = np.array([pair for step, *pair in record["variances"] if since < step <= until]).reshape(-1, 2)
+    if len(pairs) == 0:
+        return VarianceRatios(float("nan"), float("nan"))
+    logs = np.log(pairs[(pairs > 0).all(axis=1)])
+    with_cv, without = pairs.sum(axis=0)
+    return VarianceRatios(float(np.exp((logs[:, 0] - logs[:, 1]).mean())), float(with_cv / without))
+
+
+def variance_cells(of_runs: Iterable[VarianceRatios]) -> str:
+    """Both over seeds, as two cells."""
+    return " | ".join(ratio_interval(values) for values in zip(*of_runs, strict=True))
+
+
+def ratio_interval(values: Sequence[float]) -> str:
+    """Mean ± half of the 95% t-interval, over seeds."""
     if np.isnan(values).all():
         return "—"
     if np.ptp(values) == 0:
@@ -83,8 +102,8 @@ def bracketed(interval: Interval, digits: int) -> str:
 def learning_table(folder: str = "learning") -> str:
     rows = [
         "| environment (steps) | algorithm | seeds that reach | steps to reach it | training mean at the end "
-        "| evaluation at the end | gradient variance ÷ without ĉ |",
-        "|---|---|---|---|---|---|---|",
+        f"| evaluation at the end | {VARIANCE_HEADS} |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for env, algorithms in grouped(folder).items():
         for name in ours_first(algorithms):
@@ -96,7 +115,7 @@ def learning_table(folder: str = "learning") -> str:
                 f"| {env} ({budget:,}) | {label(name)} | {solved_of(records)} reach {threshold:g} "
                 f"| {interval(steps)} | {interval([r['final_training_mean'] for r in records])} "
                 f"| {interval([float(np.mean(r['evaluation'])) for r in records])} "
-                f"| {ratio_interval([variance_ratio(r) for r in records])} |"
+                f"| {variance_cells(map(variance_ratios, records))} |"
             )
     return "\n".join(rows)
 
@@ -152,12 +171,12 @@ def defaults_table() -> str:
     environments = list(groups)
     names = list(dict.fromkeys(name for of_env in groups.values() for name in of_env))
     rows = [
-        "| setting | " + " | ".join(environments) + " |",
-        "|---|" + "---|" * len(environments),
+        "| setting | " + " | ".join(f"{env}, update by update | together" for env in environments) + " |",
+        "|---|" + "---|---|" * len(environments),
     ]
     for name in sorted(names, key=lambda name: (name != "default", name)):
         cells = [
-            ratio_interval([variance_ratio(r) for r in groups[env][name]]) if name in groups[env] else "—"
+            variance_cells(map(variance_ratios, groups[env][name])) if name in groups[env] else "— | —"
             for env in environments
         ]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")

@@ -5,9 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from rl_statistics import Interval, probability_of_improvement, ratio_of_means
-from scipy import stats
-from tables_rl import bracketed, grouped, interval, label, ours_first, ratio_interval, solved_of, variance_ratio
+from rl_statistics import probability_of_improvement, ratio_of_means
+from tables_rl import (
+    VARIANCE_HEADS,
+    bracketed,
+    grouped,
+    interval,
+    label,
+    ours_first,
+    ratio_interval,
+    solved_of,
+    variance_cells,
+    variance_ratios,
+)
 
 #: Grathwohl et al. 2018, Table 2: episodes to solve, A2C and LAX / RELAX
 PAPER_EPISODES = {
@@ -29,23 +39,26 @@ def table2_table() -> str:
     """Episodes until the mean of 100 is at the threshold; runs that never are count all they had, and are shown."""
     rows = [
         "| environment | settings | algorithm | seeds that solve it | episodes [95%] | the paper | A2C's ÷ this row's "
-        "| P(fewer than A2C) | gradient variance ÷ without ĉ |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| P(fewer than A2C) | {VARIANCE_HEADS} |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     of_paper = grouped("table2_paper")
     for env, of_ours in table2_groups().items():
         for settings, algorithms in (("ours", of_ours), ("the paper's", of_paper.get(env, {}))):
             episodes = {name: [float(episodes_to_solve(r)) for r in records] for name, records in algorithms.items()}
+            # what an unsolved run would have needed is not known: behind all solved ones, level with its like
+            scores = {name: [-episodes_or_inf(r) for r in records] for name, records in algorithms.items()}
             for name in ours_first(episodes):
+                records = algorithms[name]
                 ratio = fewer = "—"
                 if name != "a2c" and "a2c" in episodes:
-                    ratio = bracketed(ratio_of_means(episodes["a2c"], episodes[name]), 2)
-                    ours, theirs = ([-count for count in episodes[which]] for which in (name, "a2c"))
-                    fewer = bracketed(probability_of_improvement({env: ours}, {env: theirs}), 2)
+                    of_means = ratio_of_means(episodes["a2c"], episodes[name])
+                    ratio = bracketed(of_means, 2) if any_solved(records) else f"< {of_means.value:.2f}"
+                    fewer = bracketed(probability_of_improvement({env: scores[name]}, {env: scores["a2c"]}), 2)
+                of_updates = [variance_ratios(r, until=r["solved_at"] or np.inf) for r in records]
                 rows.append(
-                    f"| {env} | {settings} | {label(name)} | {solved_of(algorithms[name])} "
-                    f"| {interval(episodes[name])} | {PAPER_EPISODES[env].get(name, '—')} | {ratio} | {fewer} "
-                    f"| {ratio_interval([variance_ratio(r) for r in algorithms[name]])} |"
+                    f"| {env} | {settings} | {label(name)} | {solved_of(records)} | {episodes_cell(records)} "
+                    f"| {PAPER_EPISODES[env].get(name, '—')} | {ratio} | {fewer} | {variance_cells(of_updates)} |"
                 )
     return "\n".join(rows)
 
@@ -81,36 +94,19 @@ def grid_table(grid_folder: str, results_folder: str) -> str:
 GOOD = 500
 
 
-def variance_ratios_around_good(record: dict[str, Any]) -> tuple[float, float]:
-    """(Variance with ĉ) ÷ (without), geometric means over the updates before the agent first is good, and since.
-
-    NaN where there is none.
-    """
+def around_good(record: dict[str, Any]) -> tuple[float, float]:
+    """Variance with ĉ ÷ without, of all updates until the agent first is good together, and of all since."""
     means = np.convolve(record["episode_returns"], np.full(100, 0.01), "valid")
     good = np.flatnonzero(means >= GOOD)
-    since = record["episode_steps"][good[0] + 99] if len(good) else np.inf
-    before_and_since: tuple[list[float], list[float]] = [], []
-    for step, with_cv, without in record["variances"]:
-        if with_cv > 0 and without > 0:
-            before_and_since[step > since].append(np.log(with_cv / without))
-    before, after = (float(np.exp(np.mean(logs))) if logs else float("nan") for logs in before_and_since)
-    return before, after
-
-
-def geometric(values: list[float]) -> str:
-    """Geometric mean over seeds and the 95% t-interval of the logarithm."""
-    logs = np.log([value for value in values if np.isfinite(value)])
-    if len(logs) < 2:
-        return "—"
-    middle, half = logs.mean(), stats.sem(logs) * stats.t.ppf(0.975, len(logs) - 1)
-    return bracketed(Interval(*np.exp([middle, middle - half, middle + half])), 2)
+    first = record["episode_steps"][good[0] + 99] if len(good) else np.inf
+    return variance_ratios(record, until=first).together, variance_ratios(record, since=first).together
 
 
 def apart_table() -> str:
     """The paper's settings taken apart: what was changed, whether that solves it, and where ĉ adds variance."""
     rows = [
         "| algorithm, what differs from Table 2 | seeds that solve it | episodes [95%] "
-        f"| gradient variance ÷ without ĉ until the mean return is {GOOD} | since |",
+        f"| gradient variance ÷ without ĉ, of all updates until the mean return is {GOOD} | since |",
         "|---|---|---|---|---|",
     ]
     taken = grouped("table2_paper")
@@ -119,13 +115,26 @@ def apart_table() -> str:
         as_taken = {name: [r for r in records if r["seed"] in seeds] for name, records in taken[env].items()}
         for name, records in sorted({**as_taken, **changed}.items(), key=lambda item: (item[0][:3] == "a2c", item[0])):
             algorithm, _, setting = name.partition(" ")
-            before, since = zip(*map(variance_ratios_around_good, records), strict=True)
+            until, since = (ratio_interval(ratios) for ratios in zip(*map(around_good, records), strict=True))
             rows.append(
-                f"| {label(algorithm)}, {setting or 'nothing'} | {solved_of(records)} "
-                f"| {interval([float(episodes_to_solve(r)) for r in records])} "
-                f"| {geometric(list(before))} | {geometric(list(since))} |"
+                f"| {label(algorithm)}, {setting or 'nothing'} | {solved_of(records)} | {episodes_cell(records)} "
+                f"| {until} | {since} |"
             )
     return "\n".join(rows)
+
+
+def any_solved(records: list[dict[str, Any]]) -> bool:
+    return any(record["solved_at"] is not None for record in records)
+
+
+def episodes_cell(records: list[dict[str, Any]]) -> str:
+    """Mean over seeds, of which unsolved ones count all they had; where none is solved that is a bound and no more."""
+    episodes = [float(episodes_to_solve(record)) for record in records]
+    return interval(episodes) if any_solved(records) else f"> {np.mean(episodes):,.0f}"
+
+
+def episodes_or_inf(record: dict[str, Any]) -> float:
+    return np.inf if record["solved_at"] is None else episodes_to_solve(record)
 
 
 def episodes_to_solve(record: dict[str, Any]) -> int:

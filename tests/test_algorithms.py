@@ -505,6 +505,18 @@ def test_relaxation_noise_is_not_the_noise_of_the_actions():
     assert not th.equal(states[0], states[2])
 
 
+@pytest.mark.parametrize(("algorithm", "kind"), [(RELAXA2C, "discrete"), (LAXA2C, "box")])
+def test_control_variate_does_not_start_at_the_noise_of_the_actions(algorithm, kind):
+    """The stream is as ĉ found it, for the actions to come: a layer made from it would be ĉ's first."""
+    model = algorithm("MlpPolicy", tiny(kind), seed=0, device="cpu")
+    first = model.control_variate.state_encoder[0]
+    assert not th.isclose(th.nn.Linear(first.in_features, first.out_features).weight, first.weight, atol=1e-6).any()
+    # nor do two agents of one seed differ, or two seeds agree
+    same, other = (algorithm("MlpPolicy", tiny(kind), seed=seed, device="cpu") for seed in (0, 1))
+    assert th.equal(first.weight, same.control_variate.state_encoder[0].weight)
+    assert not th.isclose(first.weight, other.control_variate.state_encoder[0].weight, atol=1e-6).any()
+
+
 def test_relaxation_noise_goes_on_after_load(tmp_path):
     model = RELAXA2C("MlpPolicy", tiny("discrete"), seed=0, device="cpu").learn(20)
     model.save(tmp_path / "agent")

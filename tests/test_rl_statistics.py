@@ -104,6 +104,14 @@ def test_figure_4(rl_statistics):
     assert [line.get_ydata()[0] for line in bottom.lines] == pytest.approx([1, 1, 2])  # a2c; ours with ĉ, without
 
 
+def test_unsolved_runs_are_level_with_each_other(rl_statistics):
+    unsolved = -np.inf
+    share = rl_statistics.probability_of_improvement({"a": [unsolved, -5.0]}, {"a": [unsolved, unsolved]})
+    assert share.value == pytest.approx((0.5 + 0.5 + 1 + 1) / 4)
+    never = rl_statistics.probability_of_improvement({"a": [unsolved] * 3}, {"a": [unsolved] * 3})
+    assert tuple(never) == (0.5, 0.5, 0.5)
+
+
 def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
     import tables_rl
     import tables_table2
@@ -134,10 +142,11 @@ def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
     assert row.startswith(
         "| CartPole-v0 | ours | RELAXA2C | 2/2 | 150.0 ± 635.3 | 472 ± 114 | 2.00 [1.00, 4.00] | 0.88 ["
     )
-    assert row.endswith("] | 0.25 |")  # √(1/2 · 1/8)
-    assert "| CartPole-v0 | ours | A2C (ĉ = 0) | 2/2 | 300.0 ± 1,270.6 | 1,152 ± 90 | — | — | — |" in table
+    # √(1/2 · 1/8); (0.5 + 2) / (1 + 16)
+    assert row.endswith("] | 0.25 | 0.15 |")
+    assert "| CartPole-v0 | ours | A2C (ĉ = 0) | 2/2 | 300.0 ± 1,270.6 | 1,152 ± 90 | — | — | — | — |" in table
     # no A2C to compare with yet
-    assert "| CartPole-v0 | the paper's | RELAXA2C | 1/2 | 900.0 ± 3,811.9 | 472 ± 114 | — | — | 0.25 |" in table
+    assert "| CartPole-v0 | the paper's | RELAXA2C | 1/2 | 900.0 ± 3,811.9 | 472 ± 114 | — | — | 0.25 | 0.15 |" in table
     grid = tables_table2.grid_table("table2_paper_grid", "table2_paper")
     assert "| CartPole-v0 | RELAXA2C, .01 1 | 2/2 | 500 | taken |" in grid
     assert "| CartPole-v0 | RELAXA2C, .01 .01 | 1/2 | 90 |  |" in grid
@@ -153,16 +162,15 @@ def test_where_the_variance_is_added_by_hand(rl_statistics):
         # the mean of the last 100 is at 500 with episode 150, at step 1500
         "episode_returns": [0.0] * 100 + [1000.0] * 60,
         "episode_steps": [10 * (i + 1) for i in range(160)],
-        "variances": [[100, 1.0, 1.0], [1500, 4.0, 1.0], [1510, 8.0, 1.0], [1600, 2.0, 1.0], [1600, 0.0, 0.0]],
+        "variances": [
+            *([100, 1.0, 1.0], [1500, 5.0, 2.0]),
+            *([1510, 8.0, 0.0], [1520, 3.0, 6.0], [1530, 13.0, 7.0], [1600, 4.0, 3.0]),
+        ],
     }
-    assert tables_table2.variance_ratios_around_good(record) == pytest.approx((2, 4))
-    never = record | {"episode_returns": [0.0] * 160}
-    before, since = tables_table2.variance_ratios_around_good(never)
-    assert before == pytest.approx(64 ** (1 / 4))
+    assert tables_table2.around_good(record) == pytest.approx((6 / 3, 28 / 16))
+    until, since = tables_table2.around_good(record | {"episode_returns": [0.0] * 160})
+    assert until == pytest.approx(34 / 19)
     assert np.isnan(since)
-    # the logs are 2.29756 ± 12.7062 · .100335
-    assert tables_table2.geometric([9.0, np.nan, 11.0]) == "9.95 [2.78, 35.60]"
-    assert tables_table2.geometric([1.0, np.nan]) == "—"
 
 
 def test_learning_runs_need_not_draw(rl_statistics):

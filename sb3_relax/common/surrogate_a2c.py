@@ -299,6 +299,9 @@ class SurrogateA2C(A2C):
         self._reach: tuple[list[th.nn.Parameter], list[th.nn.Parameter]] | None = None
         # Making ĉ must not consume a random number that A2C would use; nor may the relaxation's noise later
         with th.random.fork_rng():
+            seed = int(th.randint(2**31, ()))
+            # nor may ĉ's weights be the numbers that A2C will use, those behind the actions
+            th.manual_seed(_mixed(seed, "control variate"))
             arch = getattr(self.policy, "net_arch", [])
             self.control_variate = ControlVariate(
                 self._cv_features_dim(),
@@ -309,7 +312,7 @@ class SurrogateA2C(A2C):
                 action_dependent=self.cv_action_dependent,
             ).to(self.device, dtype=next(self.policy.parameters()).dtype)
             self.noise_generator = th.Generator(device=self.device)
-            self._seed_noise(int(th.randint(2**31, ())))
+            self._seed_noise(seed)
             device, state = getattr(self, "noise_state", ("", np.empty(0, np.uint8)))
             if device == self.device.type:
                 self.noise_generator.set_state(th.from_numpy(state))  # loaded: the stream goes on where it was saved
@@ -324,8 +327,7 @@ class SurrogateA2C(A2C):
 
     def _seed_noise(self, seed: int) -> None:
         # never the seed itself: torch's own generator has it, and the noise would be the numbers behind the actions
-        (mixed,) = np.random.SeedSequence([seed, 0x5B3]).generate_state(1, np.uint64)
-        self.noise_generator.manual_seed(int(mixed >> 1))
+        self.noise_generator.manual_seed(_mixed(seed, "noise"))
 
     # -- collection ---------------------------------------------------------------------------------------------------
 
@@ -692,6 +694,12 @@ class SurrogateA2C(A2C):
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _mixed(seed: int, purpose: str) -> int:
+    """A seed whose stream has nothing in common with that of ``seed``, nor with another purpose's."""
+    (mixed,) = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)
+    return int(mixed >> 1)
 
 
 def _parameters(optimizer: th.optim.Optimizer) -> list[th.nn.Parameter]:

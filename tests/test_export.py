@@ -47,6 +47,7 @@ def make_model(action_space, observation_space, policy, arguments, normalize=Fal
 def observations(space, n):
     if isinstance(space, spaces.Dict):
         return {name: observations(part, n) for name, part in space.spaces.items()}
+    space.seed(n)  # images of noise are much alike: not any fifty of them call for more than one action
     return np.stack([np.asarray(space.sample()) for _ in range(n)])
 
 

@@ -167,10 +167,11 @@ def test_where_the_variance_is_added_by_hand(rl_statistics):
             *([1510, 8.0, 0.0], [1520, 3.0, 6.0], [1530, 13.0, 7.0], [1600, 4.0, 3.0]),
         ],
     }
-    assert tables_table2.around_good(record) == pytest.approx((6 / 3, 28 / 16))
-    until, since = tables_table2.around_good(record | {"episode_returns": [0.0] * 160})
-    assert until == pytest.approx(34 / 19)
-    assert np.isnan(since)
+    # of 0, 6, 7, 3 and of 8, 3, 13, 4, a quarter below
+    assert tables_table2.around_good(record) == pytest.approx((6 / 3, 28 / 16, 2.25, 3.75))
+    never = tables_table2.around_good(record | {"episode_returns": [0.0] * 160})
+    assert never.until == pytest.approx(34 / 19)
+    assert np.isnan(never[1:]).all()
 
 
 def test_learning_runs_need_not_draw(rl_statistics):

@@ -146,5 +146,10 @@ def main() -> None:
     if arguments.check:
         if text != before:
             raise SystemExit("README.md is not what the records say; run `make tables`")
+        print("README.md is what the records say")
         return
     README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

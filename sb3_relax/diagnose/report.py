@@ -51,7 +51,7 @@ def _digits(value: float, count: int) -> str:
 
 
 def _short(ratio: float) -> str:
-    return f"{ratio:.2f}" if abs(ratio) >= 0.1 else f"{ratio:.2g}"
+    return f"{ratio:.2f}" if 0.1 <= abs(ratio) < 1000 else f"{ratio:.2g}"
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Diagnosis:
         normalized = self.settings.get("normalize_advantage")
         table = Table(
             title="Variance of one step's policy gradient, value ± standard error; best b(s) = b(s, steps left)",
-            caption="\n".join([*self.sentence.split("; "), *([NORMALIZED] if normalized else [])]),
+            caption="\n".join([self.sentence.replace("; ", ";\n"), *([NORMALIZED] if normalized else [])]),
             caption_justify="left",
         )
         for heading in (

@@ -87,8 +87,8 @@ class SurrogateA2C(A2C):
     Why these defaults: README, "Which defaults, and why", from scripts/results/defaults (three tuning seeds each of
     CartPole, Acrobot and InvertedPendulum). Those do not show that the guard is needed; Table 2's do, with the paper's
     other settings: without it LAXA2C solves InvertedPendulum on none of ten seeds, with it on five of five
-    (scripts/results/table2_paper, table2_paper_apart). ``"distribution"`` needs no second pass and was nowhere shown to be
-    worse than ``"weights"``; rates of 1e-3 and 1e-2, and five steps of φ, were not told apart from one step at 3e-3.
+    (scripts/results/table2_paper, table2_paper_apart). ``"distribution"`` needs no second pass and was nowhere shown to
+    be worse than ``"weights"``; rates of 1e-3 and 1e-2, and five steps of φ, were not told apart from one step at 3e-3.
     ``n_critic_steps`` stays A2C's 1, so that the drop-in is one.
 
     Logged, besides A2C's keys:

@@ -19,9 +19,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from records import RESULTS
 from rl_statistics import interquartile_mean, performance_profile, return_at
-from tables_rl import grouped, label
+from tables_rl import OURS, grouped, label
 
 POINTS = 200
+#: one for each algorithm in every column; ours, of which a column has one, share theirs
+COLOURS = {
+    "a2c": "C0",
+    "a2c-state-baseline": "C1",
+    "ppo": "C2",
+    "trpo": "C4",
+    "relaxa2c-exact": "C5",
+    "a2c-same-rate": "C6",
+}
+COLOURS |= dict.fromkeys(OURS, "C3")
 
 
 def middle_half(axis: Axes, x: np.ndarray, runs: np.ndarray, band: bool = True, **style: Any) -> str:
@@ -46,9 +56,9 @@ def draw(groups: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
             returns = np.array([return_at(record, steps) for record in records])
             minutes = np.mean([r["seconds"] / r["timesteps"] for r in records]) * steps / 60
             for axis, x in ((by_steps, steps), (by_time, minutes)):
-                middle_half(axis, x, returns, label=label(name))
+                middle_half(axis, x, returns, label=label(name), color=COLOURS.get(name))
             scores = [float(np.mean(r["evaluation"])) for r in records]
-            profile.step(thresholds, performance_profile(scores, thresholds), where="post")
+            profile.step(thresholds, performance_profile(scores, thresholds), where="post", color=COLOURS.get(name))
         by_steps.set(title=env, xlabel="steps")
         by_time.set(xlabel="minutes")
         profile.set(xlabel="evaluation", ylim=(-0.02, 1.02))

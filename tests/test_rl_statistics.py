@@ -172,6 +172,9 @@ def test_where_the_variance_is_added_by_hand(rl_statistics):
     never = tables_table2.around_good(record | {"episode_returns": [0.0] * 160})
     assert never.until == pytest.approx(34 / 19)
     assert np.isnan(never[1:]).all()
+    assert not tables_table2.is_lost(record)
+    assert tables_table2.is_lost(record | {"episode_returns": [1000.0] * 60 + [0.0] * 100})
+    assert not tables_table2.is_lost(record | {"episode_returns": [0.0] * 100 + [1000.0] * 40 + [0.0] * 90})
 
 
 def test_learning_runs_need_not_draw(rl_statistics):

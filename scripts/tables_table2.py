@@ -91,7 +91,7 @@ def grid_table(grid_folder: str, results_folder: str) -> str:
     return "\n".join(rows)
 
 
-#: mean returns of 100 episodes: from the first on an agent of InvertedPendulum, whose best is 1,000, counts as good, below
+#: mean returns of 100 episodes of InvertedPendulum, whose best is 1,000: from the first on an agent counts as good, below
 #: the second as lost again
 GOOD, LOST = 500, 250
 

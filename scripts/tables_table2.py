@@ -91,8 +91,8 @@ def grid_table(grid_folder: str, results_folder: str) -> str:
     return "\n".join(rows)
 
 
-#: mean returns of 100 episodes of InvertedPendulum, whose best is 1,000: from the first on an agent counts as good, below
-#: the second as lost again
+#: mean returns of 100 episodes on InvertedPendulum (at best 1,000): an agent counts as good from the first on,
+#: and as lost again below the second
 GOOD, LOST = 500, 250
 
 

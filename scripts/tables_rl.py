@@ -39,9 +39,14 @@ def ours_first(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (last.index(name) + 1 if name in last else 0, name))
 
 
+def half_width(values: Sequence[float]) -> float:
+    """Of the 95% t-interval of a mean of two or more."""
+    return stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+
+
 def interval(values: list[float]) -> str:
     """Mean ± half of the 95% t-interval, over seeds."""
-    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else float("nan")
+    half = half_width(values) if len(values) > 1 else float("nan")
     digits = 0 if abs(np.mean(values)) >= 1000 else 1
     return f"{np.mean(values):,.{digits}f} ± {half:,.{digits}f}"
 
@@ -57,9 +62,13 @@ class VarianceRatios(NamedTuple):
     together: float  #: of the sums over updates: those count in which much varies
 
 
-def variance_ratios(record: dict[str, Any], since: float = 0, until: float = np.inf) -> VarianceRatios:
-    """Of a run's updates after ``since`` steps and up to ``until``."""
-    pairs = np.array([pair for step, *pair in record["variances"] if since < step <= until]).reshape(-1, 2)
+def variances(record: dict[str, Any], since: float = 0, until: float = np.inf) -> np.ndarray:
+    """With ĉ and without, ``[updates, 2]``, of a run's updates after ``since`` steps and up to ``until``."""
+    return np.array([pair for step, *pair in record["variances"] if since < step <= until]).reshape(-1, 2)
+
+
+def variance_ratios(pairs: np.ndarray) -> VarianceRatios:
+    """Of :func:`variances`."""
     if len(pairs) == 0:
         return VarianceRatios(float("nan"), float("nan"))
     logs = np.log(pairs[(pairs > 0).all(axis=1)])
@@ -67,9 +76,9 @@ def variance_ratios(record: dict[str, Any], since: float = 0, until: float = np.
     return VarianceRatios(float(np.exp((logs[:, 0] - logs[:, 1]).mean())), float(with_cv / without))
 
 
-def variance_cells(of_runs: Iterable[VarianceRatios]) -> str:
-    """Both over seeds, as two cells."""
-    return " | ".join(ratio_interval(values) for values in zip(*of_runs, strict=True))
+def variance_cells(of_runs: Iterable[np.ndarray]) -> str:
+    """Both ratios of every run's :func:`variances`, over seeds, as two cells."""
+    return " | ".join(ratio_interval(values) for values in zip(*map(variance_ratios, of_runs), strict=True))
 
 
 def ratio_interval(values: Sequence[float]) -> str:
@@ -78,8 +87,7 @@ def ratio_interval(values: Sequence[float]) -> str:
         return "—"
     if np.ptp(values) == 0:
         return f"{values[0]:.2f}"
-    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
-    return f"{np.mean(values):.2f} ± {half:.2f}"
+    return f"{np.mean(values):.2f} ± {half_width(values):.2f}"
 
 
 def grouped(folder: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -90,8 +98,12 @@ def grouped(folder: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return groups
 
 
+def n_solved(records: list[dict[str, Any]]) -> int:
+    return sum(record["solved_at"] is not None for record in records)
+
+
 def solved_of(records: list[dict[str, Any]]) -> str:
-    return f"{sum(r['solved_at'] is not None for r in records)}/{len(records)}"
+    return f"{n_solved(records)}/{len(records)}"
 
 
 def bracketed(interval: Interval, digits: int) -> str:
@@ -115,7 +127,7 @@ def learning_table(folder: str = "learning") -> str:
                 f"| {env} ({budget:,}) | {label(name)} | {solved_of(records)} reach {threshold:g} "
                 f"| {interval(steps)} | {interval([r['final_training_mean'] for r in records])} "
                 f"| {interval([float(np.mean(r['evaluation'])) for r in records])} "
-                f"| {variance_cells(map(variance_ratios, records))} |"
+                f"| {variance_cells(map(variances, records))} |"
             )
     return "\n".join(rows)
 
@@ -176,7 +188,7 @@ def defaults_table() -> str:
     ]
     for name in sorted(names, key=lambda name: (name != "default", name)):
         cells = [
-            variance_cells(map(variance_ratios, groups[env][name])) if name in groups[env] else "— | —"
+            variance_cells(map(variances, groups[env][name])) if name in groups[env] else "— | —"
             for env in environments
         ]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")

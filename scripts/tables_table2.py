@@ -13,11 +13,13 @@ from tables_rl import (
     grouped,
     interval,
     label,
+    n_solved,
     ours_first,
     ratio_interval,
     solved_of,
     variance_cells,
     variance_ratios,
+    variances,
 )
 
 #: Grathwohl et al. 2018, Table 2: episodes to solve, A2C and LAX / RELAX
@@ -46,17 +48,14 @@ def table2_table() -> str:
     of_paper = grouped("table2_paper")
     for env, of_ours in table2_groups().items():
         for settings, algorithms in (("ours", of_ours), ("the paper's", of_paper.get(env, {}))):
-            episodes = {name: [float(episodes_to_solve(r)) for r in records] for name, records in algorithms.items()}
-            # what an unsolved run would have needed is not known: behind all solved ones, level with its like
-            scores = {name: [-episodes_or_inf(r) for r in records] for name, records in algorithms.items()}
-            for name in ours_first(episodes):
-                records = algorithms[name]
+            for name in ours_first(algorithms):
+                records, of_a2c = algorithms[name], algorithms.get("a2c")
                 ratio = fewer = "—"
-                if name != "a2c" and "a2c" in episodes:
-                    of_means = ratio_of_means(episodes["a2c"], episodes[name])
-                    ratio = bracketed(of_means, 2) if any_solved(records) else f"< {of_means.value:.2f}"
-                    fewer = bracketed(probability_of_improvement({env: scores[name]}, {env: scores["a2c"]}), 2)
-                of_updates = [variance_ratios(r, until=r["solved_at"] or np.inf) for r in records]
+                if name != "a2c" and of_a2c is not None:
+                    of_means = ratio_of_means(episodes(of_a2c), episodes(records))
+                    ratio = bracketed(of_means, 2) if n_solved(records) else f"< {of_means.value:.2f}"
+                    fewer = bracketed(probability_of_improvement({env: scores(records)}, {env: scores(of_a2c)}), 2)
+                of_updates = [variances(r, until=r["solved_at"] or np.inf) for r in records]
                 rows.append(
                     f"| {env} | {settings} | {label(name)} | {solved_of(records)} | {episodes_cell(records)} "
                     f"| {PAPER_EPISODES[env].get(name, '—')} | {ratio} | {fewer} | {variance_cells(of_updates)} |"
@@ -74,18 +73,15 @@ def grid_table(grid_folder: str, results_folder: str) -> str:
     for env, settings in grouped(grid_folder).items():
         if env not in finished:
             continue
-        scores = {
-            name: (-sum(r["solved_at"] is not None for r in records), np.mean([episodes_to_solve(r) for r in records]))
-            for name, records in settings.items()
-        }
+        ranks = {name: (-n_solved(records), np.mean(episodes(records))) for name, records in settings.items()}
         taken = {
-            min((name for name in scores if name.split()[0] == algorithm), key=lambda name: scores[name])
-            for algorithm in {name.split()[0] for name in scores}
+            min((name for name in ranks if name.split()[0] == algorithm), key=lambda name: ranks[name])
+            for algorithm in {name.split()[0] for name in ranks}
         }
         for name, records in settings.items():
             algorithm, setting = name.split(maxsplit=1)
             rows.append(
-                f"| {env} | {label(algorithm)}, {setting} | {solved_of(records)} | {scores[name][1]:,.0f} "
+                f"| {env} | {label(algorithm)}, {setting} | {solved_of(records)} | {ranks[name][1]:,.0f} "
                 f"| {'taken' if name in taken else ''} |"
             )
     return "\n".join(rows)
@@ -105,19 +101,22 @@ class AroundGood(NamedTuple):
     quartile_with: float  #: and with ĉ
 
 
+def means_of_100(record: dict[str, Any]) -> np.ndarray:
+    """Of the last 100 episodes' returns, from the hundredth episode on."""
+    return np.convolve(record["episode_returns"], np.full(100, 0.01), "valid")
+
+
 def around_good(record: dict[str, Any]) -> AroundGood:
-    means = np.convolve(record["episode_returns"], np.full(100, 0.01), "valid")
-    good = np.flatnonzero(means >= GOOD)
+    good = np.flatnonzero(means_of_100(record) >= GOOD)
     first = record["episode_steps"][good[0] + 99] if len(good) else np.inf
-    pairs = [pair for step, *pair in record["variances"] if step > first]
-    with_cv, without = np.quantile(pairs, 0.25, axis=0) if pairs else (np.nan, np.nan)
-    until, since = variance_ratios(record, until=first), variance_ratios(record, since=first)
-    return AroundGood(until.together, since.together, float(without), float(with_cv))
+    until, since = variances(record, until=first), variances(record, since=first)
+    with_cv, without = np.quantile(since, 0.25, axis=0) if len(since) else (np.nan, np.nan)
+    return AroundGood(variance_ratios(until).together, variance_ratios(since).together, float(without), float(with_cv))
 
 
 def is_lost(record: dict[str, Any]) -> bool:
     """Whether an agent that was good is ever lost."""
-    means = np.convolve(record["episode_returns"], np.full(100, 0.01), "valid")
+    means = means_of_100(record)
     return bool((means[np.maximum.accumulate(means) >= GOOD] < LOST).any())
 
 
@@ -151,21 +150,17 @@ def apart_table() -> str:
     return "\n".join(rows)
 
 
-def any_solved(records: list[dict[str, Any]]) -> bool:
-    return any(record["solved_at"] is not None for record in records)
-
-
 def episodes_cell(records: list[dict[str, Any]]) -> str:
-    """Mean over seeds, of which unsolved ones count all they had; where none is solved that is a bound and no more."""
-    episodes = [float(episodes_to_solve(record)) for record in records]
-    return interval(episodes) if any_solved(records) else f"> {np.mean(episodes):,.0f}"
+    """Mean over seeds; where none is solved that is a bound and no more."""
+    return interval(episodes(records)) if n_solved(records) else f"> {np.mean(episodes(records)):,.0f}"
 
 
-def episodes_or_inf(record: dict[str, Any]) -> float:
-    return np.inf if record["solved_at"] is None else episodes_to_solve(record)
+def episodes(records: list[dict[str, Any]]) -> list[float]:
+    """Every run's until it was solved; all it had, where it never was."""
+    return [float(sum(step <= (r["solved_at"] or np.inf) for step in r["episode_steps"])) for r in records]
 
 
-def episodes_to_solve(record: dict[str, Any]) -> int:
-    if record["solved_at"] is None:
-        return len(record["episode_steps"])
-    return sum(step <= record["solved_at"] for step in record["episode_steps"])
+def scores(records: list[dict[str, Any]]) -> list[float]:
+    """Fewer episodes are better. What an unsolved run would have needed is not known: last, and level with its like."""
+    counts = zip(records, episodes(records), strict=True)
+    return [-np.inf if record["solved_at"] is None else -count for record, count in counts]

@@ -64,16 +64,24 @@ def table2_table() -> str:
 
 
 def grid_table(grid_folder: str, results_folder: str) -> str:
-    """Every setting of a grid on the tuning seeds, and which is taken: most seeds solved, fewest episodes.
+    """Every setting of a grid on the tuning seeds, and which is taken: most seeds solved, then fewest episodes; where
+    an algorithm solves none, highest mean return.
 
     Of the environments whose grid is finished, which is those with records of what was taken.
     """
-    rows = ["| environment | algorithm, setting | seeds that solve it | episodes | |", "|---|---|---|---|---|"]
+    rows = [
+        "| environment | algorithm, setting | seeds that solve it | episodes | mean return of all | |",
+        "|---|---|---|---|---|---|",
+    ]
     finished = grouped(results_folder)
     for env, settings in grouped(grid_folder).items():
         if env not in finished:
             continue
-        ranks = {name: (-n_solved(records), np.mean(episodes(records))) for name, records in settings.items()}
+        returns = {name: np.mean([np.mean(r["episode_returns"]) for r in of]) for name, of in settings.items()}
+        ranks = {
+            name: (-n_solved(of), np.mean(episodes(of)) if n_solved(of) else -returns[name])
+            for name, of in settings.items()
+        }
         taken = {
             min((name for name in ranks if name.split()[0] == algorithm), key=lambda name: ranks[name])
             for algorithm in {name.split()[0] for name in ranks}
@@ -81,8 +89,8 @@ def grid_table(grid_folder: str, results_folder: str) -> str:
         for name, records in settings.items():
             algorithm, setting = name.split(maxsplit=1)
             rows.append(
-                f"| {env} | {label(algorithm)}, {setting} | {solved_of(records)} | {ranks[name][1]:,.0f} "
-                f"| {'taken' if name in taken else ''} |"
+                f"| {env} | {label(algorithm)}, {setting} | {solved_of(records)} | {np.mean(episodes(records)):,.0f} "
+                f"| {returns[name]:,.1f} | {'taken' if name in taken else ''} |"
             )
     return "\n".join(rows)
 

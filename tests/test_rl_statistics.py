@@ -116,12 +116,13 @@ def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
     import tables_rl
     import tables_table2
 
-    def write(folder, algorithm, seed, episodes, solved=True, env="CartPole-v0"):
+    def write(folder, algorithm, seed, episodes, solved=True, env="CartPole-v0", each=1.0):
         (tmp_path / folder).mkdir(exist_ok=True)
         steps = [10 * (i + 1) for i in range(episodes)]
         record = {"env": env, "algorithm": algorithm, "seed": seed, "episode_steps": steps}
         record["variances"] = [] if algorithm == "a2c" else [[10, 0.5, 1.0], [20, 2.0, 16.0]]
         record["solved_at"] = steps[-1] if solved else None
+        record["episode_returns"] = [each] * episodes
         name = f"{env}_{algorithm.replace(' ', '-')}_{seed:04d}.json"
         (tmp_path / folder / name).write_text(json.dumps(record))
 
@@ -133,6 +134,10 @@ def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
         write("table2_paper_grid", "relaxa2c .01 .01", seed, 90, solved=seed == 0)  # fewer, but one is not solved
         write("table2_paper_grid", "relaxa2c .001 1", seed, 600)
         write("table2_paper_grid", "a2c .01", seed, 700)
+        write("table2_paper_grid", "relaxa2c-exact .01 1", seed, 800, solved=False, each=2.0)
+        write(
+            "table2_paper_grid", "relaxa2c-exact .01 .01", seed, 700, solved=False
+        )  # fewer episodes, but of lower return
         write("table2_paper_grid", "laxa2c .01", seed, 700, env="InvertedPendulum-v5")  # whose grid is not finished
     (tmp_path / "learning").mkdir()
     monkeypatch.setattr(tables_rl, "RESULTS", tmp_path)
@@ -148,10 +153,11 @@ def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
     # no A2C to compare with yet
     assert "| CartPole-v0 | the paper's | RELAXA2C | 1/2 | 900.0 ± 3,811.9 | 472 ± 114 | — | — | 0.25 | 0.15 |" in table
     grid = tables_table2.grid_table("table2_paper_grid", "table2_paper")
-    assert "| CartPole-v0 | RELAXA2C, .01 1 | 2/2 | 500 | taken |" in grid
-    assert "| CartPole-v0 | RELAXA2C, .01 .01 | 1/2 | 90 |  |" in grid
-    assert "| CartPole-v0 | A2C (ĉ = 0), .01 | 2/2 | 700 | taken |" in grid
-    assert grid.count("taken") == 2
+    assert "| CartPole-v0 | RELAXA2C, .01 1 | 2/2 | 500 | 1.0 | taken |" in grid
+    assert "| CartPole-v0 | RELAXA2C, .01 .01 | 1/2 | 90 | 1.0 |  |" in grid
+    assert "| CartPole-v0 | A2C (ĉ = 0), .01 | 2/2 | 700 | 1.0 | taken |" in grid
+    assert "| CartPole-v0 | RELAXA2C, exact, .01 1 | 0/2 | 800 | 2.0 | taken |" in grid
+    assert grid.count("taken") == 3
     assert "Inverted" not in grid
 
 

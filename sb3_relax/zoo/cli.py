@@ -98,6 +98,10 @@ def run(name: str, arguments: Sequence[str]) -> None:
             # rl_zoo3.plots imports its own modules, about which runpy warns
             warnings.filterwarnings("ignore", message=".*found in sys.modules after import of package.*")
             runpy.run_module(command.module, run_name="__main__")
+        if command.module.startswith("rl_zoo3.plots") and "--no-display" not in arguments:
+            from sb3_relax.zoo.figures import save_unshown  # needs the extra
+
+            save_unshown(name)
     except UsageError as error:
         from sb3_relax.zoo.registry import ALGORITHMS
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.common import extras
@@ -166,6 +167,25 @@ def test_plot_file_reads_what_plot_eval_wrote(monkeypatch, tmp_path):
     cli.main(["plot-eval", "-a", "RELAXA2C", "-e", "MyEnv", "-f", "logs", "-o", "gathered"])
     for name in ("gathered", "gathered.pkl"):
         cli.main(["plot-file", "-i", name])
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "saved"),
+    [("agg", [], ["plot-eval-2.png", "plot-eval.png"]), ("agg", ["--no-display"], []), ("tkagg", [], [])],
+)
+def test_plots_are_saved_where_there_is_no_screen(capsys, monkeypatch, tmp_path, backend, options, saved):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("matplotlib.get_backend", lambda: backend)
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    plt.close("all")
+    for number in (1, 2):
+        run = tmp_path / "logs" / "relaxa2c" / f"MyEnv-v0_{number}"
+        run.mkdir(parents=True)
+        np.savez(run / "evaluations.npz", timesteps=np.arange(1, 4), results=np.ones((3, 5)))
+    cli.main(["plot-eval", "-a", "relaxa2c", "-e", "MyEnv", "CartPole", "-f", "logs", *options])
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == saved
+    assert capsys.readouterr().out.count("No screen to show it on: saved plot-eval") == len(saved)
+    plt.close("all")
 
 
 def test_the_hub_has_agents_of_environments_that_are_not_here(monkeypatch):

@@ -139,9 +139,22 @@ def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
             "table2_paper_grid", "relaxa2c-exact .01 .01", seed, 700, solved=False
         )  # fewer episodes, but of lower return
         write("table2_paper_grid", "laxa2c .01", seed, 700, env="InvertedPendulum-v5")  # whose grid is not finished
+    for seed in range(3):
+        for folder, algorithm, solved in (
+            ("table2", "relaxa2c", seed == 0),
+            ("table2", "a2c", seed > 0),
+            ("table2_paper", "relaxa2c", seed > 0),
+            ("table2_paper", "a2c", seed == 0),
+        ):
+            write(folder, algorithm, seed, 100 if algorithm == "a2c" else 300, solved, env="LunarLander-v3")
     (tmp_path / "learning").mkdir()
     monkeypatch.setattr(tables_rl, "RESULTS", tmp_path)
     table = tables_table2.table2_table()
+    # where fewer than half are solved, the mean is a bound
+    assert "| LunarLander-v3 | ours | RELAXA2C | 1/3 | > 300 | 68,712 ± 20,668 | < 0.33 | " in table
+    assert "| LunarLander-v3 | ours | A2C (ĉ = 0) | 2/3 | 100.0 ± 0.0 |" in table
+    assert "| LunarLander-v3 | the paper's | RELAXA2C | 2/3 | 300.0 ± 0.0 | 68,712 ± 20,668 | — | " in table
+    assert "| LunarLander-v3 | the paper's | A2C (ĉ = 0) | 1/3 | > 100 |" in table
     # every pair is won but for 200 and 200, which are level: 3.5 of 4
     row = next(line for line in table.splitlines() if "ours | RELAXA2C" in line)
     assert row.startswith(

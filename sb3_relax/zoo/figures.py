@@ -6,22 +6,26 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib import pyplot as plt
-from matplotlib.backends import BackendFilter, backend_registry
+
+#: matplotlib's backends that draw to files alone, whose ``plt.show()`` does nothing
+TO_FILES = frozenset(("agg", "cairo", "pdf", "pgf", "ps", "svg", "template"))
 
 
 def save_unshown(stem: str) -> list[Path]:
     """Save what ``plt.show()`` could not show, as ``<stem>.png``, ``<stem>-2.png``, ... in the current folder.
 
+    Figures without data, as rl_zoo3 has for environments without runs, are left out.
+
     :param stem: of the files' names
     :return: the files, none where figures are shown; an earlier one of the same name is replaced
     """
-    if matplotlib.get_backend().lower() not in backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE):
+    if matplotlib.get_backend().lower() not in TO_FILES:
         return []
-    files = []
-    for count, number in enumerate(plt.get_fignums(), start=1):
-        file = Path(f"{stem}-{count}.png" if count > 1 else f"{stem}.png")
-        plt.figure(number).savefig(file)
-        plt.close(number)
-        print(f"No screen to show it on: saved {file}")
-        files.append(file)
+    files: list[Path] = []
+    for figure in map(plt.figure, plt.get_fignums()):
+        if any(axes.has_data() for axes in figure.axes):
+            files.append(Path(f"{stem}-{len(files) + 1}.png" if files else f"{stem}.png"))
+            figure.savefig(files[-1])
+            print(f"No screen to show it on: saved {files[-1]}")
+    plt.close("all")
     return files

@@ -178,11 +178,11 @@ def test_plots_are_saved_where_there_is_no_screen(capsys, monkeypatch, tmp_path,
     monkeypatch.setattr("matplotlib.get_backend", lambda: backend)
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
     plt.close("all")
-    for number in (1, 2):
-        run = tmp_path / "logs" / "relaxa2c" / f"MyEnv-v0_{number}"
+    for name in ("MyEnv-v0_1", "MyEnv-v0_2", "Other-v0_1"):
+        run = tmp_path / "logs" / "relaxa2c" / name
         run.mkdir(parents=True)
         np.savez(run / "evaluations.npz", timesteps=np.arange(1, 4), results=np.ones((3, 5)))
-    cli.main(["plot-eval", "-a", "relaxa2c", "-e", "MyEnv", "CartPole", "-f", "logs", *options])
+    cli.main(["plot-eval", "-a", "relaxa2c", "-e", "MyEnv", "without-runs", "Other", "-f", "logs", *options])
     assert sorted(file.name for file in tmp_path.glob("*.png")) == saved
     assert capsys.readouterr().out.count("No screen to show it on: saved plot-eval") == len(saved)
     plt.close("all")

@@ -27,5 +27,7 @@ def save_unshown(stem: str) -> list[Path]:
             files.append(Path(f"{stem}-{len(files) + 1}.png" if files else f"{stem}.png"))
             figure.savefig(files[-1])
             print(f"No screen to show it on: saved {files[-1]}")
+    if not files:
+        print("Nothing to plot: no data (plot needs as many episodes as -w, 100 unless given)")
     plt.close("all")
     return files

@@ -150,11 +150,15 @@ def test_a_mistake_of_the_users_is_one_line(capsys, monkeypatch, tmp_path, mista
 def test_plots_find_runs_by_part_of_their_name(capsys, monkeypatch, tmp_path, command, name):
     """Of environments that need not be installed here."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("matplotlib.get_backend", lambda: "agg")
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    plt.close("all")
     for run in ("CartPole-v1_1", "MyEnv-v0_1", "ALE-Pong-v5_1", "cut-short"):
         (tmp_path / "logs" / "laxa2c" / run).mkdir(parents=True)
     cli.main([command, "-a", "laxa2c", "-e", name, "none_such", "-f", "logs"])
-    assert ("Eval not found for" in capsys.readouterr().out) == (command == "plot-eval")
+    output = capsys.readouterr().out
+    assert ("Eval not found for" in output) == (command == "plot-eval")
+    assert "Nothing to plot: no data" in output
 
 
 def test_plot_file_reads_what_plot_eval_wrote(monkeypatch, tmp_path):

@@ -82,9 +82,9 @@ def grid_table(grid_folder: str, results_folder: str) -> str:
         if env not in finished:
             continue
         returns = {name: np.mean([np.mean(r["episode_returns"]) for r in of]) for name, of in settings.items()}
+        needed = {name: np.mean(episodes(of)) for name, of in settings.items()}
         ranks = {
-            name: (-n_solved(of), np.mean(episodes(of)) if n_solved(of) else -returns[name])
-            for name, of in settings.items()
+            name: (-n_solved(of), needed[name] if n_solved(of) else -returns[name]) for name, of in settings.items()
         }
         taken = {
             min((name for name in ranks if name.split()[0] == algorithm), key=lambda name: ranks[name])
@@ -93,7 +93,7 @@ def grid_table(grid_folder: str, results_folder: str) -> str:
         for name, records in settings.items():
             algorithm, setting = name.split(maxsplit=1)
             rows.append(
-                f"| {env} | {label(algorithm)}, {setting} | {solved_of(records)} | {np.mean(episodes(records)):,.0f} "
+                f"| {env} | {label(algorithm)}, {setting} | {solved_of(records)} | {needed[name]:,.0f} "
                 f"| {returns[name]:,.1f} | {'taken' if name in taken else ''} |"
             )
     return "\n".join(rows)

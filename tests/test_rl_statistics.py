@@ -135,9 +135,8 @@ def test_table_two_by_hand(rl_statistics, tmp_path, monkeypatch):
         write("table2_paper_grid", "relaxa2c .001 1", seed, 600)
         write("table2_paper_grid", "a2c .01", seed, 700)
         write("table2_paper_grid", "relaxa2c-exact .01 1", seed, 800, solved=False, each=2.0)
-        write(
-            "table2_paper_grid", "relaxa2c-exact .01 .01", seed, 700, solved=False
-        )  # fewer episodes, but of lower return
+        # fewer episodes, but of lower return
+        write("table2_paper_grid", "relaxa2c-exact .01 .01", seed, 700, solved=False)
         write("table2_paper_grid", "laxa2c .01", seed, 700, env="InvertedPendulum-v5")  # whose grid is not finished
     for seed in range(3):
         for folder, algorithm, solved in (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib
 from matplotlib import pyplot as plt
 
@@ -11,23 +9,21 @@ from matplotlib import pyplot as plt
 TO_FILES = frozenset(("agg", "cairo", "pdf", "pgf", "ps", "svg", "template"))
 
 
-def save_unshown(stem: str) -> list[Path]:
+def save_unshown(stem: str) -> None:
     """Save what ``plt.show()`` could not show, as ``<stem>.png``, ``<stem>-2.png``, ... in the current folder.
 
-    Figures without data, as rl_zoo3 has for environments without runs, are left out.
+    Earlier files of the same names are replaced. Figures without data, as of environments without runs, are
+    left out.
 
     :param stem: of the files' names
-    :return: the files, none where figures are shown; an earlier one of the same name is replaced
     """
     if matplotlib.get_backend().lower() not in TO_FILES:
-        return []
-    files: list[Path] = []
-    for figure in map(plt.figure, plt.get_fignums()):
-        if any(axes.has_data() for axes in figure.axes):
-            files.append(Path(f"{stem}-{len(files) + 1}.png" if files else f"{stem}.png"))
-            figure.savefig(files[-1])
-            print(f"No screen to show it on: saved {files[-1]}")
-    if not files:
+        return
+    figures = [figure for figure in map(plt.figure, plt.get_fignums()) if any(axes.has_data() for axes in figure.axes)]
+    for number, figure in enumerate(figures, start=1):
+        file = f"{stem}.png" if number == 1 else f"{stem}-{number}.png"
+        figure.savefig(file)
+        print(f"No screen to show it on: saved {file}")
+    if not figures:
         print("Nothing to plot: no data (plot needs as many episodes as -w, 100 unless given)")
     plt.close("all")
-    return files

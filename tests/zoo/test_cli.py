@@ -161,13 +161,17 @@ def test_plots_find_runs_by_part_of_their_name(capsys, monkeypatch, tmp_path, co
     assert "Nothing to plot: no data" in output
 
 
+def write_evaluations(logs, *runs):
+    for name in runs:
+        run = logs / "relaxa2c" / name
+        run.mkdir(parents=True)
+        np.savez(run / "evaluations.npz", timesteps=np.arange(1, 4), results=np.ones((3, 5)))
+
+
 def test_plot_file_reads_what_plot_eval_wrote(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
-    for number in (1, 2):  # plot-file leaves single runs out
-        run = tmp_path / "logs" / "relaxa2c" / f"MyEnv-v0_{number}"
-        run.mkdir(parents=True)
-        np.savez(run / "evaluations.npz", timesteps=np.arange(1, 4), results=np.ones((3, 5)))
+    write_evaluations(tmp_path / "logs", "MyEnv-v0_1", "MyEnv-v0_2")  # plot-file leaves single runs out
     cli.main(["plot-eval", "-a", "RELAXA2C", "-e", "MyEnv", "-f", "logs", "-o", "gathered"])
     for name in ("gathered", "gathered.pkl"):
         cli.main(["plot-file", "-i", name])
@@ -182,10 +186,7 @@ def test_plots_are_saved_where_there_is_no_screen(capsys, monkeypatch, tmp_path,
     monkeypatch.setattr("matplotlib.get_backend", lambda: backend)
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
     plt.close("all")
-    for name in ("MyEnv-v0_1", "MyEnv-v0_2", "Other-v0_1"):
-        run = tmp_path / "logs" / "relaxa2c" / name
-        run.mkdir(parents=True)
-        np.savez(run / "evaluations.npz", timesteps=np.arange(1, 4), results=np.ones((3, 5)))
+    write_evaluations(tmp_path / "logs", "MyEnv-v0_1", "MyEnv-v0_2", "Other-v0_1")
     cli.main(["plot-eval", "-a", "relaxa2c", "-e", "MyEnv", "without-runs", "Other", "-f", "logs", *options])
     assert sorted(file.name for file in tmp_path.glob("*.png")) == saved
     assert capsys.readouterr().out.count("No screen to show it on: saved plot-eval") == len(saved)

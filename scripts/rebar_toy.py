@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sb3_relax.estimators import REBAR, Estimator, LogisticBernoulli, Reinforce
-from sb3_relax.estimators.exact import samples_with_probability
-from sb3_relax.estimators.quadrature import product_rule, unit_interval_rule
+from sb3_relax.estimators.proofs.exact import samples_with_probability
+from sb3_relax.estimators.proofs.quadrature import product_rule, unit_interval_rule
 
 TARGETS = (0.499, 0.49, 0.45, 0.4, 0.3)
 TEMPERATURES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0, 1e3, 1e4)

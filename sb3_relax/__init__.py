@@ -7,9 +7,10 @@ that ``sb3_relax.estimators`` can be used with torch alone. So is what needs sb3
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sb3_relax.catalogue import CATALOGUE, load
 
 if TYPE_CHECKING:
     from sb3_relax.laxa2c import LAXA2C
@@ -23,16 +24,8 @@ __version__ = Path(__file__).with_name("version.txt").read_text().strip()
 # what needs an extra is left out: a star import must not need it
 __all__ = ["LAXA2C", "RELAXA2C", "__version__"]
 
-_HOME = {
-    "LAXA2C": "laxa2c",
-    "RELAXA2C": "relaxa2c",
-    "MaskableRELAXA2C": "relaxa2c_mask",
-    "RecurrentLAXA2C": "laxa2c_recurrent",
-    "RecurrentRELAXA2C": "relaxa2c_recurrent",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"sb3_relax.{_HOME[name]}"), name)
+    if name in CATALOGUE:
+        return load(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_relax.common.extras import require_extra
-from sb3_relax.common.validation import unchecked_distributions
+from sb3_relax.optional import require_extra
+from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
 
 #: an observation, or the parts of a Dict observation by name
 Observation = th.Tensor | dict[str, th.Tensor]

@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sweep import BACKENDS, asked_for, in_parallel
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
-from sb3_relax.common.environments import make_undrawn_vec_env
+from sb3_relax.environments import make_undrawn_vec_env
 from sb3_relax.zoo.hyperparams import RATES, to_rate
 
 #: keys that are no arguments of an algorithm

@@ -30,7 +30,7 @@ from run_rl import hyperparams_of, model_arguments
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_relax import RELAXA2C
-from sb3_relax.common.callbacks import LAYOUT, GradientVarianceCallback, TensorboardLayoutCallback
+from sb3_relax.callbacks import LAYOUT, GradientVarianceCallback, TensorboardLayoutCallback
 
 ENV = "CartPole-v1"
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from torch import nn
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common.statistics import RunningStatistics
+from sb3_relax.control_variates.guard import RunningStatistics
 from sb3_relax.estimators.moments import change_moments
 from tests.helpers import ACTION_SPACES, TinyEnv, randomise
 

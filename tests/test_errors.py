@@ -8,7 +8,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common.errors import UsageError
+from sb3_relax.errors import UsageError
 from tests.helpers import ACTION_SPACES, TinyEnv
 
 

@@ -9,7 +9,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common import extras
+from sb3_relax import optional as extras
 from sb3_relax.export import Controller, to_onnx, to_torchscript
 from tests.helpers import ACTION_SPACES, TinyEnv
 

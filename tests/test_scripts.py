@@ -14,7 +14,7 @@ import yaml
 
 import sb3_relax
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common.surrogate_a2c import SurrogateA2C
+from sb3_relax.algorithm.a2c import ControlVariateA2C
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -285,7 +285,7 @@ ENVIRONMENT_KEYS = {"n_envs", "n_timesteps", "normalize", "policy"}
 )
 def test_zoo_keys_are_constructor_arguments(file, algorithm):
     entries = yaml.safe_load((ROOT / "zoo_hyperparams" / f"{file}.yml").read_text())
-    known = {*inspect.signature(algorithm.__init__).parameters, *inspect.signature(SurrogateA2C.__init__).parameters}
+    known = {*inspect.signature(algorithm.__init__).parameters, *inspect.signature(ControlVariateA2C.__init__).parameters}
     assert entries
     for env, entry in entries.items():
         assert set(entry) <= known | ENVIRONMENT_KEYS, env
@@ -295,7 +295,7 @@ def test_readme_names_every_argument_and_its_default():
     readme = (ROOT / "README.md").read_text()
     arguments = {
         name: parameter.default
-        for cls in (SurrogateA2C, RELAXA2C)
+        for cls in (ControlVariateA2C, RELAXA2C)
         for name, parameter in inspect.signature(cls.__init__).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }

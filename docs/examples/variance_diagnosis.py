@@ -109,7 +109,7 @@ result.save("variance_diagnosis.json")
 # ĉ was fitted here while the policy waited for it. To see what it does while the policy moves, measure during training:
 #
 # ```python
-# from sb3_relax.common.callbacks import GradientVarianceCallback, TensorboardLayoutCallback
+# from sb3_relax.callbacks import GradientVarianceCallback, TensorboardLayoutCallback
 #
 # model.learn(100_000, callback=[GradientVarianceCallback(make_vec_env(Push, n_envs=4)), TensorboardLayoutCallback()])
 # ```

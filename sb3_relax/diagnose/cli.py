@@ -17,15 +17,13 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common.checks import require_choice, require_count
-from sb3_relax.common.environments import make_undrawn_vec_env
-from sb3_relax.common.errors import AgentNotFound, UsageError
-from sb3_relax.common.extras import import_packages, require_extra
-from sb3_relax.common.frozen import algorithm_of
-from sb3_relax.common.names import names_of_advised
-from sb3_relax.common.saved import saver_of
-from sb3_relax.common.surrogate_a2c import SurrogateA2C
+from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.algorithm.copies import algorithm_of
+from sb3_relax.algorithm.saved_agents import saver_of
 from sb3_relax.diagnose.measure import check_settings, diagnose
+from sb3_relax.environments import make_undrawn_vec_env
+from sb3_relax.errors import AgentNotFound, UsageError, names_of_advised, require_choice, require_count
+from sb3_relax.optional import import_packages, require_extra
 from sb3_relax.tasks.records import provenance, write_record
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C, "a2c": A2C, "ppo": PPO}
@@ -195,7 +193,7 @@ def _saved_agent(arguments: argparse.Namespace, env: VecEnv) -> OnPolicyAlgorith
     name = arguments.algo or by_file
     kind: Any = ALGORITHMS[name] if name else algorithm_of(env.action_space)
     # SB3's own classes fail in any way on another's file
-    refusals = ValueError if issubclass(kind, SurrogateA2C) else Exception
+    refusals = ValueError if issubclass(kind, ControlVariateA2C) else Exception
     try:
         return kind.load(arguments.agent, env=env, device=arguments.device)
     except FileNotFoundError as error:

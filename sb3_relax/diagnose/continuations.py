@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_relax.common.rollouts import executable
 from sb3_relax.diagnose.acting import act, value_of
 from sb3_relax.diagnose.parallel import stack
 from sb3_relax.diagnose.restore import Snapshot
 from sb3_relax.diagnose.states import States
+from sb3_relax.policy_gradient.action_latents import executable
 
 #: Environments held at a time.
 CHUNK = 512

@@ -10,7 +10,7 @@ import numpy as np
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_relax.common.surrogate_a2c import SurrogateA2C
+from sb3_relax.algorithm.a2c import ControlVariateA2C
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Cost:
         return (self.rollout + self.update) / (self.rollout + self.update_without)
 
 
-def measure_cost(model: SurrogateA2C, env: VecEnv, repeats: int = 100) -> Cost:
+def measure_cost(model: ControlVariateA2C, env: VecEnv, repeats: int = 100) -> Cost:
     """Times of a rollout and of updates on it, with ĉ and without in turns.
 
     :param model: a frozen copy, whose weights are moved by this

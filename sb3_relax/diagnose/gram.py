@@ -8,8 +8,8 @@ import numpy as np
 import torch as th
 from torch import Tensor
 
-from sb3_relax.common.jackknife import Jackknifed, mean_over_pairs
-from sb3_relax.common.surrogate_a2c import SurrogateA2C
+from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.diagnose.jackknife import Jackknifed, mean_over_pairs
 from sb3_relax.estimators import Gaussian, GumbelOneHot, Latent, LogisticBernoulli
 
 
@@ -25,7 +25,7 @@ class AtWeights(NamedTuple):
 
 
 def at_weights(
-    model: SurrogateA2C, observations: Any, actions: Tensor, fields: Tensor, groups: np.ndarray
+    model: ControlVariateA2C, observations: Any, actions: Tensor, fields: Tensor, groups: np.ndarray
 ) -> AtWeights:
     """One pass over the states, holding one Jacobian at a time.
 
@@ -42,9 +42,8 @@ def at_weights(
             observation: Any = {key: value[s : s + 1] for key, value in observations.items()}
         else:
             observation = observations[s : s + 1]
-        theta = model._evaluate(observation, actions[s : s + 1]).latent.theta.flatten()
-        assert model._reach is not None
-        weights = model._reach[0]
+        theta = model.view.evaluate(observation, actions[s : s + 1]).latent.theta.flatten()
+        weights = model.view.actor_weights
         rows = [th.autograd.grad(each, weights, retain_graph=True, materialize_grads=True) for each in theta]
         jacobian = th.stack([th.cat([part.flatten() for part in row]) for row in rows])
         gram[s] = (jacobian.double() @ jacobian.double().T).cpu()

@@ -11,22 +11,24 @@ import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_relax.common.checks import require_between, require_count
-from sb3_relax.common.extras import require_extra
-from sb3_relax.common.frozen import frozen_copy, require_plain_policy
-from sb3_relax.common.jackknife import Jackknifed, variance
-from sb3_relax.common.rollout_gradients import StepGradient, gradient_grams, plain, rollouts
-from sb3_relax.common.surrogate_a2c import Evaluation, SurrogateA2C
+from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.algorithm.copies import frozen_copy, require_plain_policy
+from sb3_relax.control_variates import Guarded
 from sb3_relax.diagnose.continuations import Sample, continue_states, repeat
 from sb3_relax.diagnose.cost import measure_cost
 from sb3_relax.diagnose.gram import at_weights, fisher
+from sb3_relax.diagnose.jackknife import Jackknifed, variance
 from sb3_relax.diagnose.moments import Split, Terms, removed_by_optimal_baseline, split
 from sb3_relax.diagnose.parallel import Parallel
 from sb3_relax.diagnose.report import Diagnosis, Number, Row
 from sb3_relax.diagnose.restore import EnvSource
+from sb3_relax.diagnose.rollout_gradients import StepGradient, gradient_grams, rollouts, score_term
 from sb3_relax.diagnose.states import visit
-from sb3_relax.diagnose.variates import FITTING, STATE, corrections, fit, is_noisy, pooled, variates_of
+from sb3_relax.diagnose.variates import FITTING, STATE, corrections, fit, pooled, variates_of
 from sb3_relax.diagnose.verdict import verdict
+from sb3_relax.errors import require_count, require_within
+from sb3_relax.optional import require_extra
+from sb3_relax.policy_gradient.policy_view import PolicyOutput
 
 #: Draws of the relaxation's noise per action.
 DRAWS = 4
@@ -45,7 +47,7 @@ LEAST = {
 }
 
 Parts = dict[tuple[str, int], Split]
-Fitted = dict[str, list[SurrogateA2C]]
+Fitted = dict[str, list[ControlVariateA2C]]
 
 
 def diagnose(
@@ -84,8 +86,8 @@ def diagnose(
 
     Sampling errors: a jackknife over episodes (parts) and over 20 independent streams of rollouts (rollouts), each with
     environments of fresh seeds that are first stepped on to a random place in their episodes (see
-    :func:`~sb3_relax.common.streams.streams`); within a stream, rollouts follow each other as in training and may share
-    episodes. Not covered: that V, ĉ and the agent itself came out as they did.
+    :func:`~sb3_relax.diagnose.streams.streams`); within a stream, rollouts follow each other as in training and may
+    share episodes. Not covered: that V, ĉ and the agent itself came out as they did.
 
     :param model: LAXA2C, RELAXA2C, A2C or PPO; its γ, V and rollout length are used
     :param env: an id, a function that makes one, an environment, or a VecEnv of one (VecNormalize with
@@ -174,16 +176,16 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         if name in settings:
             require_count(name, settings[name], low=least)
     for gae_lambda in settings.get("lambdas", ()):
-        require_between("lambdas", gae_lambda, 0, 1)
+        require_within("lambdas", gae_lambda, 0, 1)
     if "confidence" in settings:
-        require_between("confidence", settings["confidence"], 0.5, 1 - 1e-9)
+        require_within("confidence", settings["confidence"], 0.5, 1 - 1e-9)
 
 
-def _parallel(source: EnvSource, model: SurrogateA2C, seed: int) -> Parallel:
+def _parallel(source: EnvSource, model: ControlVariateA2C, seed: int) -> Parallel:
     return Parallel([source.new(int(seed) + i) for i in range(model.n_envs)])
 
 
-def _fit(model: OnPolicyAlgorithm, base: SurrogateA2C, env: VecEnv, settings: dict[str, Any], seed: int) -> Fitted:
+def _fit(model: OnPolicyAlgorithm, base: ControlVariateA2C, env: VecEnv, settings: dict[str, Any], seed: int) -> Fitted:
     """A control variate of each kind for each λ."""
     generator = th.Generator().manual_seed(seed)
     batches, size = [], 0
@@ -197,50 +199,52 @@ def _fit(model: OnPolicyAlgorithm, base: SurrogateA2C, env: VecEnv, settings: di
     for i, advantages in enumerate(data.advantages):
         for name, variate in variates_of(model, seed + i).items():
             fitted.setdefault(name, []).append(
-                fit(variate, data.step, advantages, settings["n_fit_updates"], generator)
+                fit(variate, data.output, advantages, settings["n_fit_updates"], generator)
             )
     return fitted
 
 
 def _over_rollouts(
-    base: SurrogateA2C, env: VecEnv, fitted: Fitted, settings: dict[str, Any], seed: int
+    base: ControlVariateA2C, env: VecEnv, fitted: Fitted, settings: dict[str, Any], seed: int
 ) -> dict[tuple[str, int], Jackknifed]:
     """The variance of a whole rollout's gradient."""
 
-    def without(step: Evaluation, advantages: th.Tensor, i: int) -> th.Tensor:
-        return plain(step, advantages + step.values.detach())
+    def without(output: PolicyOutput, advantages: th.Tensor, i: int) -> th.Tensor:
+        return score_term(output, advantages + output.values.detach())
 
-    def with_variate(models: list[SurrogateA2C]) -> StepGradient:
-        return lambda step, advantages, i: models[i]._applied(models[i]._estimate(step, advantages))
+    def with_variate(models: list[ControlVariateA2C]) -> StepGradient:
+        return lambda output, advantages, i: (
+            models[i].control_variate.gradient(output, advantages, models[i].noise_generator).grad
+        )
 
-    estimators: dict[str, StepGradient] = {"none": without, "V(s)": plain}
+    estimators: dict[str, StepGradient] = {"none": without, "V(s)": score_term}
     estimators |= {name: with_variate(models) for name, models in fitted.items()}
     grams, groups = gradient_grams(base, env, settings["n_rollouts"], settings["lambdas"], estimators, seed)
     return {(name, i): variance(gram, groups) for name, of_name in grams.items() for i, gram in enumerate(of_name)}
 
 
-def _parts(base: SurrogateA2C, sample: Sample, fitted: Fitted) -> Parts:
+def _parts(base: ControlVariateA2C, sample: Sample, fitted: Fitted) -> Parts:
     """Every estimator's split at every λ."""
     n_states, n_actions = sample.actions.shape[:2]
     actions = th.as_tensor(sample.actions.reshape(n_states * n_actions, -1), device=base.device)
     observations = base.policy.obs_to_tensor(sample.observations)[0]
-    step = base._evaluate(base.policy.obs_to_tensor(repeat(sample.observations, n_actions))[0], actions)
+    output = base.view.evaluate(base.policy.obs_to_tensor(repeat(sample.observations, n_actions))[0], actions)
 
     def by_state(x: th.Tensor) -> th.Tensor:
         """``[..., S·A, *event]`` → ``[S, A, ..., d]``."""
-        x = x.detach().double().cpu().flatten(-step.latent.event_ndim)
+        x = x.detach().double().cpu().flatten(-output.latent.event_ndim)
         x = x.reshape(*x.shape[:-2], n_states, n_actions, x.shape[-1])
         return x.movedim((-3, -2), (0, 1))
 
-    score = by_state(step.latent.score(step.sample))
+    score = by_state(output.latent.score(output.sample))
     advantages = th.from_numpy(sample.advantages)
     values = th.from_numpy(sample.values)[:, None, None]
-    information = fisher(base._evaluate(observations, actions[::n_actions]).latent).cpu()
+    information = fisher(base.view.evaluate(observations, actions[::n_actions]).latent).cpu()
     nothing = th.zeros(n_states, n_actions, 1, score.shape[-1], dtype=th.float64)
     corrected: dict[str, list[th.Tensor]] = {"V(s)": [nothing] * len(advantages)}
     for name, models in fitted.items():
-        draws = DRAWS if is_noisy(models[0], step) else 1
-        corrected[name] = [by_state(corrections(model, step, draws)) for model in models]
+        draws = DRAWS if models[0].control_variate.draws_noise else 1
+        corrected[name] = [by_state(corrections(model, output, draws)) for model in models]
     # E[ĝ | s] and E ĝ are the same for all. They are read off one that is fixed beforehand and likely the least noisy
     quiet = list(corrected)[-1]
     means = th.stack(
@@ -261,6 +265,11 @@ def _parts(base: SurrogateA2C, sample: Sample, fitted: Fitted) -> Parts:
         state = parts[quiet, i].state
         parts |= {key: part._replace(state=state) for key, part in parts.items() if key[1] == i}
     return parts
+
+
+def _share(model: ControlVariateA2C) -> float:
+    assert isinstance(model.control_variate, Guarded)
+    return model.control_variate.share
 
 
 def _rows(
@@ -298,6 +307,6 @@ def _rows(
                     numbers["rollouts_ratio"] = Number.of(whole / over_rollouts["V(s)", i], joint)
                 if name in fitted and name != STATE:
                     numbers["beside_state"] = Number.of(whole / over_rollouts[STATE, i], joint)
-            share = fitted[name][i].control_variate.statistics.gain if name in fitted else None
+            share = _share(fitted[name][i]) if name in fitted else None
             rows.append(Row(name, gae_lambda, share=share, **numbers))
     return rows

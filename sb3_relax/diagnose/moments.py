@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 from torch import Tensor
 
-from sb3_relax.common.jackknife import Jackknifed, mean
+from sb3_relax.diagnose.jackknife import Jackknifed, mean
 
 
 class Split(NamedTuple):

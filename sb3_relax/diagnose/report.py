@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_relax.common.jackknife import Jackknifed
 from sb3_relax.diagnose.cost import Cost
+from sb3_relax.diagnose.jackknife import Jackknifed
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -15,7 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
-from sb3_relax.common.errors import UsageError
+from sb3_relax.errors import UsageError
 
 #: Attributes of SB3's wrappers that describe their class.
 OF_CLASSES = ("class_attributes",)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_relax.common.rollouts import executable
 from sb3_relax.diagnose.acting import act
 from sb3_relax.diagnose.parallel import stack
 from sb3_relax.diagnose.restore import EnvSource, Snapshot
+from sb3_relax.policy_gradient.action_latents import executable
 
 
 @dataclass

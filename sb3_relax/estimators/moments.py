@@ -36,6 +36,11 @@ class ChangeMoments(NamedTuple):
         """Batch mean of ‖g + η d‖² at η = ``share``."""
         return _quadratic(self.square, share)
 
+    def at_share(self, share: float) -> ChangeMoments:
+        """Those of g and η d, at η = ``share``."""
+        (gg, gd, dd), (vg, vgd, vd) = self.square, self.covariance
+        return ChangeMoments((gg, share * gd, share**2 * dd), (vg, share * vgd, share**2 * vd))
+
     def variance_at(self, share: float) -> float:
         """Σ_i Var of g + η d over the batch at η = ``share``."""
         return _quadratic(self.covariance, share)

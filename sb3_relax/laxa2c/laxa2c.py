@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_action_dim
 
-from sb3_relax.common.surrogate_a2c import SurrogateA2C
-from sb3_relax.estimators import LAX, TwoPhaseEstimator
-from sb3_relax.estimators.functions import Surrogate
+from sb3_relax.algorithm.a2c import ControlVariateA2C
 
 
-class LAXA2C(SurrogateA2C):
+class LAXA2C(ControlVariateA2C):
     """Advantage actor-critic for Box actions, with the LAX estimator in the place of the score function (Eq 5, 9).
 
     Per step, with advantage Â (GAE or returns, minus V(s)) and a = μ + σε the action that was executed (before tanh
@@ -31,7 +28,7 @@ class LAXA2C(SurrogateA2C):
 
     For policies with a memory: :class:`~sb3_relax.RecurrentLAXA2C`.
 
-    Arguments: A2C's, in its order; then, by keyword, those of :class:`~sb3_relax.common.surrogate_a2c.SurrogateA2C`.
+    Arguments: A2C's, in its order; then, by keyword, those of :class:`~sb3_relax.policy_gradient.Hyperparameters`.
 
     :raises ValueError: for an action space that is not a Box, or a hyper-parameter out of range
 
@@ -44,10 +41,3 @@ class LAXA2C(SurrogateA2C):
     """
 
     action_spaces = (spaces.Box,)
-    other_algorithm = "RELAXA2C"
-
-    def _estimator(self, surrogate: Surrogate) -> TwoPhaseEstimator:
-        return LAX(surrogate)
-
-    def _cv_action_dim(self) -> int:
-        return get_action_dim(self.action_space)

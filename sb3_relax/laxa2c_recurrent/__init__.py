@@ -1,6 +1,6 @@
 """RecurrentLAXA2C and the policies it takes, which are RecurrentPPO's."""
 
-from sb3_relax.common.contrib import RecurrentPPO
+from sb3_relax.algorithm.contrib import RecurrentPPO
 from sb3_relax.laxa2c_recurrent.laxa2c_recurrent import RecurrentLAXA2C
 
 MlpLstmPolicy = RecurrentPPO.policy_aliases["MlpLstmPolicy"]

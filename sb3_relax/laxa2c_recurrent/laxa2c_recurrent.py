@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sb3_relax.common.recurrent_a2c import RecurrentSurrogateA2C
+from sb3_relax.algorithm.recurrent import Recurrent
 from sb3_relax.laxa2c.laxa2c import LAXA2C
 
 
-class RecurrentLAXA2C(RecurrentSurrogateA2C, LAXA2C):
+class RecurrentLAXA2C(Recurrent, LAXA2C):
     """LAXA2C with an LSTM in the policy, for states that one observation does not show, as RecurrentPPO has it.
 
     For Box actions and sb3-contrib's recurrent policies (``"MlpLstmPolicy"``, ``"CnnLstmPolicy"``,
@@ -31,5 +31,3 @@ class RecurrentLAXA2C(RecurrentSurrogateA2C, LAXA2C):
         model.learn(100_000)
         action, state = model.predict(obs, state=state, episode_start=episode_start)
     """
-
-    other_algorithm = "RecurrentRELAXA2C"

@@ -1,6 +1,6 @@
 """MaskableRELAXA2C and the policies it takes, which are MaskablePPO's."""
 
-from sb3_relax.common.contrib import MaskablePPO
+from sb3_relax.algorithm.contrib import MaskablePPO
 from sb3_relax.relaxa2c_mask.relaxa2c_mask import MaskableRELAXA2C
 
 MlpPolicy = MaskablePPO.policy_aliases["MlpPolicy"]

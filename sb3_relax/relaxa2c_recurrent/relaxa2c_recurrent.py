@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sb3_relax.common.recurrent_a2c import RecurrentSurrogateA2C
+from sb3_relax.algorithm.recurrent import Recurrent
 from sb3_relax.relaxa2c.relaxa2c import RELAXA2C
 
 
-class RecurrentRELAXA2C(RecurrentSurrogateA2C, RELAXA2C):
+class RecurrentRELAXA2C(Recurrent, RELAXA2C):
     """RELAXA2C with an LSTM in the policy, for states that one observation does not show, as RecurrentPPO has it.
 
     For Discrete, MultiDiscrete and MultiBinary actions and sb3-contrib's recurrent policies (``"MlpLstmPolicy"``,
@@ -31,5 +31,3 @@ class RecurrentRELAXA2C(RecurrentSurrogateA2C, RELAXA2C):
         model.learn(100_000)
         action, state = model.predict(obs, state=state, episode_start=episode_start)
     """
-
-    other_algorithm = "RecurrentLAXA2C"

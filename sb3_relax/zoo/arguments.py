@@ -10,10 +10,8 @@ from typing import Any
 import gymnasium
 import rl_zoo3.utils
 
-from sb3_relax.common.checks import require_count
-from sb3_relax.common.errors import AgentNotFound, UsageError
-from sb3_relax.common.extras import import_packages
-from sb3_relax.common.names import MAX_LISTED, unknown_name
+from sb3_relax.errors import MAX_LISTED, AgentNotFound, UsageError, require_count, unknown_name
+from sb3_relax.optional import import_packages
 
 #: ``enjoy``'s default folder: what is not there rl_zoo3 downloads, from a place that has no agents of ours
 DOWNLOADS = "rl-trained-agents"

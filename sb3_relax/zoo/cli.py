@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import gymnasium
 
-from sb3_relax.common.errors import AgentNotFound, UsageError
-from sb3_relax.common.extras import require_extra
-from sb3_relax.common.names import names_of_advised, unknown_name
+from sb3_relax.errors import AgentNotFound, UsageError, names_of_advised, unknown_name
+from sb3_relax.optional import require_extra
 
 
 class Command(NamedTuple):

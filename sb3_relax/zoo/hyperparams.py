@@ -9,10 +9,7 @@ import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_relax.common.checks import require_between, require_count
-from sb3_relax.common.errors import UsageError
-from sb3_relax.common.keywords import constructor_arguments
-from sb3_relax.common.names import UnknownName, unknown_name
+from sb3_relax.errors import UnknownName, UsageError, constructor_arguments, require_count, require_within, unknown_name
 
 #: a link to the checkout's zoo_hyperparams/, and a folder of its own in a built package
 FOLDER = Path(__file__).resolve().parent.parent / "zoo_hyperparams"
@@ -73,7 +70,7 @@ def check_sizes(hyperparams: dict[str, Any]) -> None:
     :raises UsageError: where one is missing, or no number of at least 1
     """
     require_count("n_envs", hyperparams.get("n_envs", 1))
-    require_between("n_timesteps", hyperparams.get("n_timesteps"), 1)
+    require_within("n_timesteps", hyperparams.get("n_timesteps"), 1)
 
 
 def entry_arguments(algorithm: type[BaseAlgorithm]) -> set[str]:

@@ -12,14 +12,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
-from sb3_relax.common.names import unknown_name
-from sb3_relax.common.surrogate_a2c import SurrogateA2C
+from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.errors import unknown_name
 from sb3_relax.zoo.arguments import StoreDict, get_model_path
 from sb3_relax.zoo.hyperparams import RATES, check_keys, check_sizes, hyperparams_file, read_entries, to_rate
 from sb3_relax.zoo.samplers import convert_params, sample_laxa2c_params, sample_relaxa2c_params
 from sb3_relax.zoo.storage import open_storage, require_trial
 
-ALGORITHMS: dict[str, type[SurrogateA2C]] = {
+ALGORITHMS: dict[str, type[ControlVariateA2C]] = {
     "laxa2c": LAXA2C,
     "relaxa2c": RELAXA2C,
     "laxa2c_lstm": RecurrentLAXA2C,

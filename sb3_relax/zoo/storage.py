@@ -10,7 +10,7 @@ import sqlalchemy.exc
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from sb3_relax.common.errors import UsageError
+from sb3_relax.errors import UsageError
 
 ATTEMPTS = 20
 SECONDS = 0.25

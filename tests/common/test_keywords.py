@@ -6,7 +6,7 @@ import pytest
 from stable_baselines3 import A2C
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common.keywords import constructor_arguments
+from sb3_relax.errors import constructor_arguments
 
 
 class Mine(RELAXA2C):

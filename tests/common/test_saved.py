@@ -8,8 +8,8 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common import save_util
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common import saved
-from sb3_relax.common.errors import UsageError
+from sb3_relax.algorithm import saved_agents as saved
+from sb3_relax.errors import UsageError
 from tests.helpers import ACTION_SPACES, TinyEnv
 
 #: class and environment of a file → what it is said to hold

@@ -9,9 +9,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_relax import RELAXA2C
 from sb3_relax.common import rollout_gradients, streams
-from sb3_relax.common.frozen import frozen_copy
-from sb3_relax.common.jackknife import variance
-from sb3_relax.common.rollout_gradients import gradient_grams, plain
+from sb3_relax.algorithm.copies import frozen_copy
+from sb3_relax.diagnose.jackknife import variance
+from sb3_relax.diagnose.rollout_gradients import gradient_grams, plain
 from sb3_relax.diagnose.parallel import Parallel
 
 LENGTH = 40

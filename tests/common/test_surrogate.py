@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 
-from sb3_relax.common.surrogate import ControlVariate, control_variate_arch
+from sb3_relax.control_variates.network import ControlVariate, control_variate_arch
 from sb3_relax.estimators import Gaussian, GumbelOneHot, LogisticBernoulli
 
 LATENTS = {

@@ -5,7 +5,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_relax.common.frozen import frozen_copy
+from sb3_relax.algorithm.copies import frozen_copy
 from sb3_relax.diagnose.continuations import continue_states
 from sb3_relax.diagnose.measure import _parts
 from sb3_relax.diagnose.restore import EnvSource

@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common.errors import UsageError
+from sb3_relax.errors import UsageError
 from sb3_relax.diagnose import diagnose
 from sb3_relax.diagnose.cli import ALGORITHMS, _environment, main, parser
 
@@ -78,7 +78,7 @@ def test_normalisation_that_rl_zoo_laid_beside_the_agent(agent, tmp_path, capsys
 
 
 def test_a_missing_extra_is_asked_for_at_once(monkeypatch, capsys):
-    monkeypatch.setattr("sb3_relax.common.extras.find_spec", lambda module: None)
+    monkeypatch.setattr("sb3_relax.optional.find_spec", lambda module: None)
     with pytest.raises(SystemExit):
         main(["--env", "CartPole-v1", "--plot", "d.png"])
     assert "rich, scipy, matplotlib not installed: pip install 'sb3_relax[diagnose]'" in capsys.readouterr().err

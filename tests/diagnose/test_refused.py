@@ -4,7 +4,7 @@ import pytest
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_relax import MaskableRELAXA2C, RecurrentRELAXA2C
-from sb3_relax.common.callbacks import GradientVarianceCallback
+from sb3_relax.callbacks import GradientVarianceCallback
 from sb3_relax.diagnose import diagnose
 from sb3_relax.diagnose.cli import main
 

@@ -6,7 +6,7 @@ import torch as th
 from torch.distributions import Categorical
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common.frozen import frozen_copy
+from sb3_relax.algorithm.copies import frozen_copy
 from sb3_relax.diagnose import measure as measuring
 from sb3_relax.diagnose import restore
 from sb3_relax.estimators.proofs.quadrature import normal_rule

@@ -11,8 +11,8 @@ import pytest
 from matplotlib import pyplot as plt
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common import extras
-from sb3_relax.common.errors import AgentNotFound
+from sb3_relax import optional as extras
+from sb3_relax.errors import AgentNotFound
 from sb3_relax.zoo import cli
 
 

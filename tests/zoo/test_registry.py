@@ -6,7 +6,7 @@ import optuna
 import pytest
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_relax.common.names import UnknownName
+from sb3_relax.errors import UnknownName
 from sb3_relax.zoo import registry
 from sb3_relax.zoo.samplers import convert_params
 

@@ -7,7 +7,7 @@ import time
 import optuna
 import pytest
 
-from sb3_relax.common.errors import UsageError
+from sb3_relax.errors import UsageError
 from sb3_relax.zoo import storage
 
 CODE = """

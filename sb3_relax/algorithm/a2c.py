@@ -1,0 +1,342 @@
+"""A2C with its policy loss replaced by a control-variate estimator: the one train() that all algorithms share."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor
+
+from sb3_relax.algorithm.collection import Collection
+from sb3_relax.algorithm.persistence import Persistence, mixed_seed
+from sb3_relax.algorithm.requirements import require_action_space, require_policy_family, unknown_policy
+from sb3_relax.algorithm.signature import full_signature
+from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.guard import Guarded
+from sb3_relax.control_variates.registry import make_control_variate
+from sb3_relax.errors import refuse_unknown_arguments
+from sb3_relax.estimators import Estimate
+from sb3_relax.policy_gradient.critic import Critic
+from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
+from sb3_relax.policy_gradient.hyperparameters import Hyperparameters, check_a2c, rate_at
+from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
+from sb3_relax.policy_gradient.rollout import Rollout
+from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
+from sb3_relax.policy_gradient.update_rules import make_update_rule
+
+SelfControlVariateA2C = TypeVar("SelfControlVariateA2C", bound="ControlVariateA2C")
+
+
+class ControlVariateA2C(Persistence, Collection, A2C):
+    """A2C whose score function is corrected by a control variate; see LAXA2C and RELAXA2C.
+
+    Takes A2C's arguments in A2C's order with A2C's defaults, and after them, by keyword, those of
+    :class:`~sb3_relax.policy_gradient.Hyperparameters`.
+
+    Four parts that do not know each other make an update. They are attributes, made with the policy: ``view`` (a
+    :class:`~sb3_relax.policy_gradient.PolicyView`), ``control_variate`` (a
+    :class:`~sb3_relax.control_variates.ControlVariate`), ``update_rule`` (an
+    :class:`~sb3_relax.policy_gradient.UpdateRule`) and ``critic`` (a :class:`~sb3_relax.policy_gradient.Critic`).
+
+    Logged, besides A2C's keys:
+
+    - ``train/grad_variance``: variance of the policy gradient as applied, over the steps of the batch, summed over the
+      parameters of the action distribution (logits, or mean and log-std); never over the components of one gradient
+    - ``train/grad_variance_no_cv``: the same for Â ∂ log π on the same batch; ``train/grad_variance_ratio``: their
+      ratio
+    - ``train/cv_loss``: φ's objective before its step; ``train/cv_learning_rate``: φ's learning rate
+    - ``train/cv_gain``: η, the share of ĉ that was applied (with ``cv_guard``)
+    - ``train/temperature``: τ, where actions are relaxed
+    - ``train/grad_norm``: norm of the gradient of the whole loss before clipping
+
+    What keeps the estimate unbiased, beside ĉ and η being fixed before the batch: ĉ must know nothing of what came
+    after the action. A features extractor with batch normalisation lets a batch's later states into ĉ (and dropout
+    makes the policy that is evaluated another than the one that acted): avoid both, as for A2C itself.
+
+    torch's validation of distribution arguments is off during rollouts and updates (a tenth of A2C's time): rollouts
+    are searched for NaN and infinity as a whole instead, before any weight changes.
+    """
+
+    #: spaces this class takes
+    action_spaces: ClassVar[tuple[type[spaces.Space], ...]]
+    #: the family of sb3-contrib's policies that this class takes; ``None``: SB3's own
+    policy_base: ClassVar[str | None] = None
+    #: the class of what it takes beside A2C's arguments
+    hyperparameters: ClassVar[type[Hyperparameters]] = Hyperparameters
+    #: how it reads policies and rollout buffers
+    view_class: ClassVar[type[PolicyView]] = PolicyView
+    rollout_class: ClassVar[type[Rollout]] = Rollout
+
+    control_variate: ControlVariate
+    cv_learning_rate: float | Schedule
+    n_critic_steps: int
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 7e-4,
+        n_steps: int = 5,
+        gamma: float = 0.99,
+        gae_lambda: float = 1.0,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        rms_prop_eps: float = 1e-5,
+        use_rms_prop: bool = True,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        **hyperparameters: Any,
+    ):
+        refuse_unknown_arguments(type(self), hyperparameters, self.hyperparameters.names())
+        values = self.hyperparameters(**hyperparameters)
+        try:
+            super().__init__(
+                policy,
+                env,
+                learning_rate=learning_rate,
+                n_steps=n_steps,
+                gamma=gamma,
+                gae_lambda=gae_lambda,
+                ent_coef=ent_coef,
+                vf_coef=vf_coef,
+                max_grad_norm=max_grad_norm,
+                rms_prop_eps=rms_prop_eps,
+                use_rms_prop=use_rms_prop,
+                use_sde=use_sde,
+                sde_sample_freq=sde_sample_freq,
+                rollout_buffer_class=rollout_buffer_class,
+                rollout_buffer_kwargs=rollout_buffer_kwargs,
+                normalize_advantage=normalize_advantage,
+                stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log,
+                policy_kwargs=policy_kwargs,
+                verbose=verbose,
+                seed=seed,
+                device=device,
+                _init_setup_model=False,
+            )
+        except AssertionError:
+            # SB3 refuses Tuple and Dict actions with an assertion of its own
+            if hasattr(self, "action_space"):
+                self.require_action_space(self.action_space)
+            raise
+        require_policy_family(type(self), self.policy_class)
+        values.store(self)
+        if _init_setup_model:
+            self._setup_model()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = full_signature(cls)  # type: ignore[attr-defined]
+
+    # -- construction -------------------------------------------------------------------------------------------------
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            raise unknown_policy(type(self), policy_name)
+        return super()._get_policy_from_name(policy_name)
+
+    @classmethod
+    def require_action_space(cls, action_space: spaces.Space) -> None:
+        """Actions that this class takes.
+
+        :raises UsageError: (a ``ValueError``) naming the class to use instead
+        """
+        require_action_space(cls, action_space)
+
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self.cv_lr_schedule = FloatSchedule(self.cv_learning_rate)
+
+    def _setup_model(self) -> None:
+        values = self.check_hyperparameters()
+        super()._setup_model()
+        # One call per operation instead of one per weight; torch's own default on a GPU
+        for group in self.policy.optimizer.param_groups:
+            if "foreach" in group and group["foreach"] is None and not group.get("fused"):
+                group["foreach"] = True
+        self.view = self.view_class(self.policy)
+        self.critic = Critic(self.view, self.policy.optimizer, values.n_critic_steps)
+        longest = None if values.n_episodes is None else values.n_episodes * values.max_episode_steps
+        self.expected_steps = ExpectedSteps(longest).to(self.device)
+        # Making ĉ must not consume a random number that A2C would use; nor may the relaxation's noise later
+        with th.random.fork_rng():
+            seed = int(th.randint(2**31, ()))
+            # nor may ĉ's weights be the numbers that A2C will use, those behind the actions
+            th.manual_seed(mixed_seed(seed, "control variate"))
+            spec = values.default_control_variate if values.control_variate is None else values.control_variate
+            variate = make_control_variate(spec, self.view, values)
+            self.control_variate = Guarded(variate).to(self.device) if values.cv_guard else variate
+            self.update_rule = make_update_rule(values.update_rule, self.view, self.policy.optimizer)
+            self._setup_noise(seed)
+
+    def check_hyperparameters(self) -> Hyperparameters:
+        """All hyper-parameters as they are now.
+
+        :raises UsageError: for a value out of range, or an action space that this class does not take
+        """
+        self.require_action_space(self.action_space)
+        check_a2c(self)
+        values = self.hyperparameters.of(self)
+        values.check(self.action_space, self.n_envs)
+        return values
+
+    # -- one update ---------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Update policy, V and ĉ from the current rollout (one joint step over the whole batch)."""
+        self.policy.set_training_mode(True)
+        rate_at("learning_rate", self.lr_schedule, self._current_progress_remaining)
+        self._update_learning_rate(self.policy.optimizer)
+        cv_rate = rate_at("cv_learning_rate", self.cv_lr_schedule, self._current_progress_remaining)
+        self.control_variate.set_learning_rate(cv_rate)
+
+        with unchecked_distributions():
+            rollout = self.rollout_class.of(self.rollout_buffer, self.time_limits)
+            self.control_variate.prepare(rollout)
+            for batch in self.update_rule.batches(rollout):
+                output = self.view.evaluate(batch.observations, batch.actions, **batch.context)
+                advantages = self.normalized(batch.advantages)
+
+                # ĝ in the place of A2C's policy loss: ĉ and its share are as earlier batches left them
+                estimate = self.control_variate.gradient(output, advantages, self.noise_generator)
+                # ĉ learns from the batch it was used on, before the weights move that its objective may run through
+                fitted = self.control_variate.fit(output, advantages, estimate, self.noise_generator)
+
+                # the rest of A2C's loss, and one step along all of it
+                value_loss = self.critic.loss(output, batch)
+                entropy_loss = -(-output.log_prob if output.entropy is None else output.entropy).mean()
+                loss = self.vf_coef * value_loss
+                if self.ent_coef != 0:
+                    loss = loss + self.ent_coef * entropy_loss
+                divisor = self.expected_steps.divisor(estimate.samples)
+                grad_norm = self.update_rule.step(output, estimate, loss, divisor, self.max_grad_norm)
+
+                # V's further steps, on weights that the policy does not share
+                self.critic.fit(batch, self.vf_coef, self.max_grad_norm)
+
+                # what the next batch may know of this one
+                self.control_variate.observe(estimate)
+                self.expected_steps.observe(estimate.samples)
+
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        explained = explained_variance(rollout.values.ravel(), rollout.returns.ravel())
+        self.logger.record("train/explained_variance", explained)
+        self.logger.record("train/entropy_loss", entropy_loss.item())
+        self.logger.record("train/policy_loss", -(advantages * output.log_prob.detach()).mean().item())
+        self.logger.record("train/value_loss", value_loss.item())
+        self.logger.record("train/grad_norm", grad_norm)
+        self.logger.record("train/cv_learning_rate", cv_rate)
+        for name, value in {**fitted, **gradient_variance(estimate)}.items():
+            self.logger.record(f"train/{name}", value)
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+
+    def normalized(self, advantages: th.Tensor) -> th.Tensor:
+        """Â of a batch in the units that training takes it in, ``[N]``."""
+        if not self.normalize_advantage or len(advantages) <= 1:
+            return advantages  # one alone has no standard deviation, and stays as it is, as in PPO
+        # ĉ lives in the same units: it is subtracted from, and corrects, the normalised advantage
+        return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+    # -- public -------------------------------------------------------------------------------------------------------
+
+    def policy_gradient(
+        self,
+        observations: PyTorchObs | np.ndarray,
+        actions: th.Tensor | np.ndarray,
+        advantages: th.Tensor | np.ndarray,
+        **context: Any,
+    ) -> dict[str, th.Tensor]:
+        """The estimator's gradient for every policy parameter: ascent, batch mean, before entropy and clipping.
+
+        The sum over the batch is divided as train() divides it: by N or, with ``n_episodes``, by the number of steps
+        that earlier updates lead to expect (before the first, by the most there could be: ``n_episodes`` times
+        ``max_episode_steps``).
+
+        It is what train() applies (Eq 5 for LAXA2C, Eq 8 for RELAXA2C, carried to the policy's weights). Weights that
+        the action distribution does not depend on (V's own) get zeros. Relaxation noise comes from
+        ``noise_generator``.
+
+        :param observations: ``[N, *obs_shape]`` (a dict of such for MultiInput), as the policy receives them
+        :param actions: ``[N]`` or ``[N, D]``, as the rollout buffer stores them (squashed Box actions in [-1, 1])
+        :param advantages: Â, ``[N]``, used as they are
+        :param context: what the policy's ``evaluate_actions()`` takes beside them: ``action_masks`` with
+            MaskableRELAXA2C, for one
+        :return: name (as in ``policy.named_parameters()``) → gradient of that parameter's shape
+        :raises ValueError: for advantages not of shape ``[N]``
+
+        Give it a fresh batch to measure a bias or a variance: φ and η were fitted on the rollout of the last update.
+
+        Example::
+
+            data = next(model.rollout_buffer.get())
+            gradient = model.policy_gradient(data.observations, data.actions, data.advantages)
+        """
+        if not isinstance(observations, th.Tensor) and not _is_tensor_dict(observations):
+            observations = obs_as_tensor(observations, self.device)  # type: ignore[arg-type]
+        actions = th.as_tensor(actions, device=self.device)
+        if isinstance(self.action_space, spaces.Box):
+            actions = actions.flatten(1)
+        output: PolicyOutput = self.view.evaluate(observations, actions, **context)  # type: ignore[arg-type]
+        advantages = th.as_tensor(advantages, device=self.device).to(output.values.dtype)
+        if advantages.shape != output.values.shape:
+            raise ValueError(f"advantages must have shape {tuple(output.values.shape)}; got {tuple(advantages.shape)}")
+        estimate = self.control_variate.gradient(output, advantages, self.noise_generator)
+        named = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
+        gradients = th.autograd.grad(
+            estimate.latent.theta,
+            list(named.values()),
+            estimate.grad / self.expected_steps.divisor(estimate.samples),
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return dict(zip(named, gradients, strict=True))
+
+    def learn(
+        self: SelfControlVariateA2C,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfControlVariateA2C:
+        """As A2C's; ``tb_log_name`` defaults to the class's name."""
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name or type(self).__name__,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+
+def gradient_variance(estimate: Estimate) -> dict[str, float]:
+    """What is logged of an estimate's variance over the steps of its batch, with the control variate and without."""
+    variance, without = estimate.moments.variance_at(1), estimate.moments.variance_at(0)
+    ratio = variance / without if without > 0 else float("nan")
+    return {"grad_variance": variance, "grad_variance_no_cv": without, "grad_variance_ratio": ratio}
+
+
+def _is_tensor_dict(observations: Any) -> bool:
+    return isinstance(observations, dict) and all(isinstance(value, th.Tensor) for value in observations.values())

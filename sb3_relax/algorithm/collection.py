@@ -1,0 +1,115 @@
+"""Collecting a rollout: SB3's way or whole episodes, with what SB3's buffers do not keep, and nothing broken let in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_relax.algorithm.whole_episodes import collect_episodes
+from sb3_relax.errors import require_finite
+from sb3_relax.policy_gradient.rollout import TimeLimits
+from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
+
+
+class Collection(OnPolicyAlgorithm):
+    """The part of an algorithm that fills the rollout buffer, and notes where time limits cut episodes.
+
+    Subclasses say how one rollout is collected (:meth:`collect_steps`) and what the policy needs to act beside
+    observations (:meth:`acting_context`).
+    """
+
+    n_episodes: int | None
+    bootstrap_truncated: bool
+    max_episode_steps: int
+    #: of the last rollout
+    time_limits: TimeLimits | None = None
+
+    def acting_context(self, env: VecEnv) -> dict[str, Any]:
+        """For ``policy.forward()``, one entry per environment in each; stored in the rollout by the same names."""
+        return {}
+
+    def collect_steps(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """``n_rollout_steps`` of every environment: SB3's own code."""
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """SB3's collection (or whole episodes), refusing NaN and infinity before any weight changes.
+
+        :raises ValueError: for a reward, observation or policy weight that is not finite
+        """
+        self.time_limits = TimeLimits()
+        try:
+            with unchecked_distributions():
+                if self.n_episodes is None:
+                    noting = NotesTimeLimits(callback, self.time_limits)
+                    completed = self.collect_steps(env, noting, rollout_buffer, n_rollout_steps)
+                else:
+                    completed = collect_episodes(self, env, callback, rollout_buffer, self.n_episodes)
+        except Exception:
+            # a NaN makes torch or the environment fail in ways that do not say where it came from
+            self._require_finite_policy()
+            require_finite("observations", self._last_obs, steps=False)  # type: ignore[arg-type]
+            raise
+        if completed:
+            try:
+                require_finite("observations", rollout_buffer.observations)
+                require_finite("observations", self._last_obs, steps=False)  # type: ignore[arg-type]
+                require_finite("rewards", rollout_buffer.rewards)
+            except ValueError:
+                self._require_finite_policy()
+                raise
+        return completed
+
+    def _require_finite_policy(self) -> None:
+        for name, parameter in self.policy.named_parameters():
+            if not parameter.isfinite().all():
+                raise ValueError(
+                    f"the policy's weights must be finite, but {name} is not after {self._n_updates} updates: "
+                    "lower learning_rate or max_grad_norm"
+                )
+
+
+class NotesTimeLimits(BaseCallback):
+    """The user's callback, and on the way a note of every time limit: SB3 adds γV to the reward there, and forgets it.
+
+    :param callback: everything is passed on to it
+    :param time_limits: where the notes go
+    """
+
+    def __init__(self, callback: BaseCallback, time_limits: TimeLimits):
+        super().__init__()
+        self.callback = callback
+        self.time_limits = time_limits
+        self.step = 0
+
+    def on_rollout_start(self) -> None:
+        self.callback.on_rollout_start()
+
+    def on_rollout_end(self) -> None:
+        self.callback.on_rollout_end()
+
+    def update_locals(self, locals_: dict[str, Any]) -> None:
+        self.locals = locals_
+        self.callback.update_locals(locals_)
+
+    def on_step(self) -> bool:
+        # before SB3 adds to the rewards
+        dones: np.ndarray = self.locals["dones"]
+        if dones.any():
+            for env in np.flatnonzero(dones):
+                if self.locals["infos"][env].get("TimeLimit.truncated", False):
+                    self.time_limits.note(self.step, int(env), float(self.locals["rewards"][env]))
+        self.step += 1
+        return self.callback.on_step()
+
+    def _on_step(self) -> bool:
+        return True

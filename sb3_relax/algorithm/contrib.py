@@ -1,0 +1,38 @@
+"""What is used of sb3-contrib, an optional dependency: imported here alone, so that one place names the extra."""
+
+from __future__ import annotations
+
+try:
+    from sb3_contrib import MaskablePPO, RecurrentPPO
+    from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
+    from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+    from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+    from sb3_contrib.common.recurrent.buffers import (
+        RecurrentDictRolloutBuffer,
+        RecurrentRolloutBuffer,
+        create_sequencers,
+    )
+    from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+    from sb3_contrib.common.recurrent.type_aliases import RNNStates
+except ModuleNotFoundError as error:
+    if error.name != "sb3_contrib":
+        raise
+    raise ModuleNotFoundError(
+        "action masks and recurrent policies are sb3-contrib's, which is not installed: pip install sb3_relax[contrib]",
+        name=error.name,
+    ) from error
+
+__all__ = [
+    "MaskableActorCriticPolicy",
+    "MaskableDictRolloutBuffer",
+    "MaskablePPO",
+    "MaskableRolloutBuffer",
+    "RNNStates",
+    "RecurrentActorCriticPolicy",
+    "RecurrentDictRolloutBuffer",
+    "RecurrentPPO",
+    "RecurrentRolloutBuffer",
+    "create_sequencers",
+    "get_action_masks",
+    "is_masking_supported",
+]

@@ -1,0 +1,124 @@
+"""Saving and loading an algorithm: SB3's way, atomic, with the noise's stream, and with files of earlier versions."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from sb3_relax.algorithm.older_files import fitted_to
+from sb3_relax.algorithm.saved_agents import require_own_file
+from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.files import write_atomically
+from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
+from sb3_relax.policy_gradient.hyperparameters import ATTRIBUTES
+from sb3_relax.policy_gradient.update_rules import UpdateRule
+
+SelfPersistence = TypeVar("SelfPersistence", bound="Persistence")
+
+
+class Persistence(BaseAlgorithm):
+    """The part of an algorithm that is written and read, the stream of the control variate's noise included.
+
+    State dicts hold tensors alone. The hyper-parameters are saved as attributes, and what is made of them is not.
+    """
+
+    control_variate: ControlVariate
+    update_rule: UpdateRule
+    expected_steps: ExpectedSteps
+    noise_generator: th.Generator
+
+    @property
+    def cv_optimizer(self) -> th.optim.Optimizer | None:
+        """φ's optimizer, where it has one."""
+        return self.control_variate.optimizer
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed everything A2C seeds, and the relaxation's noise."""
+        super().set_random_seed(seed)
+        if seed is not None and hasattr(self, "noise_generator"):
+            self.seed_noise(seed)
+
+    def seed_noise(self, seed: int) -> None:
+        """Start the stream of the control variate's noise anew."""
+        # never the seed itself: torch's own generator has it, and the noise would be the numbers behind the actions
+        self.noise_generator.manual_seed(mixed_seed(seed, "noise"))
+
+    def _setup_noise(self, seed: int) -> None:
+        """Make the stream: where it was saved, for an agent that is being loaded."""
+        self.noise_generator = th.Generator(device=self.device)
+        self.seed_noise(seed)
+        device, state = getattr(self, "noise_state", ("", np.empty(0, np.uint8)))
+        if device == self.device.type:
+            self.noise_generator.set_state(th.from_numpy(state))
+
+    @classmethod
+    def load(
+        cls: type[SelfPersistence], path: Any, *args: Any, seed: int | None = None, **kwargs: Any
+    ) -> SelfPersistence:
+        """As SB3's. The relaxation's noise goes on where it was saved, unless a ``seed`` is given.
+
+        :param path: of the file, or the file
+        :param seed: replaces the one saved, and starts every stream of random numbers anew
+        :raises UsageError: (a ``ValueError``) for an agent of another class, naming that class, and for a
+            ``cv_action_dependent`` that is not the saved one
+        """
+        if seed is not None:
+            kwargs["seed"] = seed
+        attributes = {ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
+        try:
+            model = super().load(path, *args, **attributes)
+        except Exception:
+            # another class's agent fails in many ways; only then is the file read again, to see whose it is
+            require_own_file(cls, path, kwargs.get("custom_objects"), kwargs.get("cv_action_dependent"))
+            raise
+        if seed is not None:
+            model.seed_noise(seed)
+        return model
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, Any],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """As SB3's; parameters of earlier versions, and of an agent with another ``cv_guard``, are taken too."""
+        if isinstance(load_path_or_dict, dict):
+            parameters = load_path_or_dict
+        else:
+            parameters = load_from_zip_file(load_path_or_dict, device=device)[1]
+        super().set_parameters(fitted_to(self, parameters), exact_match, device)
+
+    def save(
+        self, path: str | pathlib.Path | Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
+        """As SB3's, but atomic for a path: a kill or a full disk leaves the previous file whole."""
+        self.noise_state = (self.device.type, self.noise_generator.get_state().numpy())
+        if not isinstance(path, (str, pathlib.Path)):
+            super().save(path, exclude, include)
+            return
+        path = pathlib.Path(path)
+        with write_atomically(path if path.suffix else path.with_suffix(".zip")) as file:
+            super().save(file, exclude, include)  # type: ignore[arg-type]
+
+    def _excluded_save_params(self) -> list[str]:
+        made = ("view", "critic", "control_variate", "update_rule", "expected_steps", "noise_generator", "time_limits")
+        return [*super()._excluded_save_params(), *made]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        # in the order they are set: what may be refused, ĉ by cv_action_dependent, before the policy has changed
+        names = ["control_variate", *(["cv_optimizer"] if self.cv_optimizer is not None else [])]
+        names += ["expected_steps"] if self.expected_steps.longest is not None else []
+        names += ["update_rule"] if self.update_rule.state_dict() else []
+        return [*names, "policy", "policy.optimizer"], []
+
+
+def mixed_seed(seed: int, purpose: str) -> int:
+    """A seed whose stream has nothing in common with that of ``seed``, nor with another purpose's."""
+    (mixed,) = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)
+    return int(mixed >> 1)

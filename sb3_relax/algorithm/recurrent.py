@@ -1,0 +1,232 @@
+"""What recurrent policies add: LSTM states, padded sequences, and what ĉ reads of the past."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.vec_env import VecEnv
+from torch.utils.hooks import RemovableHandle
+
+from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.algorithm.contrib import (
+    RecurrentActorCriticPolicy,
+    RecurrentDictRolloutBuffer,
+    RecurrentPPO,
+    RecurrentRolloutBuffer,
+    RNNStates,
+    create_sequencers,
+)
+from sb3_relax.catalogue import RECURRENT
+from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
+from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
+from sb3_relax.policy_gradient.rollout import Batch, Rollout, by_environment, in_time_order
+
+#: of the buffer, and what of :class:`RNNStates` each is
+STATES = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
+
+
+class RecurrentView(PolicyView):
+    """A recurrent policy, evaluated on padded sequences; what pads them is dropped from everything it gives.
+
+    The features are what comes out of the actor's LSTM: what the policy knows of the past.
+
+    :param policy: sb3-contrib's
+    :param twice_differentiable: whether the second derivative is needed, which cuDNN does not have of an LSTM
+    """
+
+    policy: RecurrentActorCriticPolicy
+
+    twice_differentiable = False
+
+    @property
+    def features_dim(self) -> int:
+        return self.policy.lstm_output_dim
+
+    def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
+        real = context.pop("mask")
+        with th.backends.cudnn.flags(enabled=False) if self.twice_differentiable else nullcontext():
+            return super().evaluate(observations, actions, **context).at(real)
+
+    def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
+        states, starts = context["lstm_states"].vf, context["episode_starts"]
+        values: th.Tensor = self.policy.predict_values(observations, states, starts)  # type: ignore[arg-type]
+        return values.flatten()[context["mask"]]
+
+    def listen(self, seen: list[th.Tensor]) -> list[RemovableHandle]:
+        # what goes into the actor's layers comes out of its LSTM, whole sequences flattened
+        layers = self.policy.mlp_extractor.policy_net
+        return [layers.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))]
+
+
+class RecurrentRollout(Rollout):
+    """A rollout whose context is the LSTM's states before every step, ``[T, E, layers, hidden]``.
+
+    Its batch is made of sequences, cut at episode starts, at the rollout's start and at one random step, as
+    sb3-contrib's buffer makes them.
+    """
+
+    @classmethod
+    def read_context(cls, buffer: Any) -> dict[str, np.ndarray]:
+        shape = (buffer.buffer_size, buffer.n_envs)
+        _, layers, _, hidden = buffer.hidden_state_shape
+        return {name: _states_in_time_order(getattr(buffer, name), shape, layers, hidden) for name in STATES}
+
+    def batches(self, dtype: th.dtype) -> Iterator[Batch]:
+        split = np.random.randint(self.values.size)  # noqa: NPY002  (sb3-contrib's generator, and its order)
+        yield self.batch(np.roll(np.arange(self.values.size), -split), dtype)
+
+    def batch(self, order: np.ndarray, dtype: th.dtype) -> Batch:
+        def take(array: np.ndarray) -> np.ndarray:
+            return by_environment(array)[order]
+
+        first = np.zeros(self.shape, dtype=bool)
+        first[0] = True
+        device = self.buffer.device
+        starts = take(self.episode_starts)
+        begins, pad, pad_and_flatten = create_sequencers(starts, take(first), device)
+
+        def padded(array: np.ndarray) -> th.Tensor:
+            return pad(take(array)).flatten(0, 1)
+
+        states = [
+            th.tensor(take(self.context[name])[begins], device=device).transpose(0, 1).contiguous() for name in STATES
+        ]
+        # A sequence can start an episode with its first step alone. With its states at zero beforehand instead of by
+        # the flag, the policy runs the LSTM once over all steps instead of once for each
+        goes_on = th.tensor(1 - starts[begins], device=device).reshape(-1, 1)
+        pi_hidden, pi_cell, vf_hidden, vf_cell = (state * goes_on for state in states)
+        real = pad_and_flatten(np.ones(len(order), dtype=np.float32)) > 0
+        return Batch(
+            {key: padded(part) for key, part in self.observations.items()}
+            if isinstance(self.observations, dict)
+            else padded(self.observations),
+            padded(self.actions),
+            self.buffer.to_torch(take(self.advantages)).to(dtype),
+            self.buffer.to_torch(take(self.returns)).to(dtype),
+            self.places()[order],
+            {
+                "lstm_states": RNNStates((pi_hidden, pi_cell), (vf_hidden, vf_cell)),
+                "episode_starts": th.zeros_like(real, dtype=th.float32),
+                "mask": real,
+            },
+        )
+
+
+def _states_in_time_order(array: np.ndarray, shape: tuple[int, int], layers: int, hidden: int) -> np.ndarray:
+    """``[T, layers, E, hidden]``, or what ``get()`` makes of it, → ``[T, E, layers, hidden]``."""
+    if array.ndim == 4:
+        return array.swapaxes(1, 2)
+    return in_time_order(array, shape, (layers, hidden))
+
+
+class Recurrent(ControlVariateA2C):
+    """Sequences of steps in the place of single ones, as sb3-contrib's RecurrentPPO has them.
+
+    To be put before LAXA2C or RELAXA2C among a class's bases. Rollouts, LSTM states, episode starts and the bootstrap
+    at time limits are RecurrentPPO's own code. An update is one pass over its sequences (cut at episode starts and one
+    random step) from the states they started with; steps that pad the shorter ones are dropped as soon as the policy
+    has evaluated them, before any loss, estimate or statistic.
+
+    ĉ reads the output of the actor's LSTM, detached: what the policy knows of the past, and nothing that came after the
+    action, so that it stays a function of the state the policy acted in.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = RecurrentPPO.policy_aliases
+    policy_base = RECURRENT
+    view_class = RecurrentView
+    rollout_class = RecurrentRollout
+
+    policy: RecurrentActorCriticPolicy
+
+    def check_hyperparameters(self) -> Hyperparameters:
+        values = super().check_hyperparameters()
+        if self.n_episodes is not None:
+            raise UsageError(
+                f"{type(self).__name__} updates every n_steps: n_episodes must be None, since sb3-contrib's recurrent "
+                f"rollouts are of fixed length; got {self.n_episodes}"
+            )
+        if self.policy_kwargs.get("squash_output"):
+            raise UsageError(
+                "squash_output must be False: sb3-contrib's recurrent rollouts hand squashed actions to the "
+                "environment without scaling them to its bounds"
+            )
+        return values
+
+    def _setup_model(self) -> None:
+        if self.rollout_buffer_class is None:
+            has_parts = isinstance(self.observation_space, spaces.Dict)
+            self.rollout_buffer_class = RecurrentDictRolloutBuffer if has_parts else RecurrentRolloutBuffer
+        buffer_class: Any = self.rollout_buffer_class
+        # SB3 makes the buffer before the policy, whose LSTM's size the buffer must know: all but that is bound here
+        self.rollout_buffer_class = partial(partial, buffer_class)  # type: ignore[assignment]
+        try:
+            super()._setup_model()
+        finally:
+            self.rollout_buffer_class = buffer_class
+        lstm = self.policy.lstm_actor
+        make_buffer: Any = self.rollout_buffer
+        self.rollout_buffer = make_buffer(
+            hidden_state_shape=(self.n_steps, lstm.num_layers, self.n_envs, lstm.hidden_size)
+        )
+        zeros = th.zeros(lstm.num_layers, self.n_envs, lstm.hidden_size, device=self.device)
+        self._last_lstm_states = RNNStates((zeros, zeros), (zeros, zeros))
+        self.view.twice_differentiable = self.cv_objective == "weights"  # type: ignore[attr-defined]
+
+    def collect_steps(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        # sb3-contrib's own collection, which needs nothing of RecurrentPPO but what every on-policy algorithm has
+        collect: Any = RecurrentPPO.collect_rollouts
+        return collect(self, env, callback, rollout_buffer, n_rollout_steps)
+
+    def policy_gradient(  # type: ignore[override]
+        self,
+        observations: PyTorchObs | np.ndarray,
+        actions: th.Tensor | np.ndarray,
+        advantages: th.Tensor | np.ndarray,
+        *,
+        lstm_states: RNNStates,
+        episode_starts: th.Tensor,
+        mask: th.Tensor | None = None,
+    ) -> dict[str, th.Tensor]:
+        """As :meth:`ControlVariateA2C.policy_gradient`, for S sequences of up to T steps, one after the other.
+
+        :param observations: ``[S·T, *obs_shape]``, shorter sequences padded (a dict of such for MultiInput)
+        :param actions: ``[S·T]`` or ``[S·T, D]``
+        :param advantages: Â, ``[S·T]``
+        :param lstm_states: of actor and critic before each sequence, each tensor ``[layers, S, hidden]``
+        :param episode_starts: ``[S·T]``, 1 where a step is the first of its episode
+        :param mask: ``[S·T]``, 0 where a step is padding; ``None``: there is none
+        :return: name → gradient; the mean is over the steps that are not padding
+
+        Example::
+
+            data = next(model.rollout_buffer.get())._asdict()
+            names = ("observations", "actions", "advantages", "lstm_states", "episode_starts", "mask")
+            gradient = model.policy_gradient(**{name: data[name] for name in names})
+        """
+        advantages = th.as_tensor(advantages, device=self.device)
+        real = th.ones_like(episode_starts, dtype=th.bool) if mask is None else mask > 0
+        self.policy.set_training_mode(True)  # as train() has it; cuDNN differentiates an LSTM in no other
+        return super().policy_gradient(
+            observations,
+            actions,
+            advantages[real],
+            lstm_states=lstm_states,
+            episode_starts=episode_starts,
+            mask=real,
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_last_lstm_states"]

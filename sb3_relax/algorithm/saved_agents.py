@@ -1,0 +1,85 @@
+"""Whose a saved agent is: for the error where it is loaded as another class's, and to choose the class."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from sb3_relax.catalogue import family_of, takers
+from sb3_relax.errors import UsageError
+
+
+def require_own_file(
+    cls: Any, path: Any, custom_objects: dict[str, Any] | None, cv_action_dependent: bool | None = None
+) -> None:
+    """An agent's file that could not be loaded is this class's, as far as can be told from what it holds.
+
+    :param cls: the algorithm whose ``load()`` failed
+    :param path: as SB3's ``load()`` takes it
+    :param cv_action_dependent: as it was to be loaded; ``None``: as saved
+    :raises UsageError: for a damaged file or none of an agent, or naming the class that saved it, or the
+        ``cv_action_dependent`` where that differs
+    """
+    file = path if isinstance(path, (str, pathlib.Path)) else "the file"
+    try:
+        data = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)[0]
+    except OSError:  # no file, or one that may not be read: the error there was says so
+        return
+    except Exception as error:  # of zipfile, pickle, zlib or torch, by where the file is damaged
+        raise UsageError(f"{file} cannot be read as an agent's file ({error})") from error
+    if data is None:  # another's zip, or the rest of an agent's: its weights are zips too
+        raise UsageError(f"{file} cannot be read as an agent's file (it holds no settings of one)")
+    if not _is_agent(data):
+        return
+    policy, action_space, family = data["policy_class"], data["action_space"], family_of(data["policy_class"])
+    same_spaces = family == cls.policy_base and isinstance(action_space, cls.action_spaces)
+    if "cv_learning_rate" in data and same_spaces:
+        saved = data.get("cv_action_dependent", True)
+        if cv_action_dependent not in (None, saved):
+            raise UsageError(
+                f"{file} holds an agent with cv_action_dependent={saved}, whose ĉ cannot be loaded as one with "
+                f"cv_action_dependent={cv_action_dependent}: leave it out"
+            )
+        return
+    saver = _saver(data)
+    message = (
+        f"{file} holds an agent of {saver or 'another class'} ({policy.__module__}.{policy.__name__}, {action_space}), "
+        f"which {cls.__name__} cannot load: use "
+        + (f"{saver}.load()" if saver else "load() of the class that it was saved from")
+    )
+    if saver and "cv_learning_rate" not in data and same_spaces:
+        message += f". Its policy alone may serve: model.policy.load_state_dict({saver}.load(path).policy.state_dict())"
+    raise UsageError(message)
+
+
+def saver_of(path: Any) -> str | None:
+    """The class that saved an agent's file, as ``"stable_baselines3.A2C"``.
+
+    :param path: as SB3's ``load()`` takes it
+    :return: ``None`` where the file cannot be read, or leaves it open
+    """
+    try:
+        data = load_from_zip_file(path, device="cpu")[0] or {}
+    except Exception:  # load() says what is wrong with the file
+        return None
+    return _saver(data) if _is_agent(data) else None
+
+
+def _is_agent(data: dict[str, Any]) -> bool:
+    """What tells the classes apart could be unpickled here."""
+    return isinstance(data.get("policy_class"), type) and "action_space" in data
+
+
+def _saver(data: dict[str, Any]) -> str | None:
+    """The class, by attributes that no other has; ``None`` where they leave it open."""
+    family = family_of(data["policy_class"])
+    if "cv_learning_rate" in data:
+        return f"sb3_relax.{takers(data['action_space'], family)[0]}"
+    prefix = "" if family is None else family.removesuffix("ActorCriticPolicy")
+    if "clip_range" in data:
+        return f"sb3_contrib.{prefix}PPO" if prefix else "stable_baselines3.PPO"
+    if "cg_max_steps" in data:
+        return "sb3_contrib.TRPO"
+    return "stable_baselines3.A2C" if "gae_lambda" in data and not prefix else None

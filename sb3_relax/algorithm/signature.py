@@ -1,0 +1,28 @@
+"""What an algorithm's constructor takes, as ``inspect.signature`` and ``help()`` show it."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from inspect import Parameter, Signature, signature
+from typing import Any
+
+
+def full_signature(cls: Any) -> Signature | None:
+    """The constructor's signature with the hyper-parameters of the class written out in the place of ``**kwargs``.
+
+    :param cls: an algorithm, whose ``hyperparameters`` is a dataclass
+    :return: ``None`` where the class has a constructor of its own: Python then shows that one's
+    """
+    if "__init__" in vars(cls):
+        return None
+    parameters = list(signature(cls.__init__).parameters.values())[1:-1]
+    own = [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.default is MISSING else field.default,
+            annotation=field.type,
+        )
+        for field in fields(cls.hyperparameters)
+    ]
+    return Signature([*parameters, *own])

@@ -1,0 +1,61 @@
+"""The algorithms by name: where each lives, and which actions and policies it takes.
+
+It names no class, so that whatever needs to know which algorithm to use can ask it: the lazy imports of
+:mod:`sb3_relax`, the errors that say which algorithm takes what another refuses, and the reading of saved agents.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Entry(NamedTuple):
+    """One algorithm."""
+
+    module: str  #: that defines it
+    action_spaces: tuple[str, ...]  #: names of gymnasium's classes that it takes
+    policy_base: str | None = None  #: the family of sb3-contrib's policies that it takes; ``None``: SB3's own
+
+
+DISCRETE = ("Discrete", "MultiDiscrete", "MultiBinary")
+MASKABLE, RECURRENT = "MaskableActorCriticPolicy", "RecurrentActorCriticPolicy"
+
+#: class name → where and what. A new algorithm's one line
+CATALOGUE: dict[str, Entry] = {
+    "LAXA2C": Entry("sb3_relax.laxa2c", ("Box",)),
+    "RELAXA2C": Entry("sb3_relax.relaxa2c", DISCRETE),
+    "MaskableRELAXA2C": Entry("sb3_relax.relaxa2c_mask", DISCRETE, MASKABLE),
+    "RecurrentLAXA2C": Entry("sb3_relax.laxa2c_recurrent", ("Box",), RECURRENT),
+    "RecurrentRELAXA2C": Entry("sb3_relax.relaxa2c_recurrent", DISCRETE, RECURRENT),
+}
+#: sb3-contrib's families of policies, and a word of their policies' names
+POLICY_FAMILIES = {MASKABLE: "Mask", RECURRENT: "Lstm"}
+
+
+def load(name: str) -> Any:
+    """The class of that name, imported now.
+
+    :param name: a key of :data:`CATALOGUE`
+    """
+    return getattr(import_module(CATALOGUE[name].module), name)
+
+
+def takers(action_space: object, policy_base: str | None) -> list[str]:
+    """Names of the algorithms that take a space and a family of policies.
+
+    :param action_space: a gymnasium space, or ``None`` for any
+    :param policy_base: ``None`` for SB3's own policies
+    """
+    kinds = {kind.__name__ for kind in type(action_space).__mro__}
+    return [
+        name
+        for name, entry in CATALOGUE.items()
+        if entry.policy_base == policy_base and (action_space is None or kinds & {*entry.action_spaces})
+    ]
+
+
+def family_of(policy_class: type | None) -> str | None:
+    """The family of sb3-contrib's policies that a class belongs to, by name; ``None`` for SB3's own."""
+    bases = {base.__name__ for base in getattr(policy_class, "__mro__", ())}
+    return next((family for family in POLICY_FAMILIES if family in bases), None)

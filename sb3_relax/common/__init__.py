@@ -1,1 +1,0 @@
-"""What LAXA2C and RELAXA2C share."""

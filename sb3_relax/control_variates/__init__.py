@@ -1,0 +1,26 @@
+"""What is subtracted from the policy gradient: one idea a file, and a contract to write another."""
+
+from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.exact import ExactControlVariate
+from sb3_relax.control_variates.from_estimator import FromEstimator
+from sb3_relax.control_variates.guard import Guarded
+from sb3_relax.control_variates.lax import LAXControlVariate
+from sb3_relax.control_variates.learned import LearnedControlVariate
+from sb3_relax.control_variates.network import ControlVariateNetwork
+from sb3_relax.control_variates.registry import CONTROL_VARIATES, make_control_variate
+from sb3_relax.control_variates.relax import RELAXControlVariate
+from sb3_relax.control_variates.state_baseline import StateBaseline
+
+__all__ = [
+    "CONTROL_VARIATES",
+    "ControlVariate",
+    "ControlVariateNetwork",
+    "ExactControlVariate",
+    "FromEstimator",
+    "Guarded",
+    "LAXControlVariate",
+    "LearnedControlVariate",
+    "RELAXControlVariate",
+    "StateBaseline",
+    "make_control_variate",
+]

@@ -1,0 +1,86 @@
+"""The contract of a control variate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch as th
+from stable_baselines3.common.utils import update_learning_rate
+from torch import nn
+
+from sb3_relax.estimators import Estimate, Latent
+from sb3_relax.policy_gradient.policy_view import PolicyOutput
+from sb3_relax.policy_gradient.rollout import Rollout
+
+
+class ControlVariate(nn.Module, ABC):
+    """What takes the place of A2C's Â ∂θ log π(a|s), and learns from every rollout. Override these; never ``train()``.
+
+    ``train()`` calls, for every rollout: :meth:`prepare`; then, for every batch, :meth:`gradient`, :meth:`fit` and,
+    once the policy has moved, :meth:`observe`.
+
+    What must hold is that the mean of the gradient is the score function's, for every value of φ and every signal:
+    E[ĝ | s] = E[Â ∂θ log π(a|s) | s]. It does where everything that is subtracted is fixed before the action is drawn,
+    and what is subtracted with a mean has that mean added again. So :meth:`gradient` may use nothing that was fitted on
+    the batch it is given, and :meth:`fit` comes after it.
+
+    Parameters and buffers are saved with the agent, and so is ``optimizer`` where there is one.
+
+    Example::
+
+        class Nothing(ControlVariate):
+            def gradient(self, output, signal, generator):
+                return Reinforce().finish(output.latent, output.sample, signal)
+
+        RELAXA2C("MlpPolicy", "CartPole-v1", control_variate=lambda view, hyperparameters: Nothing())
+    """
+
+    #: the latents it takes
+    latents: ClassVar[tuple[type[Latent], ...]] = (Latent,)
+
+    #: of φ; its rate follows ``cv_learning_rate``. ``None`` where φ is not trained by one
+    optimizer: th.optim.Optimizer | None = None
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether :meth:`gradient` draws random numbers, so that two calls differ."""
+        return True
+
+    def prepare(self, rollout: Rollout) -> None:
+        """Once per rollout, in time order, before any batch of it: scales, sums along trajectories.
+
+        ``rollout.advantages`` and ``rollout.returns`` may be replaced here.
+        """
+
+    @abstractmethod
+    def gradient(self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator) -> Estimate:
+        """ĝ per step, at the parameters of the action distribution.
+
+        :param output: a pass of the policy over N steps
+        :param signal: Â, ``[N]``
+        :param generator: of all noise that is drawn here
+        :return: an estimate with a ``score``, so that it can be compared with what it would be without
+        """
+
+    def fit(
+        self, output: PolicyOutput, signal: th.Tensor, estimate: Estimate, generator: th.Generator
+    ) -> dict[str, float]:
+        """Let φ learn from the batch, after it was used on it, and before the policy moves.
+
+        :param estimate: what :meth:`gradient` gave for this batch
+        :param generator: of all noise that is drawn here
+        :return: what to log, by name
+        """
+        return {}
+
+    def observe(self, estimate: Estimate) -> None:
+        """Take statistics of a batch that is done with: scales, the share to trust.
+
+        :param estimate: what :meth:`gradient` gave for it
+        """
+
+    def set_learning_rate(self, rate: float) -> None:
+        """φ's rate from now on."""
+        if self.optimizer is not None:
+            update_learning_rate(self.optimizer, rate)

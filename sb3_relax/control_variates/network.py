@@ -1,0 +1,191 @@
+"""ĉ_φ(a, s) and ĉ_φ(s): small networks on what the policy knows of the state."""
+
+from __future__ import annotations
+
+import math
+
+import torch as th
+from stable_baselines3.common.torch_layers import create_mlp
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_relax.errors import UsageError
+from sb3_relax.estimators import Latent, RelaxedLatent
+from sb3_relax.estimators.tanh_network import value_and_slope_of_tanh_network
+from sb3_relax.policy_gradient.policy_view import PolicyView
+
+#: Hidden layers where the policy's value head has none (as CnnPolicy's): a linear ĉ could not couple a with s.
+FALLBACK_ARCH = [64]
+
+
+def control_variate_arch(net_arch: list[int] | dict[str, list[int]]) -> list[int]:
+    """The ``cv`` entry of ``policy_kwargs["net_arch"]``; ``vf``'s where there is none.
+
+    :raises UsageError: for a ``cv`` that is empty or holds anything but positive whole numbers
+    """
+    if isinstance(net_arch, dict):
+        arch = net_arch.get("cv")
+        if arch is not None and not (
+            isinstance(arch, (list, tuple)) and len(arch) > 0 and all(isinstance(n, int) and n > 0 for n in arch)
+        ):
+            raise UsageError(f"net_arch['cv'] must be a non-empty list of positive layer sizes; got {arch!r}")
+        return list(arch if arch is not None else net_arch.get("vf", [])) or FALLBACK_ARCH
+    return list(net_arch) or FALLBACK_ARCH
+
+
+class StateNetwork(nn.Module):
+    """ĉ_φ(s) = scale · MLP(features(s)), whose last hidden layer is a tanh.
+
+    It reads the features of the policy's own extractor, detached: an Mlp, a Cnn, a MultiInput or a user's extractor
+    serves without a second copy, and training φ never moves the policy.
+
+    The last layer starts at zero, so that training starts as plain A2C. ``scale`` is the root mean square of earlier
+    advantages, which makes φ's learning rate independent of the reward's scale.
+
+    :param features_dim: F, size of the state features
+    :param net_arch: hidden layer sizes, at least one
+    :param activation_fn: of the layers before the last
+    :param scale_decay: weight of the past in ``scale``
+    """
+
+    scale: th.Tensor
+    seen_batches: th.Tensor
+
+    def __init__(
+        self,
+        features_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.Tanh,
+        scale_decay: float = 0.95,
+    ):
+        super().__init__()
+        *encoder, width = net_arch
+        self.scale_decay = scale_decay
+        self.state_encoder = nn.Sequential(*create_mlp(features_dim, 0, encoder, activation_fn))
+        self.state_layer = nn.Linear(encoder[-1] if encoder else features_dim, width)
+        self.add_layers(width)
+        self.output_layer = nn.Linear(width, 1)
+        nn.init.zeros_(self.output_layer.weight)
+        nn.init.zeros_(self.output_layer.bias)
+        self.register_buffer("scale", th.ones(()))
+        self.register_buffer("seen_batches", th.zeros((), dtype=th.int64))
+
+    @classmethod
+    def of(cls, view: PolicyView) -> StateNetwork:
+        """Of the sizes that the policy's ``net_arch`` names, or its value head has."""
+        return cls(view.features_dim, control_variate_arch(view.net_arch), view.policy.activation_fn)
+
+    def add_layers(self, width: int) -> None:
+        """Make what a network of more than the state has besides, between the state's layers and the last."""
+
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        """ĉ for ``features [N, F]`` → ``[N]``."""
+        return F.linear(th.tanh(self.of_state(features)), *self.output()).squeeze(-1)
+
+    def of_state(self, features: th.Tensor) -> th.Tensor:
+        """What the state adds to the last hidden layer before its tanh, ``[N, H]``."""
+        return self.state_layer(self.state_encoder(features))
+
+    def output(self) -> tuple[th.Tensor, th.Tensor]:
+        """Weight and bias of the last layer, in the advantages' scale."""
+        return self.scale * self.output_layer.weight, self.scale * self.output_layer.bias
+
+    def observe(self, signal: th.Tensor) -> None:
+        """Let ``scale`` take in the advantages of a batch, after it was used."""
+        mean_square = signal.square().mean().item()
+        if self.seen_batches > 0:
+            mean_square = self.scale_decay * self.scale.item() ** 2 + (1 - self.scale_decay) * mean_square
+        self.scale.fill_(max(math.sqrt(mean_square), 1e-8))
+        self.seen_batches += 1
+
+
+class ControlVariateNetwork(StateNetwork):
+    """ĉ_φ(a, s) = scale · MLP(features(s), relaxed a), a :class:`StateNetwork` that reads the action as well.
+
+    A relaxed discrete action enters as softmax(z/τ) or sigmoid(z/τ), with the temperature τ part of φ; a Box action
+    enters as it is before any tanh.
+
+    The action joins at the last hidden layer, as in DDPG's critic (Lillicrap et al. 2016). The slope ∂ĉ/∂a that LAX and
+    RELAX need is then a closed form, so that training φ on Eq 6 takes one backward pass instead of a second one through
+    the gradient of the first.
+
+    :param features_dim: F, size of the state features
+    :param action_dim: size of the flattened action as the network sees it
+    :param net_arch: hidden layer sizes, at least one
+    :param activation_fn: of the layers before the last, which see the state alone
+    :param init_temperature: τ at the start; ``None`` where actions enter unrelaxed (Box, exact correction)
+    """
+
+    def __init__(
+        self,
+        features_dim: int,
+        action_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.Tanh,
+        init_temperature: float | None = None,
+    ):
+        self.action_dim = action_dim
+        super().__init__(features_dim, net_arch, activation_fn)
+        self.log_temperature: nn.Parameter | None
+        self.register_parameter(
+            "log_temperature", None if init_temperature is None else nn.Parameter(th.tensor(math.log(init_temperature)))
+        )
+
+    @classmethod
+    def of(cls, view: PolicyView, init_temperature: float | None = None) -> ControlVariateNetwork:
+        arch = control_variate_arch(view.net_arch)
+        return cls(view.features_dim, view.action_dim, arch, view.policy.activation_fn, init_temperature)
+
+    def add_layers(self, width: int) -> None:
+        # one layer on (encoded state, action), kept in two so that one encoding serves many actions of the same state
+        self.action_layer = nn.Linear(self.action_dim, width, bias=False)
+
+    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:  # type: ignore[override]
+        """ĉ for ``features [N, F]`` and ``actions [..., N, A]`` → ``[..., N]``."""
+        hidden = th.tanh(self.of_state(features) + self.action_layer(actions))
+        return F.linear(hidden, *self.output()).squeeze(-1)
+
+    def value_and_slope(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """ĉ and ∂ĉ/∂a, ``[..., N]`` and ``[..., N, A]``."""
+        layers = [(self.action_layer.weight, self.of_state(features))]
+        return value_and_slope_of_tanh_network(actions, layers, *self.output())
+
+    def at_states(self, latent: Latent, features: th.Tensor) -> AtStates:
+        """The core's c at fixed states: samples ``[..., N, *event]`` → ``[..., N]``."""
+        return AtStates(self, latent, features)
+
+
+class AtStates:
+    """ĉ at the states of a batch, as the core's c: of the relaxed action where there is a temperature."""
+
+    def __init__(self, network: ControlVariateNetwork, latent: Latent, features: th.Tensor):
+        self.network = network
+        self.latent = latent
+        self.features = features
+
+    def _temperature(self) -> th.Tensor | None:
+        log_temperature = self.network.log_temperature
+        return None if log_temperature is None else log_temperature.exp()
+
+    def _relax(self, z: th.Tensor, temperature: th.Tensor | None) -> th.Tensor:
+        if temperature is None:
+            return z
+        assert isinstance(self.latent, RelaxedLatent)
+        return self.latent.relax(z, temperature)
+
+    def _flat(self, action: th.Tensor) -> th.Tensor:
+        return action.flatten(-self.latent.sample_ndim)
+
+    def __call__(self, z: th.Tensor) -> th.Tensor:
+        return self.network(self.features, self._flat(self._relax(z, self._temperature())))
+
+    def value_and_slope(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """c(z) and ∂c/∂z, both of z's leading shape, in closed form: the chain rule through the relaxation."""
+        temperature = self._temperature()
+        action = self._relax(z, temperature)
+        value, slope = self.network.value_and_slope(self.features, self._flat(action))
+        slope = slope.reshape(action.shape)
+        if temperature is not None:
+            assert isinstance(self.latent, RelaxedLatent)
+            slope = self.latent.relax_gradient(action, slope, temperature)
+        return value, slope

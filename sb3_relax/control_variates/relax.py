@@ -1,0 +1,32 @@
+"""RELAX (Eq 8, 10): a control variate for discrete actions, corrected through their relaxation."""
+
+from __future__ import annotations
+
+from sb3_relax import estimators
+from sb3_relax.control_variates.learned import NetworkControlVariate
+from sb3_relax.estimators import RelaxedLatent
+from sb3_relax.estimators.functions import Surrogate
+from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters, Hyperparameters
+from sb3_relax.policy_gradient.policy_view import PolicyView
+
+
+class RELAXControlVariate(NetworkControlVariate):
+    """ĝ = [Â - ĉ(z̃, s)] ∂θ log π(a|s) + ∂θ ĉ(z, s) - ∂θ ĉ(z̃, s), z the relaxed action, z̃ the same given a.
+
+    Unbiased given the advantage estimator, for any ĉ. Actions enter ĉ as softmax(z/τ) or sigmoid(z/τ), τ part of φ.
+    Grathwohl et al. 2018, https://arxiv.org/abs/1711.00123.
+
+    :param hyperparameters: ``correction`` (``"coupled"`` or ``"relaxed"``), ``n_relaxed`` and ``init_temperature``
+        besides; their defaults where they are of a class that has none
+    """
+
+    latents = (RelaxedLatent,)
+
+    def __init__(self, view: PolicyView, hyperparameters: Hyperparameters):
+        discrete = DiscreteHyperparameters.extending(hyperparameters)
+        super().__init__(view, hyperparameters, discrete.init_temperature)
+        self.coupled = discrete.correction != "relaxed"
+        self.draws = discrete.n_relaxed
+
+    def estimator(self, c: Surrogate) -> estimators.RELAX:
+        return estimators.RELAX(c, coupled=self.coupled, draws=self.draws)

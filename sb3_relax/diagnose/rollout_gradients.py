@@ -1,0 +1,104 @@
+"""The policy gradient of whole rollouts at a frozen policy, rollout after rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.diagnose.streams import advance, restart, streams, streams_of
+from sb3_relax.estimators.estimate import expand_to
+from sb3_relax.policy_gradient.policy_view import PolicyOutput
+from sb3_relax.policy_gradient.rollout import by_environment
+
+#: ĝ per step at the distribution's parameters, from a pass of the policy and Â(λ), λ being the i-th.
+StepGradient = Callable[[PolicyOutput, th.Tensor, int], th.Tensor]
+
+
+class RolloutSteps(NamedTuple):
+    """One rollout, flattened to N steps."""
+
+    output: PolicyOutput  #: θ attached to the policy's weights
+    advantages: th.Tensor  #: Â for every λ, ``[lambdas, N]``
+
+
+def rollouts(
+    model: ControlVariateA2C, env: VecEnv, n_rollouts: int, lambdas: Sequence[float], warm_up: int = 0
+) -> Iterator[RolloutSteps]:
+    """``n_rollouts`` rollouts of the model's own kind from a reset on, one after the other, as in training.
+
+    :param model: a :func:`~sb3_relax.algorithm.copies.frozen_copy`; its weights stay as they are
+    :param env: as many environments as the model trains with
+    :param lambdas: of the advantages; V and bootstrapping are the model's
+    :param warm_up: steps of every environment before the first rollout
+    """
+    callback = restart(model, env)
+    buffer = model.rollout_buffer
+    advance(model, env, callback, warm_up)
+    for _ in range(n_rollouts):
+        model.collect_rollouts(env, callback, buffer, model.n_steps)
+        if model.n_episodes is None:
+            ends = np.asarray(model._last_episode_starts)
+            with th.no_grad():
+                last_values = model.policy.predict_values(model.policy.obs_to_tensor(model._last_obs)[0])  # type: ignore[arg-type]
+        else:
+            last_values, ends = th.zeros(1), np.array([True])
+        advantages = []
+        for gae_lambda in lambdas:
+            buffer.gae_lambda = gae_lambda
+            buffer.compute_returns_and_advantage(last_values, ends)
+            rollout = model.rollout_class.of(buffer)
+            advantages.append(by_environment(rollout.advantages))
+        batch = rollout.batch(np.arange(rollout.values.size), model.view.dtype)
+        output = model.view.evaluate(batch.observations, batch.actions)
+        yield RolloutSteps(output, buffer.to_torch(np.stack(advantages)).to(model.view.dtype))
+
+
+def gradient_grams(
+    model: ControlVariateA2C,
+    env: VecEnv,
+    n_rollouts: int,
+    lambdas: Sequence[float],
+    estimators: dict[str, StepGradient],
+    seed: int,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """⟨ĝ_i, ĝ_j⟩ of the batch gradients of all rollouts at the policy's weights, and which rollouts are independent.
+
+    Consecutive rollouts share episodes, so they come in independent streams (see
+    :func:`~sb3_relax.diagnose.streams.streams`). All estimators see the same rollouts.
+
+    :param estimators: name → ĝ per step
+    :param seed: of the streams' environments; actions come from torch's generator
+    :return: name → ``[lambdas, n_rollouts, n_rollouts]``, and each rollout's stream, ``[n_rollouts]``
+    """
+    kept: dict[str, list[list[th.Tensor]]] = {name: [[] for _ in lambdas] for name in estimators}
+    groups = streams_of(n_rollouts)
+    warm_ups = streams(model, env, int(groups.max()) + 1, seed)
+    for warm_up, size in zip(warm_ups, np.bincount(groups), strict=True):
+        for steps in rollouts(model, env, int(size), lambdas, warm_up):
+            divisor = model.expected_steps.divisor(steps.advantages.shape[1])
+            for name, estimator in estimators.items():
+                for i, advantages in enumerate(steps.advantages):
+                    at_weights = th.autograd.grad(
+                        steps.output.latent.theta,
+                        model.view.actor_weights,
+                        estimator(steps.output, advantages, i) / divisor,
+                        retain_graph=True,
+                    )
+                    kept[name][i].append(th.cat([part.flatten() for part in at_weights]))
+    grams = {name: np.stack([_gram(th.stack(of_lambda)) for of_lambda in parts]) for name, parts in kept.items()}
+    return grams, groups
+
+
+def _gram(gradients: th.Tensor) -> np.ndarray:
+    gradients = gradients.double()
+    return (gradients @ gradients.T).cpu().numpy()
+
+
+def score_term(output: PolicyOutput, advantages: th.Tensor, _: int = 0) -> th.Tensor:
+    """Â ∂θ log π(a|s): A2C's own."""
+    return expand_to(advantages, output.latent) * output.latent.score(output.sample)

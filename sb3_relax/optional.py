@@ -1,0 +1,41 @@
+"""Packages that may be missing: those of an extra, and those that a user names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
+
+from sb3_relax.errors import UsageError
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """The modules of an extra are installed.
+
+    :param extra: its name in setup.cfg
+    :param modules: top-level modules, by the name they are imported by
+    :raises ModuleNotFoundError: names what is missing and the command that installs it
+
+    Example::
+
+        require_extra("zoo", "rl_zoo3", "pandas")
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"{', '.join(missing)} not installed: pip install 'sb3_relax[{extra}]'", name=missing[0]
+        )
+
+
+def import_packages(packages: Iterable[str]) -> None:
+    """The packages of ``--gym-packages``, which register environments.
+
+    :raises UsageError: naming one that does not exist
+    """
+    for package in packages:
+        try:
+            import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{package}.".startswith(f"{error.name}."):
+                raise  # exists, and lacks another
+            raise UsageError(f"--gym-packages: there is no package {package!r} that could be imported") from error

@@ -1,0 +1,20 @@
+"""The parts of an update that do not know each other: the rollout, the policy's view, V's fit, the step of θ."""
+
+from sb3_relax.policy_gradient.critic import Critic
+from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters, Hyperparameters
+from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
+from sb3_relax.policy_gradient.rollout import Batch, Rollout
+from sb3_relax.policy_gradient.update_rules import UPDATE_RULES, PolicyOptimizerStep, UpdateRule
+
+__all__ = [
+    "UPDATE_RULES",
+    "Batch",
+    "Critic",
+    "DiscreteHyperparameters",
+    "Hyperparameters",
+    "PolicyOptimizerStep",
+    "PolicyOutput",
+    "PolicyView",
+    "Rollout",
+    "UpdateRule",
+]

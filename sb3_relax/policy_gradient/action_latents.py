@@ -1,0 +1,109 @@
+"""From SB3's actions to the core's latents, and to what the environment receives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    Distribution,
+    SquashedDiagGaussianDistribution,
+    TanhBijector,
+)
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from torch.distributions import Bernoulli, Categorical, Normal
+from torch.nn import functional as F
+
+from sb3_relax.estimators import Gaussian, GumbelOneHot, Latent, LogisticBernoulli, from_distribution
+from sb3_relax.estimators.latents import MASKED_LOGIT
+
+
+def to_latent(distribution: Distribution) -> Latent:
+    """The latent of a policy's current distribution, its θ attached to the policy's weights.
+
+    Discrete becomes one variable of K classes, MultiDiscrete D variables padded to the widest (the padding masked),
+    MultiBinary D bits, Box (gSDE included) the per-step marginal normal of the action before any tanh. Masks of
+    sb3-contrib's maskable distributions become the latent's, MultiBinary being there D variables of two classes.
+
+    :param distribution: as left by ``policy.evaluate_actions``
+    :return: a latent of batch shape ``[N]``
+    :raises TypeError: for a distribution made of anything else
+    """
+    inner: Any = getattr(distribution, "distribution", None) or getattr(distribution, "distributions", None)
+    if isinstance(inner, (Normal, Bernoulli)):
+        return from_distribution(inner)
+    if isinstance(inner, Categorical):
+        mask = getattr(inner, "masks", None)
+        return GumbelOneHot(inner.logits.unsqueeze(-2), None if mask is None else mask.unsqueeze(-2))
+    if isinstance(inner, list) and all(isinstance(part, Categorical) for part in inner):
+        return _of_several(inner)
+    raise TypeError(f"no relaxation or reparameterisation is known for the action distribution {inner!r}")
+
+
+def _of_several(parts: list[Any]) -> GumbelOneHot:
+    """D variables, padded to the widest."""
+    sizes = th.tensor([part.logits.shape[-1] for part in parts], device=parts[0].logits.device)
+    widest = int(sizes.max())
+    logits = th.stack(
+        [F.pad(part.logits, (0, widest - part.logits.shape[-1]), value=MASKED_LOGIT) for part in parts], dim=-2
+    )
+    exists = th.arange(widest, device=sizes.device) < sizes.unsqueeze(-1)
+    masks = [part.masks for part in parts if getattr(part, "masks", None) is not None]
+    if masks:  # sb3-contrib masks all of the parts or none
+        padded = [F.pad(mask, (0, widest - mask.shape[-1]), value=False) for mask in masks]
+        return GumbelOneHot(logits, mask=th.stack(padded, dim=-2))
+    return GumbelOneHot(logits, None if bool(exists.all()) else exists)
+
+
+def latent_like(policy: ActorCriticPolicy) -> Latent:
+    """A latent of the kind and size that :func:`to_latent` makes of a policy's distribution, for one step at θ = 0.
+
+    :raises TypeError: for an action space that SB3's policies do not take
+    """
+    space = policy.action_space
+    options: Any = {"dtype": next(policy.parameters()).dtype, "device": policy.device}
+    if isinstance(space, spaces.Box):
+        zeros = th.zeros(get_action_dim(space), **options)
+        return Gaussian(zeros, zeros)
+    if isinstance(space, spaces.Discrete):
+        return GumbelOneHot(th.zeros(1, int(space.n), **options))
+    if isinstance(space, spaces.MultiDiscrete):
+        sizes = th.as_tensor(space.nvec, device=policy.device)
+        exists = th.arange(int(sizes.max()), device=policy.device) < sizes.unsqueeze(-1)
+        return GumbelOneHot(th.zeros(exists.shape, **options), None if bool(exists.all()) else exists)
+    if isinstance(space, spaces.MultiBinary):
+        bits = get_action_dim(space)
+        if isinstance(getattr(policy, "action_dist", None), BernoulliDistribution):
+            return LogisticBernoulli(th.zeros(bits, **options))
+        return GumbelOneHot(th.zeros(bits, 2, **options))  # maskable: either value may be forbidden
+    raise TypeError(f"no latent is known for the action space {space}")
+
+
+def to_sample(distribution: Distribution, latent: Latent, actions: th.Tensor) -> th.Tensor:
+    """Actions as SB3 stores them → the latent's b (one-hot, bits, or the action before tanh).
+
+    :param actions: ``[N]`` or ``[N, D]``
+    :return: ``[N, D, K]`` for one-hots, else ``[N, D]``, in θ's dtype
+    """
+    theta = latent.theta
+    if isinstance(latent, GumbelOneHot):
+        index = actions.long().reshape(theta.shape[:-1]).unsqueeze(-1)
+        return th.zeros_like(theta, requires_grad=False).scatter_(-1, index, 1.0)
+    if isinstance(latent, LogisticBernoulli):
+        return actions.reshape(theta.shape).to(theta.dtype)
+    actions = actions.reshape(theta.shape[:-1]).to(theta.dtype)
+    squashed = isinstance(distribution, SquashedDiagGaussianDistribution) or getattr(distribution, "bijector", None)
+    return TanhBijector.inverse(actions) if squashed else actions
+
+
+def executable(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
+    """What the environment receives for actions as a rollout stores them: unscaled or clipped, for a Box."""
+    if not isinstance(policy.action_space, spaces.Box):
+        return actions
+    if policy.squash_output:
+        return policy.unscale_action(actions)
+    return np.clip(actions, policy.action_space.low, policy.action_space.high)

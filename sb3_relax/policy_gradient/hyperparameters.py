@@ -1,0 +1,198 @@
+"""The hyper-parameters that are ours, beside A2C's: names, defaults, meaning and limits, once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from inspect import signature
+from typing import Any, TypeVar
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_relax.errors import UsageError, require_choice, require_count, require_rate, require_schedule, require_within
+from sb3_relax.estimators.latents import MAX_SUPPORT
+
+SelfHyperparameters = TypeVar("SelfHyperparameters", bound="Hyperparameters")
+
+CV_OBJECTIVES = ("distribution", "weights")
+CORRECTIONS = ("coupled", "relaxed", "exact")
+
+#: arguments of A2C that are none of its hyper-parameters
+NO_HYPERPARAMETERS = {
+    "self", "policy", "env", "stats_window_size", "tensorboard_log", "verbose", "device", "_init_setup_model",
+}  # fmt: skip
+
+#: those that an algorithm keeps under another name, since the part that is made of it has its own
+ATTRIBUTES = {"control_variate": "control_variate_spec", "update_rule": "update_rule_spec"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """What every algorithm of this package takes beside A2C's arguments, by keyword.
+
+    The constructors' checks, copies of an agent, the zoo's search, tensorboard's table of hyper-parameters and the
+    documentation all read this class. An algorithm keeps each value as an attribute of its own name.
+
+    :param cv_learning_rate: φ's own learning rate (Adam), a number or a schedule; 0 leaves ĉ = 0, which is A2C. ĉ is
+        scaled by the size of earlier advantages, so one rate serves all reward scales
+    :param n_cv_steps: steps of φ per update, each with relaxation noise of its own
+    :param cv_objective: what trains φ. ``"distribution"``: Σ_t ‖ĝ_t‖² at the distribution's parameters (Eq 6, cheap).
+        ``"weights"``: ‖Σ_t ĝ_t‖² at the policy's weights (the paper's), by a second pass through the policy
+    :param cv_guard: apply only the share η of ĉ that lowered the variance in earlier batches (still unbiased, since η
+        is fixed before the batch); switched off, ĉ is applied in full, as in the paper
+    :param cv_action_dependent: ĉ(a, s); switched off, ĉ(s): a state baseline on top of V, without a correction, which
+        the objective leads to the variance-optimal E[‖∂ log π‖² Â | s] / E[‖∂ log π‖² | s] (Greensmith et al. 2004;
+        the norm at the distribution's parameters or, with ``cv_objective="weights"``, at the policy's weights). It is
+        the control without which no gain can be put down to the actions
+    :param control_variate: another control variate than the algorithm's own: a name of
+        :data:`~sb3_relax.control_variates.CONTROL_VARIATES`, a function of (view, hyperparameters) that makes one, such
+        as the class itself, or one of the estimator core's ``TwoPhaseEstimator`` (the class, or one made, which is
+        copied)
+    :param update_rule: how the estimate becomes a step of the policy's weights: a name of
+        :data:`~sb3_relax.policy_gradient.UPDATE_RULES`, or a function of (view, optimizer) that makes an
+        ``UpdateRule``, such as the class itself
+    :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action
+        distribution does not depend on, so neither the policy's weights nor its optimizer state notice
+    :param n_episodes: update after this many whole episodes, without bootstrapping, instead of after ``n_steps``
+        (which is then ignored). At least one for every environment. The policy's gradient is divided by the number of
+        steps that earlier updates lead to expect; the first, which has none before it, moves V and ĉ but hardly the
+        policy, unless the optimizer scales its gradient up
+    :param bootstrap_truncated: in that mode, add γV(s_T) where a time limit cut the episode, as SB3 does.
+        Switched off, a time limit is an end like any other
+    :param max_episode_steps: in that mode, an episode longer than this is an error
+    """
+
+    cv_learning_rate: float | Schedule = 3e-3
+    n_cv_steps: int = 1
+    cv_objective: str = "distribution"
+    cv_guard: bool = True
+    cv_action_dependent: bool = True
+    control_variate: Any = None
+    update_rule: str | Callable[..., Any] = "optimizer"
+    n_critic_steps: int = 1
+    n_episodes: int | None = None
+    bootstrap_truncated: bool = True
+    max_episode_steps: int = 100_000
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of all of them, in order."""
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
+    def of(cls: type[SelfHyperparameters], algorithm: object) -> SelfHyperparameters:
+        """Those that an algorithm has; defaults for those that it lacks (an agent of an older file)."""
+        attributes = {name: ATTRIBUTES.get(name, name) for name in cls.names()}
+        return cls(**{name: getattr(algorithm, at) for name, at in attributes.items() if hasattr(algorithm, at)})
+
+    @classmethod
+    def extending(cls: type[SelfHyperparameters], values: Hyperparameters) -> SelfHyperparameters:
+        """The same values, and defaults for what ``values`` does not have."""
+        return cls(**{name: getattr(values, name) for name in values.names() if name in cls.names()})
+
+    def store(self, algorithm: object) -> None:
+        """Make each an attribute of the algorithm, where :meth:`of` finds it again."""
+        for name in self.names():
+            setattr(algorithm, ATTRIBUTES.get(name, name), getattr(self, name))
+
+    @property
+    def default_control_variate(self) -> str:
+        """The name of the control variate where ``control_variate`` is not set."""
+        return "lax" if self.cv_action_dependent else "state"
+
+    def check(self, action_space: spaces.Space, n_envs: int) -> None:
+        """:raises UsageError: for a value out of range, or one that does not go with the others."""
+        require_schedule("cv_learning_rate", self.cv_learning_rate)
+        require_count("n_cv_steps", self.n_cv_steps)
+        require_count("n_critic_steps", self.n_critic_steps)
+        require_choice("cv_objective", self.cv_objective, CV_OBJECTIVES)
+        require_count("max_episode_steps", self.max_episode_steps)
+        if self.n_episodes is not None:
+            require_count("n_episodes", self.n_episodes, low=n_envs)
+        elif not self.bootstrap_truncated:
+            raise UsageError(
+                "bootstrap_truncated=False needs whole episodes: set n_episodes. "
+                "With n_steps, truncated episodes are bootstrapped as SB3 does"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscreteHyperparameters(Hyperparameters):
+    """What the algorithms for discrete actions take besides.
+
+    :param correction: how E[ĉ] is corrected. ``"coupled"``: one relaxed draw as the value of z and z̃, in closed form
+        (the default: it takes every action space, and where all three could be measured none was clearly better).
+        ``"relaxed"``: z and z̃ drawn independently, as in the paper. ``"exact"``: Σ_a π(a|s) ĉ(a, s) over at most 4096
+        joint actions, without relaxation
+    :param n_relaxed: relaxed draws per step, averaged; they cost no environment step (no effect on ``"exact"``)
+    :param init_temperature: τ of softmax(z/τ) and sigmoid(z/τ) at the start; learned with φ
+    """
+
+    correction: str = "coupled"
+    n_relaxed: int = 1
+    init_temperature: float = 0.5
+
+    @property
+    def default_control_variate(self) -> str:
+        if not self.cv_action_dependent:
+            return "state"
+        return "exact" if self.correction == "exact" else "relax"
+
+    def check(self, action_space: spaces.Space, n_envs: int) -> None:
+        super().check(action_space, n_envs)
+        require_choice("correction", self.correction, CORRECTIONS)
+        require_count("n_relaxed", self.n_relaxed)
+        require_within("init_temperature", self.init_temperature, 1e-3, 1e3)
+        if self.correction == "exact" and joint_actions(action_space) > MAX_SUPPORT:
+            raise UsageError(
+                f"correction='exact' enumerates joint actions, and {action_space} has {joint_actions(action_space)}, "
+                f"more than {MAX_SUPPORT}: use correction='coupled'"
+            )
+
+
+def joint_actions(action_space: spaces.Space) -> float:
+    """How many actions a space has; infinitely many where it is a Box."""
+    if isinstance(action_space, spaces.MultiBinary):
+        return 2 ** get_action_dim(action_space)
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return math.prod(map(int, action_space.nvec))
+    return int(action_space.n) if isinstance(action_space, spaces.Discrete) else math.inf
+
+
+def hyperparameters_of(algorithm: Any) -> dict[str, Any]:
+    """Every hyper-parameter of an algorithm by name, A2C's and, where it has them, ours: for tables and copies.
+
+    :param algorithm: any of SB3's
+    """
+    names = [name for name in signature(A2C.__init__).parameters if name not in NO_HYPERPARAMETERS]
+    found = {name: getattr(algorithm, name) for name in [*names, "n_envs"] if hasattr(algorithm, name)}
+    kind = getattr(algorithm, "hyperparameters", None)
+    return found | (vars(kind.of(algorithm)) if kind is not None else {})
+
+
+def check_a2c(owner: Any) -> None:
+    """A2C's own arguments, which SB3 does not check.
+
+    :param owner: the algorithm, which has them as attributes
+    :raises UsageError: for a value out of range
+    """
+    require_count("n_steps", owner.n_steps)
+    require_within("gamma", owner.gamma, 0, 1)
+    require_within("gae_lambda", owner.gae_lambda, 0, 1)
+    require_within("ent_coef", owner.ent_coef, -np.inf)
+    require_within("vf_coef", owner.vf_coef, 0)
+    require_within("max_grad_norm", owner.max_grad_norm, 0)
+    require_schedule("learning_rate", owner.learning_rate)
+
+
+def rate_at(name: str, schedule: Schedule, progress_remaining: float) -> float:
+    """A schedule's value.
+
+    :raises UsageError: where it is not a finite number of at least 0
+    """
+    return require_rate(name, schedule(progress_remaining))

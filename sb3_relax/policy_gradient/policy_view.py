@@ -1,0 +1,160 @@
+"""A policy as an update sees it: one pass gives everything, and the weights are told apart by what they reach."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch.utils.hooks import RemovableHandle
+
+from sb3_relax.estimators import Latent
+from sb3_relax.policy_gradient.action_latents import latent_like, to_latent, to_sample
+
+
+class PolicyOutput(NamedTuple):
+    """One pass of the policy over a batch of N steps."""
+
+    latent: Latent  #: the action distribution, θ attached to the policy's weights
+    sample: th.Tensor  #: the executed actions as the latent's b
+    features: th.Tensor  #: what the policy knows of the state, detached, ``[N, F]``
+    values: th.Tensor  #: V(s), ``[N]``
+    log_prob: th.Tensor  #: ``[N]``
+    entropy: th.Tensor | None  #: ``[N]``, or ``None`` without analytical form
+
+    def at(self, index: th.Tensor) -> PolicyOutput:
+        """Some of the steps.
+
+        :param index: numbers of steps, or a mask
+        """
+        return PolicyOutput(
+            self.latent.at(self.latent.theta[index]),
+            self.sample[index],
+            self.features[index],
+            self.values[index],
+            self.log_prob[index],
+            None if self.entropy is None else self.entropy[index],
+        )
+
+
+class PolicyView:
+    """SB3's policy, read through its own interface; nothing of it is changed.
+
+    A control variate and an update rule get a view when they are made, and know by it what they are for: the kind of
+    latent, the size of the state features and of the flattened action, dtype and device.
+
+    :param policy: with ``evaluate_actions`` and ``predict_values``, as every ``ActorCriticPolicy`` has them
+
+    Example::
+
+        view = PolicyView(model.policy)
+        output = view.evaluate(batch.observations, batch.actions)
+        output.latent.theta, output.values
+    """
+
+    def __init__(self, policy: ActorCriticPolicy):
+        self.policy = policy
+        self._weights: tuple[list[th.nn.Parameter], list[th.nn.Parameter]] | None = None
+
+    @property
+    def dtype(self) -> th.dtype:
+        """Of the policy's weights."""
+        return next(self.policy.parameters()).dtype
+
+    @property
+    def device(self) -> th.device:
+        return self.policy.device
+
+    @property
+    def features_dim(self) -> int:
+        """F, the size of :attr:`PolicyOutput.features`."""
+        return self.policy.features_dim
+
+    @property
+    def latent(self) -> Latent:
+        """A latent of the policy's kind and size for one step, at θ = 0: ``view.latent.theta`` is ``[*event]``."""
+        return latent_like(self.policy)
+
+    @property
+    def action_dim(self) -> int:
+        """Size of the flattened b: K or D · K for one-hots, D for bits and numbers."""
+        latent = self.latent
+        return latent.theta.shape[: latent.sample_ndim].numel()
+
+    @property
+    def net_arch(self) -> list[int] | dict[str, list[int]]:
+        """The sizes of the policy's layers, as ``policy_kwargs`` gives them."""
+        return getattr(self.policy, "net_arch", [])
+
+    @property
+    def actor_weights(self) -> list[th.nn.Parameter]:
+        """The weights that the action distribution depends on. Known after the first :meth:`evaluate`."""
+        return self._known_weights()[0]
+
+    @property
+    def critic_weights(self) -> list[th.nn.Parameter]:
+        """The weights that V alone depends on. Known after the first :meth:`evaluate`."""
+        return self._known_weights()[1]
+
+    def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
+        """V, the action distribution and the features, in one pass of the policy as A2C makes it.
+
+        :param observations: ``[N, *obs_shape]`` (a dict of such for Dict observations)
+        :param actions: as the rollout buffer stores them, ``[N]`` or ``[N, D]``
+        :param context: what else ``evaluate_actions`` takes, by its own names
+        :raises TypeError: for a policy that does not call its features extractor, that evaluates another distribution
+            than its ``action_dist``, or whose distribution has no latent
+        """
+        if isinstance(self.policy.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        elif isinstance(self.policy.action_space, spaces.MultiBinary):
+            # torch's Bernoulli compares bits in the logits' dtype, and the buffer holds float32
+            actions = actions.to(self.dtype)
+        seen: list[th.Tensor] = []
+        hooks = self.listen(seen)
+        try:
+            values, log_prob, entropy = self.policy.evaluate_actions(observations, actions, **context)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not seen:
+            raise TypeError(
+                f"{type(self.policy).__name__}.evaluate_actions() does not call its features extractor, "
+                "so the control variate has no state to read"
+            )
+        # SB3's policies keep the distribution they have just evaluated
+        distribution = self.policy.action_dist
+        latent = to_latent(distribution)
+        if self._weights is None:
+            if not th.allclose(distribution.log_prob(actions), log_prob, rtol=1e-4, atol=1e-4):
+                raise TypeError(
+                    f"{type(self.policy).__name__}.evaluate_actions() does not evaluate its own action_dist, "
+                    "so the action distribution's parameters cannot be read from it"
+                )
+            self._weights = self._tell_apart(latent, values)
+        sample = to_sample(distribution, latent, actions)
+        return PolicyOutput(latent, sample, seen[-1], values.flatten(), log_prob, entropy)
+
+    def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
+        """V, ``[N]``; arguments as :meth:`evaluate`'s."""
+        return self.policy.predict_values(observations).flatten()
+
+    def listen(self, seen: list[th.Tensor]) -> list[RemovableHandle]:
+        """Hooks by which one pass of the policy appends its features to ``seen``: for views of other policies."""
+        extractor = self.policy.vf_features_extractor
+        return [extractor.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach()))]
+
+    def _known_weights(self) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:
+        if self._weights is None:
+            raise RuntimeError("which weights are the actor's is found out by evaluate(): call it once first")
+        return self._weights
+
+    def _tell_apart(self, latent: Latent, values: th.Tensor) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:
+        weights = [p for p in self.policy.parameters() if p.requires_grad]
+        to_actor = th.autograd.grad(latent.theta.sum(), weights, retain_graph=True, allow_unused=True)
+        to_value = th.autograd.grad(values.sum(), weights, retain_graph=True, allow_unused=True)
+        actor = [p for p, g in zip(weights, to_actor, strict=True) if g is not None]
+        critic = [p for p, a, v in zip(weights, to_actor, to_value, strict=True) if a is None and v is not None]
+        return actor, critic

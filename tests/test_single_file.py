@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
@@ -43,11 +44,19 @@ def settings():
     return {**arguments, "learning_rate": LinearSchedule(float(rate), 0.0, 1.0)}
 
 
-def package(env_id, seed, build=RELAXA2C, **changes):
+def package(env_id, seed, **more):
     """A RELAXA2C with these settings."""
-    arguments = {**settings(), **changes}
+    arguments = {**settings(), **more}
     env = make_vec_env(env_id, arguments.pop("n_envs"), seed=seed)
-    return build(arguments.pop("policy"), env, seed=seed, device="cpu", **arguments)
+    return RELAXA2C(arguments.pop("policy"), env, seed=seed, device="cpu", **arguments)
+
+
+def float64_package():
+    """The same with a random ĉ, in float64, and with a constant learning rate."""
+    arguments = {**settings(), "learning_rate": settings()["learning_rate"](1.0)}
+    env = make_vec_env("CartPole-v1", arguments.pop("n_envs"), seed=0)
+    arch = dict(pi=[64, 64], vf=[64, 64], cv=[64, 64])
+    return float64_model(RELAXA2C, env, **arguments, policy_kwargs=dict(net_arch=arch))
 
 
 class State:
@@ -67,7 +76,7 @@ class State:
             own.load_state_dict(other.state_dict())
         self.control_variate.log_temperature.data.copy_(variate.log_temperature)
         for name in ("scale", "size", "cross", "square"):
-            setattr(self.control_variate.guard, name, getattr(statistics, name))
+            setattr(self.control_variate.guard, name, float(getattr(statistics, name)))
 
     def numbers(self):
         """Everything that training changes, by name."""
@@ -113,13 +122,7 @@ def compare_updates(module):
 
     :return: the largest difference after them, and the η of each
     """
-    model = package(
-        "CartPole-v1",
-        0,
-        lambda policy, env, seed, device, **kwargs: float64_model(RELAXA2C, env, policy, **kwargs),
-        learning_rate=module.LEARNING_RATE,
-        policy_kwargs=dict(net_arch=dict(pi=[64, 64], vf=[64, 64], cv=[64, 64])),
-    )
+    model = float64_package()
     single, shares = State(module, model), []
     for factor in (1, 1, 1, 0.01, 1, 1):
         shares.append(single.control_variate.guard.share())
@@ -145,6 +148,19 @@ def compare_runs(module, env_id, total_timesteps):
     module.train(environments, single.agent, single.control_variate, total_timesteps, single.generator)
     theirs = [episode["r"] for episode in model.ep_info_buffer]
     return largest_difference(single.numbers(), State(module, model).numbers()), environments.returns, theirs
+
+
+def test_same_initial_weights():
+    module = single_file()
+    theirs = State(module, package("CartPole-v1", 0))
+    agent, control_variate = module.Agent(4, 2), module.ControlVariate(4, 2)
+    for (name, a), b in zip(agent.named_parameters(), theirs.agent.parameters(), strict=True):
+        if name.endswith("weight"):  # orthogonal ones have nothing but their singular values in common
+            a, b = torch.linalg.svdvals(a), torch.linalg.svdvals(b)
+        torch.testing.assert_close(a, b)
+    for a, b in zip(control_variate.parameters(), theirs.control_variate.parameters(), strict=True):
+        # zeros, τ, or at least 64 numbers from one distribution
+        torch.testing.assert_close(a.square().mean().sqrt(), b.square().mean().sqrt(), rtol=0.2, atol=0)
 
 
 def test_same_updates(time_order):
@@ -189,6 +205,41 @@ MISTAKES = {
 def test_a_mistake_is_noticed(mistake, time_order):
     module = single_file(MISTAKES[mistake])
     assert compare_updates(module)[0] > 1e-3 or compare_runs(module, SHORT, 1_500)[0] > 1e-3
+
+
+def mean_returns(returns_of, seeds, total_timesteps=30_000):
+    """Mean return of the episodes of training, one number a seed."""
+    return [float(np.mean(returns_of(seed, total_timesteps))) for seed in seeds]
+
+
+def package_returns(seed, total_timesteps):
+    model = package("CartPole-v1", seed, stats_window_size=100_000)
+    model.learn(total_timesteps)
+    return [episode["r"] for episode in model.ep_info_buffer]
+
+
+@pytest.fixture(scope="module")
+def package_mean_returns():
+    return mean_returns(package_returns, range(20))
+
+
+@pytest.mark.slow
+def test_same_distribution(package_mean_returns):
+    """Of the mean return, by the exact Mann-Whitney test at 1%: other seeds would fail it once in a hundred times."""
+    single = mean_returns(single_file().main, range(20, 40))
+    assert stats.mannwhitneyu(single, package_mean_returns, method="exact").pvalue > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mistake",
+    [("range(N_CRITIC_STEPS)", "range(1)"), ("GAE_LAMBDA * (1 - ends[t])", "GAE_LAMBDA")],
+    ids=["V takes one step", "Â is carried over the end of an episode"],
+)
+def test_a_mistake_has_another_distribution(mistake, package_mean_returns):
+    """The same test tells them apart. Smaller mistakes than these are left to the comparisons above."""
+    single = mean_returns(single_file(mistake).main, range(20, 40))
+    assert stats.mannwhitneyu(single, package_mean_returns, method="exact").pvalue < 0.01
 
 
 def test_it_can_be_read_in_one_sitting():

@@ -16,18 +16,18 @@
 # This is RELAXA2C on CartPole without Stable-Baselines3: the environment loop, the networks, the estimator and the
 # update, for those who want to read the method in one sitting. The settings are those of
 # `zoo_hyperparams/relaxa2c.yml`. From equal weights, seeds and noise it takes the same actions as the package and
-# reaches the same weights up to rounding (`tests/test_single_file.py` shows it). This is a script and a notebook:
+# reaches the same weights up to rounding (`tests/test_single_file.py` shows it). It is meant to be read: with only two
+# actions, ĉ can do no more than a better state baseline would. This is a script and a notebook:
 # `jupytext --to notebook single_file.py`.
 #
 # ## The idea
 #
 # A policy network maps a state s to logits θ, and the action a is drawn from π(a|s) = softmax(θ). The advantage Â says
 # by how much better than usual the action turned out. A2C moves θ along Â ∂ log π(a|s), where ∂ is the derivative in θ.
-# This estimate of the policy gradient is right on average, but noisy. RELAX (https://arxiv.org/abs/1711.00123) makes it
-# less noisy, and keeps it right on average:
+# This estimate is noisy. RELAX (https://arxiv.org/abs/1711.00123) makes it less noisy, with the same mean:
 #
 # - **It subtracts a guess.** A network ĉ guesses Â from the state and the action, and only Â - ĉ multiplies ∂ log π.
-# - **It adds back what it took.** On average, the guess has removed the derivative of E[ĉ]. Since ĉ is a known, smooth
+# - **It adds back what it took.** The guess has removed, on average, the derivative of E[ĉ]. Since ĉ is a known, smooth
 #   function, this can be estimated with less noise, by the derivative of ĉ itself.
 # - **It learns to guess.** ĉ's weights φ are trained to make the variance of the estimate small.
 
@@ -89,7 +89,7 @@ class Agent(nn.Module):
 # A ĉ that has not learned yet, or that has fallen behind the policy, adds noise. Therefore only a share η of it is
 # applied, the share that earlier batches speak for. Let g be the estimate without ĉ, and g + d the one with ĉ. The mean
 # of ‖g + ηd‖² is smallest at η = -E⟨g, d⟩ / E‖d‖². The guard keeps both averages over earlier batches. Each batch is
-# divided by its own E‖g‖², so that all of them count the same, however large their advantages are.
+# divided by its own E‖g‖², so that all of them count alike, however large their advantages are.
 
 
 # %%
@@ -113,7 +113,7 @@ class ControlVariate(nn.Module):
 
 class Guard:
     scale = 1.0  # the root mean square of the advantages
-    size = cross = square = 0.0  # averages of E‖g‖², E⟨g, d⟩ and E‖d‖²
+    size = cross = square = 0.0  # earlier batches' E‖g‖², and their E⟨g, d⟩ and E‖d‖² as parts of it
 
     def share(self):  # η; before there is any evidence it is 0, which is A2C
         return min(max(-self.cross / self.square, 0.0), 1.0) if self.square > 0 else 0.0
@@ -187,8 +187,8 @@ def collect(environments, agent):
 #
 # To lower the variance of ĝ, φ follows ∂φ Var(ĝ) = ∂φ E‖ĝ‖² (Eq 6), which holds since E[ĝ] does not depend on φ.
 #
-# **The order matters.** E[ĝ] is right for every ĉ, scale and η that were fixed before the actions were drawn. So the
-# estimate comes first, and what φ and the guard learn from this batch serves the next one.
+# **The order matters.** E[ĝ] is the mean of A2C's estimate for every ĉ, scale and η that were fixed before the actions
+# were drawn. So the estimate comes first, and what φ and the guard learn from this batch serves the next one.
 
 
 # %%
@@ -202,7 +202,7 @@ def update(agent, control_variate, batch, learning_rate, generator=None):
     g, d = estimate.plain, estimate.grad - estimate.plain
     applied = g + control_variate.guard.share() * d
 
-    # 2. Step the policy and V, as A2C does. Then step V alone: Adam skips the policy, which has no gradient there.
+    # 2. Step the policy and V, as A2C does. Then step V alone: Adam skips the policy, which has no gradient then.
     agent.optimizer.param_groups[0]["lr"] = learning_rate
     for step in range(N_CRITIC_STEPS):
         agent.optimizer.zero_grad()

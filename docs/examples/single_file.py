@@ -14,11 +14,10 @@
 # # The method in one file
 #
 # This is RELAXA2C on CartPole without Stable-Baselines3: the environment loop, the networks, the estimator and the
-# update, for those who want to read the method in one sitting. The settings are those of
-# `zoo_hyperparams/relaxa2c.yml`. From equal weights, seeds and noise it takes the same actions as the package and
-# reaches the same weights up to rounding (`tests/test_single_file.py` shows it). It is meant to be read: with only two
-# actions, ĉ can do no more than a better state baseline would. This is a script and a notebook:
-# `jupytext --to notebook single_file.py`.
+# update, to be read in one sitting. The settings are those of `zoo_hyperparams/relaxa2c.yml`. From equal weights, seeds
+# and noise it takes the same actions as the package, and reaches the same weights up to rounding, as
+# `tests/test_single_file.py` shows. Do not expect much of ĉ here: with only two actions it can do no more than a better
+# state baseline would. This is a script and a notebook: `jupytext --to notebook single_file.py`.
 #
 # ## The idea
 #
@@ -199,7 +198,8 @@ def update(agent, control_variate, batch, learning_rate, generator=None):
     taken = F.one_hot(actions, theta.shape[-1]).unsqueeze(-2).to(theta.dtype)
     relax = RELAX(partial(control_variate, observations))
     estimate = relax.finish(GumbelOneHot(theta), taken, advantages, generator=generator)
-    g, d = estimate.plain, estimate.grad - estimate.plain
+    g = advantages.reshape(-1, 1, 1) * estimate.score  # Â ∂ log π(a|s), the estimate without ĉ
+    d = estimate.grad - g
     applied = g + control_variate.guard.share() * d
 
     # 2. Step the policy and V, as A2C does. Then step V alone: Adam skips the policy, which has no gradient then.

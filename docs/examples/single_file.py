@@ -181,8 +181,8 @@ def collect(environments, agent):
 # ĝ = [Â - ĉ(z̃, s)] ∂ log π(a|s) + ∂ĉ(z, s) - ∂ĉ(z̃, s)   (Eq 8)
 #
 # One draw of z̃ given a serves for both, since a is itself a draw of the policy. The two then have the same value, and
-# only their derivatives in θ differ, by a D between 0 and 1 that is known in closed form. This leaves
-# ĝ = [Â - ĉ(z, s)] ∂ log π(a|s) + D ∂ĉ/∂z, which is what `RELAX` computes (see [Estimators](../estimators.md)).
+# only their derivatives in log π differ, by a factor D between 0 and 1 that is known in closed form. This leaves
+# [Â - ĉ(z, s)] ∂ log π(a|s), and D ∂ĉ/∂z carried from log π to θ. `RELAX` computes it ([Estimators](../estimators.md)).
 #
 # To lower the variance of ĝ, φ follows ∂φ Var(ĝ) = ∂φ E‖ĝ‖² (Eq 6), which holds since E[ĝ] does not depend on φ.
 #

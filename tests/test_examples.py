@@ -17,6 +17,7 @@ CASES = {
         ["drop_in.zip"],
     ),
     "own_estimator": ({"n=20_000": "n=200"}, ["three bits", "unbiased: True", "unbiased: False"], []),
+    "single_file": ({"100_000": "1_000"}, ["mean return of the last 100"], []),
     "variance_diagnosis": ({}, ["variance of the policy gradient"], ["variance_diagnosis.png"]),
 }
 

@@ -63,7 +63,7 @@ class State:
     """What the two have in common, in the single file's terms, as copies. All that knows the package's insides."""
 
     def __init__(self, module, model):
-        policy, variate, statistics = model.policy, model.control_variate, model.control_variate.statistics
+        policy, guard, network = model.policy, model.control_variate, model.control_variate.variate.network
         self.agent = module.Agent(4, 2).to(policy.action_net.weight.dtype)
         self.control_variate = module.ControlVariate(4, 2).to(policy.action_net.weight.dtype)
         self.generator = torch.Generator().set_state(model.noise_generator.get_state())
@@ -71,12 +71,13 @@ class State:
         ours += [self.control_variate.action_layer, self.control_variate.output_layer]
         theirs = [*policy.mlp_extractor.policy_net[::2], policy.action_net]
         theirs += [*policy.mlp_extractor.value_net[::2], policy.value_net]
-        theirs += [variate.state_encoder[0], variate.state_layer, variate.action_layer, variate.output_layer]
+        theirs += [network.state_encoder[0], network.state_layer, network.action_layer, network.output_layer]
         for own, other in zip(ours, theirs, strict=True):
             own.load_state_dict(other.state_dict())
-        self.control_variate.log_temperature.data.copy_(variate.log_temperature)
-        for name in ("scale", "size", "cross", "square"):
-            setattr(self.control_variate.guard, name, float(getattr(statistics, name)))
+        self.control_variate.log_temperature.data.copy_(network.log_temperature)
+        self.control_variate.guard.scale = network.scale.item()
+        for name in ("size", "cross", "square"):
+            setattr(self.control_variate.guard, name, getattr(guard, name).item())
 
     def numbers(self):
         """Everything that training changes, by name."""

@@ -183,7 +183,9 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             th.manual_seed(mixed_seed(seed, "control variate"))
             spec = values.default_control_variate if values.control_variate is None else values.control_variate
             variate = make_control_variate(spec, self.view, values)
-            self.control_variate = Guarded(variate).to(self.device) if values.cv_guard else variate
+            self.control_variate = (
+                Guarded(variate).to(self.device, dtype=self.view.dtype) if values.cv_guard else variate
+            )
             self.update_rule = make_update_rule(values.update_rule, self.view, self.policy.optimizer)
             self._setup_noise(seed)
 

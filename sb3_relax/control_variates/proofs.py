@@ -1,0 +1,101 @@
+"""What a control variate must pass: its mean is the score function's, shown by enumeration, not by training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch as th
+
+from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.estimators.estimate import expand_to
+from sb3_relax.estimators.proofs.exact import samples_with_probability
+from sb3_relax.policy_gradient.policy_view import PolicyOutput
+
+
+@dataclass(frozen=True)
+class Bias:
+    """E[ĝ | s] - E[Â ∂θ log π(a|s) | s] at one state, exact over actions.
+
+    :param difference: per parameter of the action distribution
+    :param standard_error: of what remains random, the control variate's own noise; 0 where it draws none
+    :param size: the largest part of E[Â ∂θ log π(a|s) | s] or of ĝ, to compare with
+    """
+
+    difference: th.Tensor
+    standard_error: th.Tensor
+    size: float
+
+    @property
+    def z_scores(self) -> th.Tensor:
+        """Differences in standard errors; rounding alone counts as none."""
+        rounding = 1e-9 * max(self.size, 1.0)
+        return self.difference / self.standard_error.clamp(min=rounding)
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether no difference is beyond what noise explains (five standard errors), or rounding where there is none."""
+        return bool((self.z_scores.abs() < 5).all())
+
+
+def measure_bias(
+    control_variate: ControlVariate,
+    output: PolicyOutput,
+    signal: th.Tensor,
+    generator: th.Generator,
+    n_draws: int = 2_000,
+    nodes: int = 40,
+) -> Bias:
+    """The bias of a control variate at one state, whatever ĉ has learned.
+
+    Every action is visited with its probability (a Gaussian's by Gauss-Hermite quadrature), so that nothing of the
+    action is left to chance. Noise that the control variate draws is drawn ``n_draws`` times.
+
+    :param control_variate: in float64 (``.double()``), with weights that matter; it is not trained here
+    :param output: a pass of the policy over one step: ``view.evaluate(observations[:1], actions[:1])``
+    :param signal: Â of every action, ``[M]``: as many numbers as :func:`actions_of` gives actions
+    :param generator: of the control variate's noise
+    :param n_draws: of its noise; one is enough where it draws none
+    :raises ValueError: for a control variate in less than float64, which could not show it
+
+    Example::
+
+        b, probability = actions_of(output)
+        assert measure_bias(variate.double(), output, th.randn(len(b), dtype=th.float64), generator).unbiased
+    """
+    numbers = [x for x in (*control_variate.parameters(), *control_variate.buffers()) if x.is_floating_point()]
+    if any(x.dtype != th.float64 for x in numbers):
+        raise ValueError("the control variate must be float64 for this to mean anything: control_variate.double()")
+    output = _in_float64(output)
+    b, probability = actions_of(output, nodes)
+    everything = _repeated(output, b)
+    weight = expand_to(probability, everything.latent)
+    exact = (weight * expand_to(signal, everything.latent) * everything.latent.score(b)).sum(0)
+    draws, size = [], exact.abs().max().item()
+    for _ in range(n_draws if control_variate.draws_noise else 1):
+        grad = control_variate.gradient(everything, signal, generator).grad
+        size = max(size, grad.abs().max().item())
+        draws.append((weight * grad).sum(0) - exact)
+    stacked = th.stack(draws)
+    error = stacked.std(0) / math.sqrt(len(draws)) if len(draws) > 1 else th.zeros_like(exact)
+    return Bias(stacked.mean(0), error, size)
+
+
+def actions_of(output: PolicyOutput, nodes: int = 40) -> tuple[th.Tensor, th.Tensor]:
+    """Every action of one state as the latent's b, ``[M, *event]``, and its probability, ``[M]``.
+
+    :param output: a pass of the policy over one step
+    :param nodes: of Gauss-Hermite quadrature per dimension, for a Gaussian
+    """
+    output = _in_float64(output)
+    return samples_with_probability(output.latent.at(output.latent.theta[0]), nodes)
+
+
+def _in_float64(output: PolicyOutput) -> PolicyOutput:
+    numbers = {name: x.detach().double() for name, x in output._asdict().items() if isinstance(x, th.Tensor)}
+    return output._replace(latent=output.latent.at(output.latent.theta.detach().double()), **numbers)
+
+
+def _repeated(output: PolicyOutput, b: th.Tensor) -> PolicyOutput:
+    """One step's output for each of ``b``."""
+    return output.at(th.zeros(len(b), dtype=th.int64))._replace(sample=b)

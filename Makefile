@@ -11,7 +11,7 @@ help:
 	@echo "make test       the tests (minutes); make test-slow: the long ones"
 	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
 	@echo "make bench      speed and memory against SB3's A2C"
-	@echo "make tables     README's tables and figures from the records in scripts/results"
+	@echo "make tables     tables and figures of README.md and docs/ from the records in scripts/results"
 	@echo "make docs       the documentation, into site/index.html"
 
 # torch first and pinned: a range that admits a newer release would bring gigabytes of CUDA packages
@@ -23,7 +23,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python -m scripts.run.demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
@@ -41,13 +41,13 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python scripts/bench.py
+	$(BIN)/python -m scripts.bench.algorithms
 
 tables: $(READY)
-	$(BIN)/python scripts/make_tables.py
-	$(BIN)/python scripts/figure3.py
-	$(BIN)/python scripts/figures_rl.py
-	$(BIN)/python scripts/figure4.py
+	$(BIN)/python -m scripts.tables
+	$(BIN)/python -m scripts.tables.figure3
+	$(BIN)/python -m scripts.tables.learning_curves
+	$(BIN)/python -m scripts.tables.figure4
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

@@ -33,15 +33,13 @@ ORDER = [
 
 
 @pytest.fixture
-def tools(monkeypatch):
+def tools():
     """What scripts/ adds to MkDocs."""
     pytest.importorskip("mkdocs")
     pytest.importorskip("jupytext")
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    import docs_docstrings
-    import docs_hooks
+    from scripts.docs import docstrings, hooks
 
-    return docs_docstrings, docs_hooks
+    return docstrings, hooks
 
 
 def needs_contrib(page):
@@ -109,8 +107,12 @@ def test_readme_parts(tools):
     assert "CartPole" not in page
     assert hooks.section("Which defaults, and why") in hooks.section("What it does: measured")
     assert "## Export" not in hooks.section("rl-zoo: train, tune, enjoy")
-    for wrong in ("<!-- readme: No such -->", "<!-- table: nosuch -->", "<!-- table: learning of SAC -->"):
-        with pytest.raises(PluginError, match=r"README\.md"):
+    for wrong, message in (
+        ("<!-- readme: No such -->", "no heading 'No such'"),
+        ("<!-- table: learnin -->", "no page has a table 'learnin'; did you mean 'learning'?"),
+        ("<!-- table: learning of SAC -->", "the table 'learning' has no row of SAC"),
+    ):
+        with pytest.raises(PluginError, match=re.escape(message)):
             hooks.on_page_markdown(wrong)
 
 

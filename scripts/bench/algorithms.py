@@ -1,6 +1,6 @@
 """Cost against SB3's A2C: steps per second of whole learn() calls, peak memory, and what importing the core imports.
 
-    python -m scripts.bench.algorithms [--repeats 25] [--record scripts/results/bench.json]
+    python -m scripts.bench.algorithms [--repeats 25] [--output results]
 
 Both algorithms learn in turns in one process on one thread, and every ratio compares neighbours in time, so that a
 noisy machine disturbs both alike. Memory is the peak of a fresh process per algorithm.
@@ -26,7 +26,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_relax import LAXA2C, RELAXA2C
-from scripts.records import RESULTS, ROOT, provenance, write_record
+from scripts.records import ROOT, add_output, provenance, write_record
 
 N_ENVS = 8
 CASES: dict[str, tuple[str, type[A2C], dict[str, Any]]] = {
@@ -91,7 +91,7 @@ def core_imports_sb3() -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=25)
-    parser.add_argument("--record", type=Path, default=RESULTS / "bench.json")
+    add_output(parser, "bench.json")
     parser.add_argument("--only-memory", action="store_true", help="measure memory again, in the record that is there")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -99,6 +99,7 @@ def main() -> None:
         measure_memory(arguments.memory_of)
         return
 
+    path = arguments.output / "bench.json"
     th.set_num_threads(1)
     speed = []
     pairs = [] if arguments.only_memory else [(name, n) for name in CASES for n in TARGETS]
@@ -124,7 +125,7 @@ def main() -> None:
         memory.append(
             {"case": name, "a2c_mb": reference, "mb": ours, "ratio": ours / reference, "target": MEMORY_TARGET}
         )
-    old = json.loads(arguments.record.read_text()) if arguments.only_memory else None
+    old = json.loads(path.read_text()) if arguments.only_memory else None
     speed = old["speed"] if old else speed
     record = {
         "speed": speed,
@@ -135,7 +136,7 @@ def main() -> None:
         "threads": 1,
         **provenance(),
     }
-    write_record(arguments.record, record)
+    write_record(path, record)
 
     table = Table(
         "case", "environment", "n_steps", "steps/s ÷ A2C's (median, 95% interval)", "asked", "peak memory ÷ A2C's"

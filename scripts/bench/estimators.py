@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,8 @@ from sb3_relax.estimators import (
 from sb3_relax.estimators.latents import Latent, LogisticBernoulli
 from scripts.bench.peers import PEERS, installed, ours
 from scripts.bench.problems import PROBLEMS, TIMED_PROBLEMS, Problem
-from scripts.records import RESULTS, provenance, write_record
+from scripts.records import add_output, provenance, write_record
 
-FOLDER = RESULTS / "estimators"
 BATCH = 24
 RATES = (1e-3, 3e-3, 1e-2)
 TRAINING_STEPS = 2000
@@ -126,9 +126,9 @@ def measure_variance(name: str, problem_name: str, instance: int) -> dict[str, A
     }
 
 
-def run_variance(jobs: int, cases: list[str]) -> None:
+def run_variance(jobs: int, cases: list[str], folder: Path) -> None:
     """Measure ``cases``; rows of others stay as they were recorded, each with its commit."""
-    path = FOLDER / "variance.json"
+    path = folder / "variance.json"
     origin = provenance()
     todo = [
         (name, problem, instance)
@@ -172,7 +172,7 @@ def step_of(estimator: Estimator, problem: Problem, two_phases: bool = False) ->
     return step
 
 
-def run_time(repeats: int, calls: int) -> None:
+def run_time(repeats: int, calls: int, folder: Path) -> None:
     torch.set_num_threads(1)
     rows = []
     for problem_name, build_problem in TIMED_PROBLEMS.items():
@@ -215,7 +215,7 @@ def run_time(repeats: int, calls: int) -> None:
                 }
             )
     settings = {"batch": BATCH, "threads": 1, "repeats": repeats, "calls": calls, "peers": check_peers()}
-    write_record(FOLDER / "time.json", {"rows": rows, **settings, **provenance()})
+    write_record(folder / "time.json", {"rows": rows, **settings, **provenance()})
 
 
 def check_peers(samples: int = 100_000) -> list[dict[str, Any]]:
@@ -239,12 +239,12 @@ def check_peers(samples: int = 100_000) -> list[dict[str, Any]]:
     return rows
 
 
-def show() -> None:
+def show(folder: Path) -> None:
     for part, columns in (
         ("variance", ("evaluations", "variance", "standard_error")),
         ("time", ("microseconds", "ratio")),
     ):
-        path = FOLDER / f"{part}.json"
+        path = folder / f"{part}.json"
         if not path.exists():
             continue
         table = Table("problem", "case", *columns, title=part)
@@ -260,12 +260,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes of the variance part")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--calls", type=int, default=40, help="calls per repeat of the time part")
+    add_output(parser, "estimators/variance.json and estimators/time.json")
     arguments = parser.parse_args()
+    folder = arguments.output / "estimators"
     if arguments.part in (None, "time"):
-        run_time(arguments.repeats, arguments.calls)
+        run_time(arguments.repeats, arguments.calls, folder)
     if arguments.part in (None, "variance"):
-        run_variance(arguments.jobs, arguments.case)
-    show()
+        run_variance(arguments.jobs, arguments.case, folder)
+    show(folder)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Speed of a training iteration of the VAE: every estimator in turns, in one process, on one thread.
 
-    python -m scripts.bench.vae --compiled relax rebar [--rounds 15] [--record scripts/results/vae/bench.json]
+    python -m scripts.bench.vae --compiled relax rebar [--rounds 15] [--output results]
 
 Whole iterations on random 28 x 28 bits, batch 24, 200 bits a layer. The process's CPU time is measured, which on an
 idle machine is the wall-clock time and on a busy one is disturbed less; every ratio is one within a round.
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +27,7 @@ from sb3_relax.tasks.vae.data import Dataset
 from sb3_relax.tasks.vae.model import MODELS
 from sb3_relax.tasks.vae.objective import LogWeight
 from sb3_relax.tasks.vae.trainer import Config, Trainer
-from scripts.records import RESULTS, provenance, write_record
+from scripts.records import add_output, provenance, write_record
 
 #: case → the most iterations of Concrete it may cost
 TARGETS = {"relax": 2.5, "rebar": 1.7, "rebar_baseline": 1.7}
@@ -119,12 +118,12 @@ def main() -> None:
     parser.add_argument(
         "--compiled", nargs="+", choices=list(CASES), help="measure the compiled forms of these as well"
     )
-    parser.add_argument("--record", type=Path, default=RESULTS / "vae" / "bench.json")
+    add_output(parser, "vae/bench.json")
     options = parser.parse_args()
     prepare_cpu(1)
     compiled = {REFERENCE, *options.compiled} if options.compiled else set()
     rows = [row for model in MODELS for row in measure(model, options.rounds, options.steps, compiled)]
-    write_record(options.record, {"rows": rows, "batch_size": 24, "threads": 1, **provenance()})
+    write_record(options.output / "vae" / "bench.json", {"rows": rows, "batch_size": 24, "threads": 1, **provenance()})
     table = Table(
         "model", "estimator", "iterations / CPU second", "time ÷ Concrete's (quartiles)", "asked", "÷ plain form"
     )

@@ -1,6 +1,6 @@
 """The README's GIF: one episode of a trained agent of agents/, deterministic.
 
-    python -m scripts.docs.gif [--env LunarLander-v3] [--algo relaxa2c] [--seed 0] [--output agents/lunarlander.gif]
+    python -m scripts.docs.gif [--env LunarLander-v3] [--algo relaxa2c] [--seed 0] [--output .]
 
 Needs pygame-ce for classic control and Box2D.
 """
@@ -8,7 +8,6 @@ Needs pygame-ce for classic control and Box2D.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -16,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
-from scripts.records import ROOT
+from scripts.records import ROOT, add_output
 
 CLASSES = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C}
 
@@ -47,7 +46,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=5, help="steps from frame to frame")
     parser.add_argument("--width", type=int, default=300, help="in pixels")
-    parser.add_argument("--output", type=Path, default=ROOT / "agents" / "lunarlander.gif")
+    add_output(parser, "agents/lunarlander.gif")
     arguments = parser.parse_args()
     images = []
     for frame in frames(arguments.algo, arguments.env, arguments.seed, arguments.every):
@@ -55,8 +54,10 @@ def main() -> None:
         images.append(Image.fromarray(frame).resize((arguments.width, height)).quantize(32, dither=Image.Dither.NONE))
     # 20 frames a second; the last is held
     durations = [50] * (len(images) - 1) + [1500]
-    images[0].save(arguments.output, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
-    print(f"{arguments.output}: {len(images)} frames, {arguments.output.stat().st_size / 1e3:.0f} kB")
+    path = arguments.output / "agents" / "lunarlander.gif"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
+    print(f"{path}: {len(images)} frames, {path.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train briefly, open tensorboard in a headless Chromium, and save a picture of its "Custom Scalars" tab.
 
-    python -m scripts.docs.tensorboard_screenshot [--output scripts/results/tensorboard/custom_scalars.png]
+    python -m scripts.docs.tensorboard_screenshot [--output results]
 
 Needs tensorboard and, not as a Python dependency, Chromium with its driver (Debian: chromium, chromium-driver).
 Without them it says so and ends with status 0.
@@ -29,7 +29,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_relax import RELAXA2C
 from sb3_relax.common.callbacks import LAYOUT, GradientVarianceCallback, TensorboardLayoutCallback
-from scripts.records import RESULTS, provenance, write_record
+from scripts.records import add_output, provenance, write_record
 from scripts.run.rl import hyperparams_of, model_arguments
 
 ENV = "CartPole-v1"
@@ -157,7 +157,7 @@ def photograph(logdir: Path, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=RESULTS / "tensorboard" / "custom_scalars.png")
+    add_output(parser, "tensorboard/custom_scalars.png")
     parser.add_argument("--timesteps", type=int, default=40_000)
     arguments = parser.parse_args()
     missing = [name for name in ("chromedriver", "chromium") if shutil.which(name) is None]
@@ -166,9 +166,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         train(Path(folder) / "logs", arguments.timesteps)
-        photograph(Path(folder) / "logs", arguments.output)
-    write_record(arguments.output.with_suffix(".json"), {"env": ENV, "timesteps": arguments.timesteps, **provenance()})
-    print(arguments.output)
+        picture = arguments.output / "tensorboard" / "custom_scalars.png"
+        photograph(Path(folder) / "logs", picture)
+    write_record(picture.with_suffix(".json"), {"env": ENV, "timesteps": arguments.timesteps, **provenance()})
+    print(picture)
 
 
 if __name__ == "__main__":

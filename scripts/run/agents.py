@@ -1,7 +1,7 @@
 """The agents of agents/: trained by the command line with zoo_hyperparams/, scored, stripped to what enjoy needs.
 
-    python -m scripts.run.agents                        # those that are not there yet
-    python -m scripts.run.agents --env LunarLander-v3
+    python -m scripts.run.agents --output .                        # those that are not there yet
+    python -m scripts.run.agents --output . --env LunarLander-v3
 
 Each is the last model of one run (not the best of its evaluations), scored afterwards on 100 episodes with
 deterministic actions. Seeds are fixed below.
@@ -25,7 +25,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
-from scripts.records import ROOT, provenance, write_record
+from scripts.records import ROOT, add_output, provenance, write_record
 
 CLASSES = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C}
 #: environment → algorithm and training seed
@@ -91,12 +91,12 @@ def train(env_id: str, agents: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", action="append", choices=AGENTS, help="only this one, anew (may be repeated)")
-    parser.add_argument("--agents", type=Path, default=ROOT / "agents")
+    add_output(parser, "agents/<algorithm>/<environment>_1")
     arguments = parser.parse_args()
     for env_id, (algorithm, _) in AGENTS.items():
-        done = (arguments.agents / algorithm / f"{env_id}_1" / "score.json").exists()
+        done = ((arguments.output / "agents") / algorithm / f"{env_id}_1" / "score.json").exists()
         if env_id in (arguments.env or []) or (arguments.env is None and not done):
-            train(env_id, arguments.agents)
+            train(env_id, (arguments.output / "agents"))
 
 
 if __name__ == "__main__":

@@ -3,22 +3,23 @@
     python -m scripts.run.check_zoo                     # what has no record yet
     python -m scripts.run.check_zoo --file a2c --jobs 1
 
-A run that fails leaves no record, is reported at the end and does not take the others with it.
+Records go to results/zoo_check in the folder that this is run in. A run that fails leaves no record, is reported at the
+end and does not take the others with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 from stable_baselines3.common.monitor import load_results
 
 from sb3_relax.zoo.hyperparams import read_entries, runs_a2c_entry
-from scripts.records import RESULTS, ROOT, provenance, write_record
+from scripts.records import ROOT, Records, add_output, file_name, provenance
 from scripts.run.sweep import in_parallel
 
 FILES = ("relaxa2c", "laxa2c", "a2c", "relaxa2c_lstm", "laxa2c_lstm")
@@ -31,7 +32,16 @@ def algorithm_of(file: str, env_id: str) -> str:
     return runs_a2c_entry(env_id)
 
 
-def check(file: str, env_id: str, steps: int, path: Path) -> None:
+def entries_of(file: str) -> list[str]:
+    """The environments of a file."""
+    return [env_id for env_id in read_entries(ROOT / "zoo_hyperparams" / f"{file}.yml") if env_id != "default"]
+
+
+def record_name(file: str, env_id: str) -> str:
+    return file_name(f"{file}_{env_id}")
+
+
+def check(file: str, env_id: str, steps: int, records: Records) -> None:
     """One run and its record."""
     algorithm = algorithm_of(file, env_id)
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +50,11 @@ def check(file: str, env_id: str, steps: int, path: Path) -> None:
         command += ["--conf-file", str(ROOT / "zoo_hyperparams" / f"{file}.yml")]
         start = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-m", "sb3_relax.zoo", *command], capture_output=True, text=True, cwd=folder
+            [sys.executable, "-m", "sb3_relax.zoo", *command],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         seconds = time.perf_counter() - start
         if done.returncode != 0:
@@ -49,8 +63,8 @@ def check(file: str, env_id: str, steps: int, path: Path) -> None:
             returns = load_results(f"{folder}/{algorithm}/{env_id}_1").r.tolist()
         except IndexError:
             returns = []  # no episode ended
-    write_record(
-        path,
+    records.write(
+        record_name(file, env_id),
         {
             "file": f"zoo_hyperparams/{file}.yml",
             "env": env_id,
@@ -69,15 +83,23 @@ def main() -> None:
     parser.add_argument("--file", action="append", choices=FILES, help="only this file (may be repeated)")
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
-    parser.add_argument("--results", type=Path, default=RESULTS / "zoo_check")
+    add_output(parser, "zoo_check/runs.jsonl")
     arguments = parser.parse_args()
-    jobs = {}
-    for file in arguments.file or FILES:
-        for env_id in read_entries(ROOT / "zoo_hyperparams" / f"{file}.yml"):
-            path = arguments.results / f"{file}_{env_id}.json"
-            if env_id != "default" and not path.exists():
-                jobs[f"{file}.yml {env_id}"] = (file, env_id, arguments.steps, path)
-    failures = in_parallel(check, jobs, arguments.jobs, "entries")
+    records = Records(arguments.output / "zoo_check")
+    cells = [[record_name(file, env_id) for env_id in entries_of(file)] for file in FILES]
+
+    def pack() -> None:
+        records.pack_complete(cells)
+
+    pack()  # what a killed one left
+    done = records.names()
+    jobs = {
+        f"{file}.yml {env_id}": (file, env_id, arguments.steps, records)
+        for file in arguments.file or FILES
+        for env_id in entries_of(file)
+        if record_name(file, env_id) not in done
+    }
+    failures = in_parallel(check, jobs, arguments.jobs, "entries", after_each=pack)
     if failures:
         raise SystemExit(f"{len(failures)} of {len(jobs)} entries failed")
 

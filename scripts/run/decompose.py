@@ -4,13 +4,12 @@
     python -m scripts.run.decompose --env CartPole-v1
 
 Each environment's agent is trained once and kept at three places of its budget; sb3_relax.diagnose measures each, one
-record per policy. What has a record is not measured again.
+record per policy, in results/decomposition of the folder that this is run in. What has a record is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax.diagnose import diagnose
-from scripts.records import RESULTS, ROOT, provenance, write_record
+from scripts.records import ROOT, Records, add_output, provenance
 from scripts.run.rl import built, hyperparams_of, made
 from scripts.run.sweep import asked_for, in_parallel
 
@@ -66,7 +65,11 @@ def frozen_env(env_id: str, hyperparams: dict[str, Any], statistics: Path) -> Ve
     return env
 
 
-def decompose(env_id: str, task: dict[str, Any], folder: Path, stages: list[str]) -> None:
+def record_name(env_id: str, stage: str) -> str:
+    return f"{env_id}_{stage}"
+
+
+def decompose(env_id: str, task: dict[str, Any], records: Records, stages: list[str]) -> None:
     """Train an environment's agent, and measure it at each stage."""
     th.set_num_threads(1)
     model, hyperparams = built(env_id, task["agent"], SEED)
@@ -83,15 +86,12 @@ def decompose(env_id: str, task: dict[str, Any], folder: Path, stages: list[str]
                 **task.get("sizes", {}),
             )
             about = {"env": env_id, "stage": stage, "timesteps": agent.num_timesteps, "hyperparams": hyperparams}
-            write_record(folder / f"{env_id}_{stage}.json", {**about, **result.to_dict(), **provenance()})
+            records.write(record_name(env_id, stage), {**about, **result.to_dict(), **provenance()})
 
 
-def stale(path: Path, env_id: str, protocol: dict[str, Any]) -> bool:
+def stale(record: dict[str, Any] | None, env_id: str, protocol: dict[str, Any]) -> bool:
     """Whether there is no record, or one of other values than the protocol's."""
-    return (
-        not path.exists()
-        or json.loads(path.read_text())["hyperparams"] != hyperparams_of(env_id, protocol[env_id]["agent"])[1]
-    )
+    return record is None or record["hyperparams"] != hyperparams_of(env_id, protocol[env_id]["agent"])[1]
 
 
 def main() -> None:
@@ -99,15 +99,22 @@ def main() -> None:
     parser.add_argument("--protocol", type=Path, default=PROTOCOL)
     parser.add_argument("--env", action="append", help="only this environment (may be repeated)")
     parser.add_argument("--jobs", type=int, default=2, help="environments at a time, one core each")
-    parser.add_argument("--results", type=Path, default=RESULTS / "decomposition")
+    add_output(parser, "<protocol>/runs.jsonl")
     arguments = parser.parse_args()
     protocol = yaml.safe_load(arguments.protocol.read_text())
+    records = Records(arguments.output / arguments.protocol.stem)
+    cells = [[record_name(env_id, stage) for stage in STAGES] for env_id in protocol]
+
+    def pack() -> None:
+        records.pack_complete(cells)
+
+    pack()  # what a killed one left
     jobs = {}
     for env_id, task in asked_for(parser, arguments, protocol).items():
-        missing = [stage for stage in STAGES if stale(arguments.results / f"{env_id}_{stage}.json", env_id, protocol)]
+        missing = [stage for stage in STAGES if stale(records.get(record_name(env_id, stage)), env_id, protocol)]
         if missing:
-            jobs[env_id] = (env_id, task, arguments.results, missing)
-    if in_parallel(decompose, jobs, arguments.jobs, "environments"):
+            jobs[env_id] = (env_id, task, records, missing)
+    if in_parallel(decompose, jobs, arguments.jobs, "environments", after_each=pack):
         raise SystemExit(1)
 
 

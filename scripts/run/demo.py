@@ -8,6 +8,7 @@ Writes the agent, its evaluation, a learning curve and tensorboard logs. Ctrl-C 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_relax import RELAXA2C
-from scripts.records import ROOT, provenance, write_record
+from scripts.records import provenance, write_record
 from scripts.run.rl import Recorder, hyperparams_of, model_arguments
 
 matplotlib.use("Agg")
@@ -56,7 +57,7 @@ def draw(recorder: Recorder, threshold: float, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=ROOT / "demo")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder; default: %(default)s")
     parser.add_argument(
         "--timesteps", type=int, default=None, help=f"budget, granted up to {ATTEMPTS} times; default: the zoo entry's"
     )
@@ -119,7 +120,7 @@ def main() -> None:
     print(f"learning curve   {curve}")
     print(f"agent            {agent}")
     print(f'                 from sb3_relax import RELAXA2C; model = RELAXA2C.load("{agent}")')
-    print(f"tensorboard      {ROOT / '.venv/bin/tensorboard'} --logdir {output / 'tensorboard'}")
+    print(f"tensorboard      {Path(sys.executable).parent / 'tensorboard'} --logdir {output / 'tensorboard'}")
     if not reached:
         raise SystemExit(1)
 

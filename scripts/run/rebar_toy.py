@@ -1,6 +1,6 @@
 """Can REBAR beat REINFORCE on the toy of the paper? The variance of both, exactly, at each τ with the best η.
 
-    python -m scripts.run.rebar_toy [--record scripts/results/toy/rebar.json]
+    python -m scripts.run.rebar_toy [--output results]
 
 Var[ĝ] of REBAR over that of REINFORCE at θ = 0, where training starts, for one bit and f(b) = (b - t)², b enumerated
 and the relaxation's noise integrated, coupled in closed form and with independent z and z̃. The variance is a parabola
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from pathlib import Path
 
 import torch
 from joblib import Parallel, delayed
@@ -21,7 +20,7 @@ from rich.table import Table
 from sb3_relax.estimators import REBAR, Estimator, LogisticBernoulli, Reinforce
 from sb3_relax.estimators.exact import samples_with_probability
 from sb3_relax.estimators.quadrature import product_rule, unit_interval_rule
-from scripts.records import RESULTS, provenance, write_record
+from scripts.records import add_output, provenance, write_record
 
 TARGETS = (0.499, 0.49, 0.45, 0.4, 0.3)
 TEMPERATURES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0, 1e3, 1e4)
@@ -61,12 +60,12 @@ def best_scale(target: float, temperature: float, coupled: bool) -> dict[str, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, default=RESULTS / "toy" / "rebar.json")
+    add_output(parser, "toy/rebar.json")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     cases = itertools.product(TARGETS, TEMPERATURES, (True, False))
     rows = Parallel(n_jobs=arguments.jobs)(delayed(best_scale)(*case) for case in cases)
-    write_record(arguments.record, {"rows": rows, "nodes": NODES, **provenance()})
+    write_record(arguments.output / "toy" / "rebar.json", {"rows": rows, "nodes": NODES, **provenance()})
     table = Table("t", "τ", "form", "best η", "Var[REBAR] ÷ Var[REINFORCE]")
     for row in rows:
         form = "coupled" if row["coupled"] else "independent"

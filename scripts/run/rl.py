@@ -4,8 +4,9 @@
     python -m scripts.run.rl --env CartPole-v1 --jobs 2     # one environment
     python -m scripts.run.rl --algorithm relaxa2c           # one algorithm
 
-A run whose record exists is skipped, so a killed sweep continues where it stopped. A failed run is reported at the end
-and does not take the others with it. Where a protocol has ``until_solved: true``, runs stop at the threshold.
+Records go to results/<protocol> in the folder that this is run in, or in that of ``--output``. A run that has a record
+there is skipped, so a killed sweep continues where it stopped. A failed run is reported at the end and does not take
+the others with it. Where a protocol has ``until_solved: true``, runs stop at the threshold.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.common.environments import make_undrawn_vec_env
 from sb3_relax.zoo.hyperparams import RATES, to_rate
-from scripts.records import RESULTS, ROOT, provenance, write_record
+from scripts.records import ROOT, Records, add_output, file_name, provenance
 from scripts.run.sweep import BACKENDS, asked_for, in_parallel
 
 #: keys that are no arguments of an algorithm
@@ -139,7 +140,12 @@ def trained(
     return model, hyperparams, recorder, time.perf_counter() - start
 
 
-def run(env_id: str, name: str, task: dict[str, Any], seed: int, path: Path) -> None:
+def run_name(env_id: str, name: str, seed: int) -> str:
+    """Of a run's record."""
+    return file_name(f"{env_id}_{name}_{seed:04d}")
+
+
+def run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Records) -> None:
     """One run and its record."""
     threshold, until_solved = task["threshold"], task.get("until_solved", False)
     model, hyperparams, recorder, seconds = trained(env_id, task["algorithms"][name], seed, threshold, until_solved)
@@ -150,8 +156,8 @@ def run(env_id: str, name: str, task: dict[str, Any], seed: int, path: Path) -> 
         eval_env.obs_rms = statistics.obs_rms
     scores, _ = evaluate_policy(model, eval_env, n_eval_episodes=100, return_episode_rewards=True)
     every = max(1, len(recorder.variances) // 200)
-    write_record(
-        path,
+    records.write(
+        run_name(env_id, name, seed),
         {
             "env": env_id,
             "algorithm": name,
@@ -180,25 +186,35 @@ def main() -> None:
     parser.add_argument("--algorithm", action="append", help="only this algorithm of the protocol (may be repeated)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
     parser.add_argument("--backend", choices=BACKENDS, default="loky", help="of joblib: ray and dask for clusters")
-    parser.add_argument("--results", type=Path, default=None, help="default: scripts/results/<protocol's name>")
+    add_output(parser, "<protocol>/runs.jsonl and what belongs to it")
     arguments = parser.parse_args()
     protocol = yaml.safe_load(arguments.protocol.read_text())
-    folder = arguments.results or RESULTS / arguments.protocol.stem
+    records = Records(arguments.output / arguments.protocol.stem)
 
     tasks = asked_for(parser, arguments, protocol)
     known = list(dict.fromkeys(name for task in tasks.values() for name in task["algorithms"]))
     algorithms = arguments.algorithm or known
     if unknown := sorted(set(algorithms) - set(known)):
         parser.error(f"{', '.join(unknown)}: of {', '.join(tasks)}, {arguments.protocol.name} has {', '.join(known)}")
-    jobs = {}
-    for env_id, task in tasks.items():
-        for seed in task["seeds"]:
-            for name in [name for name in task["algorithms"] if name in algorithms]:
-                path = folder / f"{env_id}_{name.replace(' ', '-')}_{seed:04d}.json"
-                if not path.exists():
-                    jobs[path.stem] = (env_id, name, task, seed, path)
+    cells = [
+        [run_name(env_id, name, seed) for seed in task["seeds"]]
+        for env_id, task in tasks.items()
+        for name in task["algorithms"]
+    ]
+    records.pack_complete(cells)  # what a killed sweep left
+    done = records.names()
+    jobs = {
+        run_name(env_id, name, seed): (env_id, name, task, seed, records)
+        for env_id, task in tasks.items()
+        for seed in task["seeds"]
+        for name in task["algorithms"]
+        if name in algorithms and run_name(env_id, name, seed) not in done
+    }
 
-    failures = in_parallel(run, jobs, arguments.jobs, "runs", arguments.backend)
+    def pack() -> None:
+        records.pack_complete(cells)
+
+    failures = in_parallel(run, jobs, arguments.jobs, "runs", arguments.backend, after_each=pack)
     if failures:
         raise SystemExit(f"{len(failures)} of {len(jobs)} runs failed")
 

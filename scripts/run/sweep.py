@@ -50,7 +50,12 @@ def asked_for(
 
 
 def in_parallel(
-    run: Callable[..., None], jobs: Mapping[str, tuple[Any, ...]], count: int, what: str, backend: str = "loky"
+    run: Callable[..., None],
+    jobs: Mapping[str, tuple[Any, ...]],
+    count: int,
+    what: str,
+    backend: str = "loky",
+    after_each: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Run all; the names and tracebacks of those that failed.
 
@@ -59,6 +64,7 @@ def in_parallel(
     :param count: runs at a time
     :param what: they are, for the progress bar
     :param backend: one of ``BACKENDS``
+    :param after_each: called here, in this process, whenever a job has ended
     """
     failures = []
     with on_backend(backend, count):
@@ -69,6 +75,7 @@ def in_parallel(
             if failure:
                 failures.append(failure)
                 tqdm.write(failure)
+            after_each()
     return failures
 
 

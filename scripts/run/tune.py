@@ -2,18 +2,18 @@
 
     python -m scripts.run.tune                               # all of scripts/protocols/tuning.yml
     python -m scripts.run.tune --env CartPole-v1 --jobs 2    # one environment
-    python -m scripts.run.rl --protocol scripts/protocols/tuned.yml    # then: what was found, on fresh seeds
+    python -m scripts.run.rl --protocol results/tuning/tuned.yml    # then: what was found, on fresh seeds
 
 A trial's value is the mean return during training, averaged over the tuning seeds (rl_zoo3 chooses by the last
 evaluation, which is at its best for many settings); networks are those of the protocol. Trials are pruned after a seed
-that is worse than the median there. A study is a record in scripts/results/tuning and, while it runs, a journal in
-scripts/runs/tuning: a killed search goes on. ``--storage`` names a database instead, which several machines share.
+that is worse than the median there. A study is a record in results/tuning of the folder that this is run in
+and, while it runs, a journal there: a killed search goes on. ``--storage`` names a database instead, which several
+machines share. What was found is written to results/tuning/tuned.yml, a protocol for scripts/run/rl.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ import optuna
 import yaml
 from optuna.trial import TrialState
 
+from sb3_relax.tasks.records import write_whole
 from sb3_relax.zoo.storage import open_storage
-from scripts.records import RESULTS, ROOT, provenance, read_records, write_record
+from scripts.records import ROOT, Records, add_output, file_name, provenance
 from scripts.run.rl import trained
 from scripts.run.sweep import BACKENDS, asked_for, in_parallel
 from scripts.tables.rl_statistics import mean_return_during_training
@@ -31,7 +32,7 @@ from scripts.tables.rl_statistics import mean_return_during_training
 #: a trial in one of these has had its part of the budget; one that was interrupted has not
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 HEADER = """\
-# Written by scripts/run/tune.py from scripts/results/tuning: the best trial of every study of {protocol},
+# Written by scripts/run/tune.py: the best trial of every study of {protocol},
 # for seeds that the search did not see.
 """
 
@@ -70,7 +71,7 @@ def opened(name: str, asked: dict[str, Any], storage: str | None, folder: Path) 
     place = open_storage(storage or str(folder / f"{name}.log"))
     study = optuna.create_study(study_name=name, storage=place, direction="maximize", load_if_exists=True)
     if study.user_attrs.setdefault("asked", asked) != asked:
-        raise ValueError(f"the study {name} is of another protocol; delete it, or give another --storage or --journals")
+        raise ValueError(f"the study {name} is of another protocol; delete it, or give another --storage or --output")
     study.set_user_attr("asked", asked)
     # alone: seeded by how far it is, so that going on does not draw the first trials again. Workers that share a study
     # must not draw alike, nor where another is trying already
@@ -80,12 +81,17 @@ def opened(name: str, asked: dict[str, Any], storage: str | None, folder: Path) 
     return study
 
 
-def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, journals: Path, path: Path) -> None:
+def study_name(env_id: str, name: str) -> str:
+    """Of a study, its journal and its record."""
+    return file_name(f"{env_id}_{name}")
+
+
+def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, records: Records) -> None:
     """One study and its record."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     method = task["methods"][name]
     asked = asked_of(task, method)
-    study = opened(path.stem, asked, storage, journals)
+    study = opened(study_name(env_id, name), asked, storage, records.folder / "journals")
 
     def value(trial: optuna.Trial) -> float:
         entry = entry_of(task, method, suggested(trial, method["space"])) | {"n_timesteps": task["n_timesteps"]}
@@ -120,8 +126,8 @@ def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, jo
     if not complete:
         raise RuntimeError(f"none of {len(trials)} trials came to its end; the last: {trials[-1].user_attrs}")
     best = max(complete, key=lambda trial: trial.values[0])
-    write_record(
-        path,
+    records.write(
+        study_name(env_id, name),
         {
             "env": env_id,
             "algorithm": name,
@@ -142,17 +148,17 @@ def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, jo
     )
 
 
-def is_done(path: Path, task: dict[str, Any], method: dict[str, Any]) -> bool:
+def is_done(record: dict[str, Any] | None, task: dict[str, Any], method: dict[str, Any]) -> bool:
     """Whether there is a record of as many trials as are asked for.
 
     :raises ValueError: where it is of something else
     """
-    if not path.exists():
+    if record is None:
         return False
-    record = json.loads(path.read_text())
     asked = asked_of(task, method)
     if {key: record[key] for key in asked} != asked:
-        raise ValueError(f"{path} is of another protocol; delete it, or give another --results")
+        name = study_name(record["env"], record["algorithm"])
+        raise ValueError(f"the record {name} is of another protocol; delete it, or give another --output")
     return len(record["trials"]) >= task["n_trials"]
 
 
@@ -180,30 +186,34 @@ def main() -> None:
     parser.add_argument(
         "--storage", help="URL of a database, as sqlite:///studies.db: machines that share one search together"
     )
-    parser.add_argument("--results", type=Path, default=RESULTS / "tuning")
-    parser.add_argument("--journals", type=Path, default=ROOT / "scripts" / "runs" / "tuning")
-    parser.add_argument(
-        "--tuned", type=Path, default=ROOT / "scripts" / "protocols" / "tuned.yml", help="what is written"
-    )
+    add_output(parser, "<protocol>/runs.jsonl, the journals and the protocol that is written")
+    parser.add_argument("--tuned", type=Path, help="the protocol that is written; default: <protocol>/tuned.yml there")
     arguments = parser.parse_args()
     protocol = yaml.safe_load(arguments.protocol.read_text())
+    records = Records(arguments.output / arguments.protocol.stem)
+    cells = [[study_name(env_id, name) for name in task["methods"]] for env_id, task in protocol.items()]
+
+    def pack() -> None:
+        records.pack_complete(cells)
+
+    pack()  # what a killed one left
     jobs = {}
     for env_id, task in asked_for(parser, arguments, protocol).items():
         shared = set(task["seeds"]) & set(task["report"]["seeds"])
         if shared:
             parser.error(f"{env_id}: seeds {sorted(shared)} are both for tuning and for reporting")
         for name in task["methods"]:
-            path = arguments.results / f"{env_id}_{name}.json"
             try:
-                done = is_done(path, task, task["methods"][name])
+                done = is_done(records.get(study_name(env_id, name)), task, task["methods"][name])
             except ValueError as error:
                 parser.error(str(error))
             if not done:
-                jobs[path.stem] = (env_id, name, task, arguments.storage, arguments.journals, path)
-    failures = in_parallel(search, jobs, arguments.jobs, "studies", arguments.backend)
-    tuned = tuned_protocol(protocol, list(read_records(arguments.results)))
+                jobs[study_name(env_id, name)] = (env_id, name, task, arguments.storage, records)
+    failures = in_parallel(search, jobs, arguments.jobs, "studies", arguments.backend, after_each=pack)
+    tuned = tuned_protocol(protocol, records.read())
     header = HEADER.format(protocol=arguments.protocol.name)
-    arguments.tuned.write_text(header + yaml.safe_dump(tuned, sort_keys=False, width=120))
+    path = arguments.tuned or records.folder / "tuned.yml"
+    write_whole(path, (header + yaml.safe_dump(tuned, sort_keys=False, width=120)).encode())
     if failures:
         raise SystemExit(f"{len(failures)} of {len(jobs)} studies failed")
 

@@ -1,4 +1,5 @@
-"""Table 1: data set × model × estimator × seed, one record per run in scripts/results/vae.
+"""Table 1: data set × model × estimator × seed, one record per run in results/vae of the folder that
+this is run in.
 
     python -m scripts.run.vae --iterations 100000 --jobs 2                     # the whole table
     python -m scripts.run.vae --dataset mnist --model linear1 --iterations 500000
@@ -9,7 +10,7 @@ number, and from there on those that are within a nat of the best. Noise costs l
 choice after a short run alone would favour high rates. Where the lowest of ``--rates`` wins, the next lower one of the
 paper's grid is tried as well.
 
-Stop it at any time and repeat the command: runs continue from their checkpoints (scripts/runs, outside of git), which
+Stop it at any time and repeat the command: runs continue from their checkpoints (results/vae/checkpoints), which
 are written with the record at every evaluation. More ``--iterations`` make runs that are over go on. A run that
 diverges (an estimator may, at a high rate) is recorded as such, and loses the choice of the rate.
 """
@@ -34,7 +35,7 @@ from sb3_relax.tasks.vae.evaluate import Evaluation
 from sb3_relax.tasks.vae.model import MODELS
 from sb3_relax.tasks.vae.objective import bound
 from sb3_relax.tasks.vae.trainer import Config, Trainer
-from scripts.records import RESULTS, ROOT, provenance, write_record
+from scripts.records import Records, add_output, provenance, write_record
 from scripts.run.sweep import BACKENDS, in_parallel
 
 #: the paper's grid
@@ -82,19 +83,15 @@ def record_of(trainer: Trainer, description: str, origin: dict[str, Any]) -> dic
     }
 
 
-def run(
-    config: Config, iterations: int, every: int, folders: tuple[Path, Path], data_dir: Path | None, final: bool
-) -> None:
+def run(config: Config, iterations: int, every: int, records: Records, data_dir: Path | None, final: bool) -> None:
     """One run from its checkpoint to ``iterations``, its record written at every evaluation.
 
-    :param folders: of records and of checkpoints
     :param final: whether to end with the IWAE bounds
     """
-    results, runs = folders
-    path, record_path = runs / f"{name_of(config)}.pt", results / f"{name_of(config)}.json"
+    name = name_of(config)
+    path = records.folder / "checkpoints" / f"{name}.pt"
     try:
-        done = read(record_path) or {}
-        if done.get("iterations", 0) >= iterations and (not final or "iwae_100" in done):
+        if is_done(records.get(name), iterations, final):
             return  # also where another machine has the checkpoint
         prepare_cpu(1)
         origin = provenance()
@@ -104,7 +101,7 @@ def run(
             trainer.load(path)
 
         def write(_: Evaluation) -> None:
-            write_record(record_path, record_of(trainer, data.description, origin))
+            records.write(name, record_of(trainer, data.description, origin))
 
         trainer.train(iterations, every, path, on_evaluation=write)
         record = record_of(trainer, data.description, origin)
@@ -120,16 +117,21 @@ def run(
                 .item()
                 for split in ("validation", "test")
             }
-        write_record(record_path, record)
+        records.write(name, record)
     except ValueError as error:
         if "must be finite" in str(error):
             record = record_of(trainer, data.description, origin) if trainer.history else {**asdict(config), **origin}
-            write_record(record_path, {**record, "diverged": f"after iteration {trainer.iteration}: {error}"})
+            records.write(name, {**record, "diverged": f"after iteration {trainer.iteration}: {error}"})
         raise
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None
+def cell_of(record: dict[str, Any]) -> Cell:
+    return record["dataset"], record["model"], record["estimator"]
+
+
+def is_done(record: dict[str, Any] | None, iterations: int, final: bool) -> bool:
+    """Whether a run has come so far, and, where asked, has its IWAE bounds."""
+    return record is not None and record.get("iterations", 0) >= iterations and (not final or "iwae_100" in record)
 
 
 def elbo_at(record: dict[str, Any], iteration: int) -> float | None:
@@ -193,8 +195,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--backend", choices=BACKENDS, default="loky", help="of joblib: ray and dask for clusters")
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--results", type=Path, default=RESULTS / "vae")
-    parser.add_argument("--runs", type=Path, default=ROOT / "scripts" / "runs" / "vae", help="checkpoints")
+    add_output(parser, "vae/runs.jsonl, vae/rates.json and vae/checkpoints")
     options = parser.parse_args()
     stages = options.tune_iterations
     if any(stage % options.every for stage in stages) or stages != sorted(set(stages)) or stages[0] < 1:
@@ -203,6 +204,7 @@ def main() -> None:
         parser.error(f"--seeds must be at most {TUNE_SEED}: those from there on choose the rates")
 
     start = time.perf_counter()
+    records = Records(options.output / "vae", curves_by="dataset")
     cells: list[Cell] = []
     for dataset in options.dataset:
         load_dataset(dataset, options.data_dir)  # fails, and fills the cache, before any run starts
@@ -221,11 +223,11 @@ def main() -> None:
         return Config(dataset, model, estimator, seed=seed, **rates, compile=options.compile)
 
     def job(cell: Cell, rate: float, seed: int, iterations: int, final: bool) -> tuple[str, tuple[Any, ...]]:
-        folders, of = (options.results / "runs", options.runs), config(cell, rate, seed)
-        return name_of(of), (of, iterations, options.every, folders, options.data_dir, final)
+        of = config(cell, rate, seed)
+        return name_of(of), (of, iterations, options.every, records, options.data_dir, final)
 
     def tuning_record(cell: Cell, rate: float) -> dict[str, Any]:
-        return read(options.results / "runs" / f"{name_of(config(cell, rate, TUNE_SEED))}.json") or {}
+        return records.get(name_of(config(cell, rate, TUNE_SEED))) or {}
 
     def measured(cell: Cell, rate: float, iterations: int) -> float | None:
         """A run's ELBO; the run itself where there is none."""
@@ -242,8 +244,8 @@ def main() -> None:
         return choose(lambda rate, iterations: measured(cell, rate, iterations), options.rates, stages)
 
     # kept: a choice once made stays what it was when more iterations of the runs are asked for
-    path = options.results / "rates.json"
-    rates = read(path) or {}
+    path = records.folder / "rates.json"
+    rates = json.loads(path.read_text()) if path.exists() else {}
 
     def has_rate(cell: Cell) -> bool:
         return rates.get(" ".join(cell), {}).get("iterations") == stages
@@ -266,7 +268,22 @@ def main() -> None:
         for cell in cells
         if has_rate(cell)
     ]
-    failed = in_parallel(run, dict(jobs), options.jobs, "runs", options.backend)
+
+    def pack() -> None:
+        """The runs of every cell whose rate is chosen and whose reported runs are over."""
+        waiting = {name: cell_of(record) for name, record in records.unpacked().items()}
+        over = {cell for cell in {*waiting.values()} & {*cells} if has_rate(cell) and all(map(is_over, names_of(cell)))}
+        records.pack(name for name, cell in waiting.items() if cell in over)
+
+    def names_of(cell: Cell) -> list[str]:
+        return [name_of(config(cell, rates[" ".join(cell)]["rate"], seed)) for seed in range(options.seeds)]
+
+    def is_over(name: str) -> bool:
+        record = records.get(name)
+        return is_done(record, options.iterations, final=True) or "diverged" in (record or {})
+
+    pack()  # what a killed sweep left
+    failed = in_parallel(run, dict(jobs), options.jobs, "runs", options.backend, after_each=pack)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} runs done in {time.perf_counter() - start:.0f} s")
     if failures or failed:
         raise SystemExit(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.records import RESULTS, read_records
+from scripts.records import RESULTS, Records
 from scripts.tables.diagnose import ratio, short
 
 COLUMNS = (
@@ -27,7 +27,7 @@ COLUMNS = (
 def table() -> str:
     """One line per environment, stage and λ."""
     rows = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    for record in sorted(read_records(RESULTS / "decomposition"), key=lambda r: (r["env"], r["timesteps"])):
+    for record in sorted(Records(RESULTS / "decomposition").read(), key=lambda r: (r["env"], r["timesteps"])):
         at = {(row["name"], row["gae_lambda"]): row for row in record["rows"]}
         ours = "LAX" if record["algorithm"] == "LAXA2C" else "RELAX"
         for gae_lambda in record["settings"]["lambdas"]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from scripts.records import RESULTS, ROOT, read_records
+from scripts.records import RESULTS, ROOT, Records
 from scripts.tables.rl_statistics import Interval, iqm, mean_return_during_training, probability_of_improvement
 
 CLASS_NAMES = {
@@ -94,7 +94,7 @@ def ratio_interval(values: Sequence[float]) -> str:
 def grouped(folder: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """environment → algorithm → records, in the order of the protocol's names."""
     groups: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for record in read_records(RESULTS / folder):
+    for record in Records(RESULTS / folder).read():
         groups[record["env"]][record["algorithm"]].append(record)
     return groups
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from scripts.records import Records
 from tests.scripts.command import script
 
 SEARCH = """
@@ -29,14 +30,12 @@ CartPole-v1:
 def searched(tmp_path, n_trials, *arguments, first=0, n_timesteps=400):
     protocol = SEARCH.format(n_trials=n_trials, first=first).replace("n_timesteps: 400", f"n_timesteps: {n_timesteps}")
     (tmp_path / "search.yml").write_text(protocol)
-    places = ("results", "journals")
-    folders = [part for name in places for part in (f"--{name}", tmp_path / name)]
-    which = ("--protocol", tmp_path / "search.yml", "--tuned", tmp_path / "tuned.yml")
-    return script("run.tune", *which, *folders, "--jobs", 1, *arguments, check=False)
+    common = ("--protocol", tmp_path / "search.yml", "--output", tmp_path, "--jobs", 1)
+    return script("run.tune", *common, *arguments, check=False)
 
 
 def record_of_search(tmp_path, name):
-    return json.loads((tmp_path / "results" / f"CartPole-v1_{name}.json").read_text())
+    return Records(tmp_path / "search").get(f"CartPole-v1_{name}")
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -45,7 +44,9 @@ def test_every_method_is_searched_on_the_same_budget_and_a_search_goes_on(tmp_pa
     done = searched(tmp_path, 2, *storage)
     assert "1 of 3 studies failed" in done.stderr  # one whose every trial diverges has no best
     first = record_of_search(tmp_path, "relaxa2c")
-    (tmp_path / "results" / "CartPole-v1_relaxa2c.json").unlink()  # as if it had been killed before its record
+    (
+        tmp_path / "search" / "unpacked" / "CartPole-v1_relaxa2c.json"
+    ).unlink()  # as if it had been killed before its record
     again = searched(tmp_path, 4, *storage)
     assert "1 of 3 studies failed" in again.stderr
     assert "none of 4 trials came to its end" in again.stdout
@@ -56,7 +57,7 @@ def test_every_method_is_searched_on_the_same_budget_and_a_search_goes_on(tmp_pa
     values = {trial["number"]: np.mean(trial["values"]) for trial in relax["trials"] if trial["state"] == "complete"}
     best = relax["best"]
     assert best["trial"] == max(values, key=values.get)
-    tuned = yaml.safe_load((tmp_path / "tuned.yml").read_text())["CartPole-v1"]
+    tuned = yaml.safe_load((tmp_path / "search" / "tuned.yml").read_text())["CartPole-v1"]
     assert tuned["seeds"] == [0, 1]
     assert tuned["algorithms"]["relaxa2c"] == {
         "policy": "MlpPolicy",
@@ -65,16 +66,16 @@ def test_every_method_is_searched_on_the_same_budget_and_a_search_goes_on(tmp_pa
         **best["params"],
         "n_timesteps": 800,
     }
-    script("run.rl", "--protocol", tmp_path / "tuned.yml", "--results", tmp_path / "reported", "--jobs", 1)
-    reported = json.loads((tmp_path / "reported" / "CartPole-v1_a2c_0001.json").read_text())
+    script("run.rl", "--protocol", tmp_path / "search" / "tuned.yml", "--output", tmp_path, "--jobs", 1)
+    reported = Records(tmp_path / "tuned").get("CartPole-v1_a2c_0001")
     assert reported["hyperparams"]["cv_learning_rate"] == 0
     assert reported["hyperparams"]["learning_rate"] == a2c["best"]["params"]["learning_rate"]
 
     # of another protocol: neither the records nor, without them, the studies
     other = searched(tmp_path, 4, *storage, n_timesteps=500)
     assert other.returncode == 2
-    assert "CartPole-v1_a2c.json is of another protocol" in other.stderr
-    for path in (tmp_path / "results").iterdir():
+    assert "the record CartPole-v1_a2c is of another protocol" in other.stderr
+    for path in (tmp_path / "search" / "unpacked").iterdir():
         path.unlink()
     other = searched(tmp_path, 4, *storage, n_timesteps=500)
     assert "the study CartPole-v1_a2c is of another protocol" in other.stdout

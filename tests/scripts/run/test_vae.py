@@ -3,25 +3,19 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from sb3_relax.tasks.vae import checkpoint
+from scripts.records import Records
 from scripts.run import vae
 from scripts.tables import vae as tables
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.scripts.command import script
 
 
 def sweep(folder, *arguments, check=True):
-    command = [sys.executable, "-m", "scripts.run.vae", "--results", str(folder / "results")]
-    command += ["--runs", str(folder / "runs"), "--jobs", "1", "--dataset", "digits", "--every", "10"]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+    common = ("--output", folder, "--jobs", 1, "--dataset", "digits", "--every", 10)
+    return script("run.vae", *common, *arguments, check=check)
 
 
 def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path):
@@ -29,9 +23,11 @@ def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path):
     rates = ("--rates", "0.005", "0.001", "0.00005", "--seeds", "2")
     done = sweep(tmp_path, *arguments, *rates, "--iterations", "40", "--model", "linear1")
     assert "4 of 4 runs done" in done.stdout
-    records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results" / "runs").iterdir()}
+    store = Records(tmp_path / "vae")
+    records = {name: store.get(name) for name in store.names()}
+    assert not store.unpacked()
     assert len(records) == 10  # two estimators: three rates of a seed for choosing, and two seeds at the chosen one
-    chosen = json.loads((tmp_path / "results" / "rates.json").read_text())
+    chosen = json.loads((tmp_path / "vae" / "rates.json").read_text())
     assert {entry["rate"] for entry in chosen.values()} == {0.005}
     elbos = chosen["digits linear1 rebar"]["train_elbos"]
     assert {stage: set(of_stage) for stage, of_stage in elbos.items()} == {
@@ -47,23 +43,25 @@ def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path):
     assert record["iwae_100"]["validation"] > record["best_validation_elbo"]
 
     # more iterations: from the checkpoints, without another choice of rates
-    before = (tmp_path / "results" / "rates.json").stat().st_mtime_ns
+    before = (tmp_path / "vae" / "rates.json").stat().st_mtime_ns
     again = sweep(tmp_path, *arguments, *rates, "--iterations", "60", "--model", "linear1")
     assert "4 of 4 runs done" in again.stdout
-    path = tmp_path / "results" / "runs" / "digits_linear1_rebar_lr0.005_phi1_seed0.json"
-    longer = json.loads(path.read_text())
+    assert not store.unpacked()
+    name = "digits_linear1_rebar_lr0.005_phi1_seed0"
+    longer = store.get(name)
     assert (longer["iterations"], len(longer["curve"])) == (60, 7)
     assert longer["curve"][:5] == record["curve"]
-    assert (tmp_path / "results" / "rates.json").stat().st_mtime_ns == before
-    assert checkpoint.load(tmp_path / "runs" / f"{path.stem}.pt")["iteration"] == 60
+    assert (tmp_path / "vae" / "rates.json").stat().st_mtime_ns == before
+    assert checkpoint.load(tmp_path / "vae" / "checkpoints" / f"{name}.pt")["iteration"] == 60
     # nothing left to do: nothing is written, even where the checkpoints stayed on another machine
-    shutil.rmtree(tmp_path / "runs")
-    written = path.stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "vae" / "checkpoints")
+    lines = tmp_path / "vae" / "runs.jsonl"
+    written = lines.stat().st_mtime_ns
     both = sweep(tmp_path, *arguments, *rates, "--iterations", "60", "--model", "linear1", "--estimator", "rebar")
     assert "2 of 2 runs done" in both.stdout
-    assert path.stat().st_mtime_ns == written
+    assert lines.stat().st_mtime_ns == written
 
-    text = tables.table(tmp_path / "results")
+    text = tables.table(tmp_path / "vae")
     assert "| estimator | digits, linear, one layer (60) |" in text
     assert re.search(r"\| VIMCO, K = 2 `vimco` \| -\d+\.\d\d ± \d+\.\d\d \(2\) \|", text)
     assert text.count("| REBAR `rebar` |") == 6
@@ -130,10 +128,8 @@ def test_vimco_is_left_out_of_two_layers_and_divergence_is_recorded(tmp_path):
     done = sweep(tmp_path, *arguments, "--iterations", "20", "--rates", "0.001", "1e38", check=False)
     assert "left out: digits, linear2: vimco estimates a bound of several samples" in done.stdout
     assert "1 of 1 runs done" in done.stdout
-    record = json.loads(
-        (tmp_path / "results" / "runs" / "digits_linear2_concrete_lr1e+38_phi1_seed1000.json").read_text()
-    )
+    record = Records(tmp_path / "vae").get("digits_linear2_concrete_lr1e+38_phi1_seed1000")
     assert "must be finite" in record["diverged"]
-    chosen = json.loads((tmp_path / "results" / "rates.json").read_text())
+    chosen = json.loads((tmp_path / "vae" / "rates.json").read_text())
     assert chosen["digits linear2 concrete"]["rate"] == 0.001
     assert chosen["digits linear2 concrete"]["train_elbos"]["20"]["1e+38"] is None

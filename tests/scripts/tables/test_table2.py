@@ -1,23 +1,21 @@
 """Table 2, against cases worked by hand."""
 
-import json
-
 import numpy as np
 import pytest
 
+from scripts.records import Records
+from scripts.run.rl import run_name
 from scripts.tables import learning, table2
 
 
 def test_table_two_by_hand(tmp_path, monkeypatch):
     def write(folder, algorithm, seed, episodes, solved=True, env="CartPole-v0", each=1.0):
-        (tmp_path / folder).mkdir(exist_ok=True)
         steps = [10 * (i + 1) for i in range(episodes)]
         record = {"env": env, "algorithm": algorithm, "seed": seed, "episode_steps": steps}
         record["variances"] = [] if algorithm == "a2c" else [[10, 0.5, 1.0], [20, 2.0, 16.0]]
         record["solved_at"] = steps[-1] if solved else None
         record["episode_returns"] = [each] * episodes
-        name = f"{env}_{algorithm.replace(' ', '-')}_{seed:04d}.json"
-        (tmp_path / folder / name).write_text(json.dumps(record))
+        Records(tmp_path / folder).write(run_name(env, algorithm, seed), record)
 
     for seed, (ours, theirs) in enumerate([(100, 200), (200, 400)]):
         write("table2", "relaxa2c", seed, ours)

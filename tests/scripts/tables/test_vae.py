@@ -2,6 +2,7 @@
 
 import json
 
+from scripts.records import Records
 from scripts.tables import figure3, vae
 
 
@@ -23,9 +24,7 @@ def test_table_one_by_hand(tmp_path):
         }
         if whole:
             record["iwae_100"] = {"validation": -90.0 - seed}
-        folder = tmp_path / "runs"
-        folder.mkdir(exist_ok=True)
-        (folder / f"{estimator}_{rate}_{seed}.json").write_text(json.dumps(record))
+        Records(tmp_path).write(f"{estimator}_{rate}_{seed}", record)
 
     write("rebar", 0, [[0, -200, -200], [10, -110, -120], [20, -100, -125]])
     write("rebar", 1, [[0, -200, -200], [10, -112, -118], [20, -102, -126]])

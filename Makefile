@@ -45,9 +45,7 @@ bench: $(READY)
 
 tables: $(READY)
 	$(BIN)/python -m scripts.tables
-	$(BIN)/python -m scripts.tables.figure3
-	$(BIN)/python -m scripts.tables.learning_curves
-	$(BIN)/python -m scripts.tables.figure4
+	$(BIN)/python -m scripts.tables.figures
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

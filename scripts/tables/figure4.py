@@ -1,6 +1,4 @@
-"""Figure 4: return, and log-variance of the policy gradient per step, by episode, from the records of Table 2.
-
-    python -m scripts.tables.figure4 [--output scripts/results/table2/figure4.png]
+"""The paper's Figure 4, one for each environment of Table 2: return, and log-variance of the gradient, by episode.
 
 Curves: interquartile mean over seeds of a running mean over episodes, and the range of their middle half. Variance is
 that over the steps of one update, summed over the action distribution's parameters, at each algorithm's own policy, as
@@ -9,19 +7,14 @@ applied (with ĉ) and, for ours, on the same batches without it.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from scripts.records import RESULTS
-from scripts.tables.learning import label
-from scripts.tables.learning_curves import middle_half
-from scripts.tables.table2 import table2_groups
+from scripts.tables.drawing import COLOURS, in_thousands, middle_half, one_legend, panels
+from scripts.tables.learning import label, ours_first
 
 #: episodes of the running mean
 WINDOW = 20
@@ -41,42 +34,25 @@ def by_episode(record: Mapping[str, Any], what: int) -> np.ndarray:
     return logs[np.minimum(np.searchsorted(steps, record["episode_steps"]), len(steps) - 1)]
 
 
-def draw(groups: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Figure:
-    """A column for each environment: returns above, log-variance below."""
-    figure = Figure(figsize=(5 * len(groups), 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(groups), squeeze=False, sharex="col")
-    for column, (env, algorithms) in enumerate(groups.items()):
-        top, bottom = axes[:, column]
-        for name, records in sorted(algorithms.items()):
-            episodes = min(len(r["episode_returns"]) for r in records)
-            curves = [
-                (top, [r["episode_returns"] for r in records], "-"),
-                (bottom, [by_episode(r, 1) for r in records], "-"),
-            ]
-            if name != "a2c":
-                curves.append((bottom, [by_episode(r, 2) for r in records], ":"))
-            color = None
-            for axis, values, style in curves:
-                smooth = np.array([running_mean(np.asarray(run[:episodes])) for run in values])
-                look = {"linestyle": style, "label": label(name), "color": color}
-                color = middle_half(axis, np.arange(episodes), smooth, band=style == "-", **look)
-        top.set_title(env)
-        top.legend(loc="lower right", fontsize="small")
-        bottom.set_xlabel("episodes")
-    axes[0][0].set_ylabel("return")
-    axes[1][0].set_ylabel("log-variance per step, within an update\n(dotted: without ĉ)")
+def draw(env: str, algorithms: Mapping[str, list[dict[str, Any]]]) -> Figure:
+    """Returns beside log-variances."""
+    figure, (left, right) = panels(2, height=4.2)
+    for name, records in ((name, algorithms[name]) for name in ours_first(algorithms)):
+        episodes = min(len(r["episode_returns"]) for r in records)
+        curves = [
+            (left, [r["episode_returns"] for r in records], "-"),
+            (right, [by_episode(r, 1) for r in records], "-"),
+        ]
+        if name != "a2c":
+            curves.append((right, [by_episode(r, 2) for r in records], ":"))
+        for axis, values, style in curves:
+            smooth = np.array([running_mean(np.asarray(run[:episodes])) for run in values])
+            look = {"linestyle": style, "label": label(name), "color": COLOURS.get(name)}
+            middle_half(axis, np.arange(episodes), smooth, band=style == "-", **look)
+    left.set_title(env, loc="left")
+    left.set(xlabel="episodes", ylabel="return")
+    right.set(xlabel="episodes", ylabel="log-variance per step, in an update\n(dotted: without ĉ)")
+    for axis in (left, right):
+        in_thousands(axis)
+    one_legend(figure, left, columns=3)
     return figure
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=RESULTS / "table2" / "figure4.png")
-    options = parser.parse_args()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    draw(table2_groups()).savefig(options.output, dpi=75)
-    print(options.output)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,6 @@
 """Two checkouts that share an environment: each writes where it is run, and says which one it is."""
 
+import configparser
 import json
 import os
 import shutil
@@ -85,3 +86,13 @@ def test_what_is_installed_inside_of_another_repository_has_no_commit_of_it(chec
     environment = {**os.environ, "PYTHONPATH": str(site)}
     told = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True)
     assert json.loads(told)["commit"] == "unknown"
+
+
+def test_pip_does_not_install_the_scripts():
+    setuptools = pytest.importorskip("setuptools")
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    include = settings["options.packages.find"]["include"].split()
+    packages = setuptools.find_packages(ROOT, include=include)
+    assert "sb3_relax.tasks" in packages
+    assert all(package.split(".")[0] == "sb3_relax" for package in packages)

@@ -58,7 +58,8 @@ def test_table_one_by_hand(tmp_path):
     assert "mnist linear1 RLOO, K = 2, seed 1." in diverged
     assert vae.table(tmp_path / "nowhere") == "No run is finished."
 
-    figure = figure3.draw(vae.finished(tmp_path))
+    ((column, of),) = vae.finished(tmp_path).items()
+    figure = figure3.draw(column, of)
     train, validation = figure.axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in train.lines}
     assert lines == {
@@ -66,4 +67,4 @@ def test_table_one_by_hand(tmp_path):
         "RELAX": [[0, -200], [10, -109], [20, -100], [30, -90]],
     }
     assert validation.lines[0].get_ydata().tolist() == [-200, -119, -125.5]
-    assert train.get_title() == "mnist, linear, one layer"
+    assert train.get_title(loc="left") == "mnist, linear, one layer"

@@ -24,7 +24,7 @@ from torch import nn
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.common.statistics import RunningStatistics
-from sb3_relax.estimators.variance import change_moments
+from sb3_relax.estimators.moments import change_moments
 from tests.helpers import ACTION_SPACES, TinyEnv, randomise
 
 ALGORITHM = {name: LAXA2C if name == "box" else RELAXA2C for name in ACTION_SPACES}
@@ -289,7 +289,7 @@ def test_phi_is_stepped_after_it_was_used():
 
     def spy(estimate):
         grad = original(estimate)
-        used.append((grad.clone(), estimate.plain.clone()))
+        used.append((grad.clone(), estimate.score_term.clone()))
         return grad
 
     model._applied = spy
@@ -435,7 +435,9 @@ def test_the_guard_applies_what_earlier_batches_speak_for():
     def spy(estimate):
         gains.append(statistics.gain)
         grad = original(estimate)
-        applied.append(th.allclose(grad, estimate.plain + gains[-1] * (estimate.grad - estimate.plain), atol=1e-5))
+        applied.append(
+            th.allclose(grad, estimate.score_term + gains[-1] * (estimate.grad - estimate.score_term), atol=1e-5)
+        )
         return grad
 
     model._applied = spy

@@ -105,7 +105,7 @@ def test_what_is_masked_has_exactly_no_gradient(space, correction):
     obs, actions, _, advantages = distribution_under(model, mask)
     obs, masks = obs.expand(len(actions), 3), mask.expand(len(actions), -1)
     estimate = model._estimate(model._evaluate(obs, actions, action_masks=masks), advantages)
-    assert (estimate.plain - estimate.grad).abs().max() > 1e-3  # ĉ is at work
+    assert (estimate.score_term - estimate.grad).abs().max() > 1e-3  # ĉ is at work
     bias = model.policy_gradient(obs, actions, advantages, action_masks=masks)["action_net.bias"]
     assert (bias[~mask[0]] == 0).all()
     free = th.tensor([group.sum() > 1 for group in mask[0].split(list(_sizes(model))) for _ in group])

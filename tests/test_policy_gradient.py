@@ -11,7 +11,7 @@ from gymnasium import spaces
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.common import surrogate_a2c
 from sb3_relax.estimators import Estimate
-from sb3_relax.estimators.quadrature import normal_rule, product_rule, unit_interval_rule
+from sb3_relax.estimators.proofs.quadrature import normal_rule, product_rule, unit_interval_rule
 from tests.estimators import twins
 from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, randomise
 
@@ -148,7 +148,7 @@ def test_multidiscrete_of_real_sizes(correction):
     error = grad.std(0) / len(drawn) ** 0.5
     assert ((grad.mean(0) - exact) / error).abs().max() < 4.5
     # ĉ is at work, and a bias of 10% of the gradient would be seen
-    assert (estimate.plain[:, ~padded] - grad).abs().max() > 1
+    assert (estimate.score_term[:, ~padded] - grad).abs().max() > 1
     assert (exact / error).abs().max() > 45
 
 
@@ -250,7 +250,7 @@ def test_squashed_box_with_polynomial_advantages():
     estimate = model._estimate(model._evaluate(wide_obs, actions), advantage(actions))
     ours = at_weights(model, estimate, weight)
     assert truth.abs().max() > 0.01
-    assert (estimate.grad - estimate.plain).abs().max() > 0.1  # ĉ is at work
+    assert (estimate.grad - estimate.score_term).abs().max() > 0.1  # ĉ is at work
     assert (ours - truth).abs().max() < 1e-9
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from sb3_relax.estimators.variance import ChangeMoments
+from sb3_relax.estimators.moments import ChangeMoments
 
 
 class RunningStatistics(nn.Module):

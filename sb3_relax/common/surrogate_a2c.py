@@ -40,7 +40,7 @@ from sb3_relax.common.surrogate import ControlVariate, control_variate_arch
 from sb3_relax.common.validation import unchecked_distributions
 from sb3_relax.estimators import Estimate, Latent, TwoPhaseEstimator
 from sb3_relax.estimators.functions import Surrogate
-from sb3_relax.estimators.variance import ChangeMoments, change_moments
+from sb3_relax.estimators.moments import ChangeMoments, change_moments
 
 SelfSurrogateA2C = TypeVar("SelfSurrogateA2C", bound="SurrogateA2C")
 
@@ -411,7 +411,7 @@ class SurrogateA2C(A2C):
         self.policy.optimizer.step()
         self._fit_critic(data.observations, returns, **context)
 
-        moments = change_moments(estimate.plain, estimate.grad, step.latent.event_ndim)
+        moments = change_moments(estimate.score_term, estimate.grad, step.latent.event_ndim)
         self.logger.record("train/entropy_loss", entropy_loss.item())
         self.logger.record("train/policy_loss", -(advantages * step.log_prob.detach()).mean().item())
         self.logger.record("train/value_loss", value_loss.item())
@@ -480,7 +480,7 @@ class SurrogateA2C(A2C):
         """ĝ per step as it is applied: with ĉ in full, or with the share that earlier batches speak for."""
         if not self.cv_guard:
             return estimate.grad
-        return th.lerp(estimate.plain, estimate.grad, self.control_variate.statistics.gain)
+        return th.lerp(estimate.score_term, estimate.grad, self.control_variate.statistics.gain)
 
     def _divisor(self, n_steps: int) -> float:
         """What the sum of ĝ over a batch of ``n_steps`` is divided by: the number of steps.

@@ -13,7 +13,7 @@ from sb3_relax.common.frozen import frozen_copy
 from sb3_relax.common.rollout_gradients import Batch
 from sb3_relax.common.surrogate_a2c import Evaluation, SurrogateA2C
 from sb3_relax.estimators.latents import MAX_SUPPORT
-from sb3_relax.estimators.variance import change_moments
+from sb3_relax.estimators.moments import change_moments
 
 #: Steps of one minibatch of φ.
 MINIBATCH = 256
@@ -85,7 +85,7 @@ def fit(
         schedule.step()
     held_out = th.arange(cut, len(advantages), device=advantages.device)
     estimate = model._estimate(_part(step, held_out), advantages[held_out])
-    moments = change_moments(estimate.plain, estimate.grad, step.latent.event_ndim)
+    moments = change_moments(estimate.score_term, estimate.grad, step.latent.event_ndim)
     statistics.update(statistics.scale**2, moments, estimate.samples)
     return model
 

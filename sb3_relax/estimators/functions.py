@@ -1,18 +1,15 @@
-"""Calling f and c: shapes, finiteness, and gradients with respect to their input."""
+"""Calling f and c: shapes, and gradients with respect to their input."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.checks import require_finite, under_transform
+from sb3_relax.estimators.latents import Latent
 
 #: f: maps samples ``[..., *batch, *event]`` to values ``[..., *batch]``.
 Objective = Callable[[Tensor], Tensor]
@@ -22,44 +19,6 @@ Surrogate = Callable[[Tensor], Tensor]
 
 #: cotangents of c(z) and of ∂c/∂z to pairs of a parameter in φ and its gradient.
 SurrogateVJP = Callable[[Tensor, Tensor], list[tuple[Tensor, Tensor]]]
-
-
-def under_transform() -> bool:
-    """Whether a torch.func transform (vmap) is at work, where tensors have no values to look at and no leaves."""
-    try:
-        torch.empty(0).requires_grad_()
-    except RuntimeError:
-        return True
-    return False
-
-
-_unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Inside, :func:`require_finite` passes all, so that a graph can be traced: who calls it checks what comes out."""
-    token = _unchecked.set(True)
-    try:
-        yield
-    finally:
-        _unchecked.reset(token)
-
-
-def require_finite(what: str, tensor: Tensor) -> None:
-    """Refuse NaN and infinity; not :func:`unchecked`.
-
-    :raises ValueError: saying where the first one was seen
-    """
-    if _unchecked.get() or under_transform():
-        return
-    # one pass for the usual case; a sum may overflow where its terms do not
-    if math.isfinite(tensor.sum().item()):
-        return
-    finite = tensor.isfinite()
-    if not finite.all():
-        first = tuple((~finite).nonzero()[0].tolist())
-        raise ValueError(f"{what} must be finite; got {tensor[first].item()} at index {first}")
 
 
 def evaluate(f: Objective, b: Tensor, shape: torch.Size) -> Tensor:

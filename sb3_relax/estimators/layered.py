@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, Estimator, TwoPhaseEstimator, require_some_grad
-from sb3_relax.estimators.concrete import Concrete
+from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator
+from sb3_relax.estimators.estimate import Estimate, accumulate, backward_from, direct_root, require_some_grad
 from sb3_relax.estimators.functions import evaluate
-from sb3_relax.estimators.latents import Latent, RelaxedLatent
-from sb3_relax.estimators.reparameterised import Gaussian
+from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent
+from sb3_relax.estimators.methods.concrete import Concrete
 
 #: Layer l: the samples of the layers below, ``b_1 … b_{l-1}``, → the latent of layer l.
 Layer = Callable[..., Latent]
@@ -67,19 +67,10 @@ class LayeredEstimate:
             parameters = [parameter for parameter in estimate.phi if parameter.requires_grad]
             if parameters:
                 phi.extend(zip(parameters, estimate.phi_gradients(parameters, retain_graph=True), strict=True))
-        roots, vectors = [], []
-        for estimate in self.layers:
-            if estimate.latent.theta.requires_grad:
-                roots.append(estimate.latent.theta)
-                vectors.append(estimate.grad / estimate.samples)
-        if self.value.requires_grad:
-            roots.append(self.value)
-            vectors.append(torch.full_like(self.value, 1 / max(self.value.numel(), 1)))
-        if roots:
-            torch.autograd.backward(roots, vectors)
-        for parameter, gradient in phi:
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        of_layers = [root for estimate in self.layers for root in estimate.theta_root(1 / estimate.samples)]
+        backward_from([*of_layers, *direct_root(self.value)])
+        if phi:
+            accumulate(*zip(*phi, strict=True))
         for estimate in self.layers:
             estimate.learn()
 

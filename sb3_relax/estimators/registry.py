@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from sb3_relax.estimators.arm import ARM
 from sb3_relax.estimators.base import Estimator
-from sb3_relax.estimators.concrete import Concrete
-from sb3_relax.estimators.disarm import DisARM
-from sb3_relax.estimators.dlax import DLAX
-from sb3_relax.estimators.double_cv import DoubleCV
-from sb3_relax.estimators.enumeration import Exact
-from sb3_relax.estimators.exact_correction import ExactCorrection
-from sb3_relax.estimators.gumbel_rao import GumbelRao
 from sb3_relax.estimators.latents import Latent
-from sb3_relax.estimators.lax import LAX
-from sb3_relax.estimators.muprop import MuProp
-from sb3_relax.estimators.nvil import NVIL
-from sb3_relax.estimators.rebar import REBAR
-from sb3_relax.estimators.reinforce import Reinforce
-from sb3_relax.estimators.relax import RELAX
-from sb3_relax.estimators.relaxed_double_cv import RelaxedDoubleCV
-from sb3_relax.estimators.reparam import Reparam
-from sb3_relax.estimators.rloo import RLOO
-from sb3_relax.estimators.rodeo import RODEO
-from sb3_relax.estimators.straight_through import StraightThrough
-from sb3_relax.estimators.vimco import VIMCO
+from sb3_relax.estimators.methods.arm import ARM
+from sb3_relax.estimators.methods.concrete import Concrete
+from sb3_relax.estimators.methods.disarm import DisARM
+from sb3_relax.estimators.methods.dlax import DLAX
+from sb3_relax.estimators.methods.double_cv import DoubleCV
+from sb3_relax.estimators.methods.enumeration import Exact
+from sb3_relax.estimators.methods.exact_correction import ExactCorrection
+from sb3_relax.estimators.methods.gumbel_rao import GumbelRao
+from sb3_relax.estimators.methods.lax import LAX
+from sb3_relax.estimators.methods.muprop import MuProp
+from sb3_relax.estimators.methods.nvil import NVIL
+from sb3_relax.estimators.methods.rebar import REBAR
+from sb3_relax.estimators.methods.reinforce import Reinforce
+from sb3_relax.estimators.methods.relax import RELAX
+from sb3_relax.estimators.methods.relaxed_double_cv import RelaxedDoubleCV
+from sb3_relax.estimators.methods.reparam import Reparam
+from sb3_relax.estimators.methods.rloo import RLOO
+from sb3_relax.estimators.methods.rodeo import RODEO
+from sb3_relax.estimators.methods.straight_through import StraightThrough
+from sb3_relax.estimators.methods.vimco import VIMCO
 
 #: name → class. A new estimator's one line: every shared test and command line finds it here.
 ESTIMATORS: dict[str, type[Estimator]] = {

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sb3_relax.estimators.functions import under_transform
+from sb3_relax.estimators.checks import under_transform
 
 #: g ⊙ (1 - h²) at h = tanh(a), in one kernel
 tanh_backward = torch.ops.aten.tanh_backward

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sb3_relax.estimators import REBAR, RELAX, LogisticBernoulli, gradient_variance, make
 from sb3_relax.estimators.functions import value_and_slope
-from sb3_relax.estimators.rebar import RelaxedObjective
+from sb3_relax.estimators.methods.rebar import RelaxedObjective
 from sb3_relax.tasks.arguments import HelpFormatter, folder
 from sb3_relax.tasks.records import provenance, write_record
 

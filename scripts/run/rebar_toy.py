@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sb3_relax.estimators import REBAR, Estimator, LogisticBernoulli, Reinforce
-from sb3_relax.estimators.exact import samples_with_probability
-from sb3_relax.estimators.quadrature import product_rule, unit_interval_rule
+from sb3_relax.estimators.proofs.exact import samples_with_probability
+from sb3_relax.estimators.proofs.quadrature import product_rule, unit_interval_rule
 from scripts.records import add_output, provenance, write_record
 
 TARGETS = (0.499, 0.49, 0.45, 0.4, 0.3)

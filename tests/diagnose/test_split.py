@@ -9,7 +9,7 @@ from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.common.frozen import frozen_copy
 from sb3_relax.diagnose import measure as measuring
 from sb3_relax.diagnose import restore
-from sb3_relax.estimators.quadrature import normal_rule
+from sb3_relax.estimators.proofs.quadrature import normal_rule
 from tests.diagnose.problems import (
     CONTEXTS,
     agent,

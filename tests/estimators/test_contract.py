@@ -205,7 +205,7 @@ def test_nvil_learns_its_statistics_from_the_batch_afterwards(float64):
     for step in range(3):
         estimates.append(estimator(latent, lambda b, step=step: b.sum(-1) + 10 * step))
         estimates[-1].backward()
-    assert torch.equal(estimates[0].grad, estimates[0].plain)  # nothing seen before
+    assert torch.equal(estimates[0].grad, estimates[0].score_term)  # nothing seen before
     values = [estimate.value for estimate in estimates]
     after_two = 0.5 * values[0].mean() + 0.5 * values[1].mean()
     assert torch.allclose(estimates[2].grad, (values[2] - after_two).unsqueeze(-1) * estimates[2].score)
@@ -273,7 +273,7 @@ def test_wrong_latents_name_what_would_do(name):
         latent = of(torch.zeros(1, *shape))
         if name in estimators_of(latent):
             continue
-        with pytest.raises(TypeError, match=rf"takes .*; got {type(latent).__name__}, which these take: .*reinforce"):
+        with pytest.raises(TypeError, match=rf"takes .*; got {type(latent).__name__}, which these take: .*Reinforce"):
             make(name, latent)
         assert latent_name
 

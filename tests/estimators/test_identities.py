@@ -24,9 +24,9 @@ from sb3_relax.estimators import (
     gradient_variance,
     make,
 )
-from sb3_relax.estimators.base import expand_to
-from sb3_relax.estimators.exact import samples_with_probability
-from sb3_relax.estimators.quadrature import product_rule, unit_interval_rule
+from sb3_relax.estimators.estimate import expand_to
+from sb3_relax.estimators.proofs.exact import samples_with_probability
+from sb3_relax.estimators.proofs.quadrature import product_rule, unit_interval_rule
 from tests.estimators import twins
 from tests.estimators.problems import gaussian, gaussian_net, hard_net, relaxed_net
 
@@ -42,7 +42,7 @@ def test_without_surrogate_every_estimator_is_reinforce(float64):
         for estimator in (RELAX(zero), RELAX(zero, coupled=False), ExactCorrection(zero)):
             estimate = estimator.finish(latent, b, value)
             assert torch.equal(estimate.grad, plain)
-            assert torch.equal(estimate.plain, plain)
+            assert torch.equal(estimate.score_term, plain)
     event = 1
     latent = gaussian()
     b, value = latent.sample(), torch.tensor(2.0)

@@ -23,7 +23,7 @@ from sb3_relax.estimators import (
     make,
 )
 from sb3_relax.estimators.layered import Randomness
-from sb3_relax.estimators.quadrature import product_rule
+from sb3_relax.estimators.proofs.quadrature import product_rule
 from tests.estimators.problems import lively
 
 TOLERANCE = 1e-10
@@ -259,7 +259,7 @@ def test_continuous_layers_below_discrete_ones(float64):
 
 
 def hermite(nodes):
-    from sb3_relax.estimators.quadrature import normal_rule
+    from sb3_relax.estimators.proofs.quadrature import normal_rule
 
     return normal_rule(nodes)
 

@@ -23,7 +23,7 @@ from sb3_relax.estimators import (
     check_unbiased,
     make,
 )
-from sb3_relax.estimators.exact import MAX_NOISE_NODES
+from sb3_relax.estimators.proofs.exact import MAX_NOISE_NODES
 from tests.estimators import twins
 from tests.estimators.problems import DISCRETE, OBJECTIVES, gaussian, gaussian_net, hard_net, leaf, lively, relaxed_net
 

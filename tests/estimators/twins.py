@@ -3,7 +3,7 @@
 import torch
 
 from sb3_relax.estimators import LAX, NVIL, REBAR, RELAX, Estimate, GumbelOneHot, LogisticBernoulli
-from sb3_relax.estimators.base import expand_to
+from sb3_relax.estimators.estimate import expand_to
 from sb3_relax.estimators.functions import value_and_slope
 
 

@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from sb3_relax.estimators.functions import require_finite, unchecked
+from sb3_relax.estimators.checks import require_finite, unchecked
 from sb3_relax.tasks.vae.model import DiscreteVAE
 from sb3_relax.tasks.vae.objective import accumulate_gradient, estimate_gradient
 

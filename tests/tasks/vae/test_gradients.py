@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Bernoulli
 
 from sb3_relax.estimators import ESTIMATORS, VIMCO, LogisticBernoulli, layered
-from sb3_relax.estimators.exact import weighted_estimates
+from sb3_relax.estimators.proofs.exact import weighted_estimates
 from sb3_relax.tasks.vae.cases import CASES, build
 from sb3_relax.tasks.vae.model import DiscreteVAE
 from sb3_relax.tasks.vae.objective import LogWeight, bound, estimate_gradient

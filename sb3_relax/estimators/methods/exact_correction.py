@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, TwoPhaseEstimator, expand_to
-from sb3_relax.estimators.enumeration import wide_support
+from sb3_relax.estimators.base import TwoPhaseEstimator
+from sb3_relax.estimators.control_variates import MLPSurrogate
+from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Surrogate
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
-from sb3_relax.estimators.surrogates import MLPSurrogate
+from sb3_relax.estimators.methods.enumeration import wide_support
 
 
 class ExactCorrection(TwoPhaseEstimator):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, Estimator
+from sb3_relax.estimators.base import Estimator
+from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import Objective, evaluate_with_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, TwoPhaseEstimator, expand_to, leave_one_out_mean, require_samples
+from sb3_relax.estimators.base import TwoPhaseEstimator, leave_one_out_mean, require_samples
+from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.latents import Latent
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, TwoPhaseEstimator, expand_to
+from sb3_relax.estimators.base import TwoPhaseEstimator
+from sb3_relax.estimators.control_variates import MLPSurrogate
+from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Surrogate, value_and_slope
-from sb3_relax.estimators.latents import Latent
-from sb3_relax.estimators.reparameterised import ReparameterisedLatent
-from sb3_relax.estimators.surrogates import MLPSurrogate
+from sb3_relax.estimators.latents import Latent, ReparameterisedLatent
 
 
 class LAX(TwoPhaseEstimator):

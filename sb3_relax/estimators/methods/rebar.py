@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import Estimate, Estimator, baseline_of, require_samples
+from sb3_relax.estimators.base import Estimator, baseline_of, require_samples
+from sb3_relax.estimators.control_variates import require_temperature
+from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import (
     Objective,
     Surrogate,
@@ -17,8 +19,7 @@ from sb3_relax.estimators.functions import (
     value_slope_vjp,
 )
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
-from sb3_relax.estimators.relax import condition, draw_relaxed, relax_estimate, relaxation_shape
-from sb3_relax.estimators.surrogates import require_temperature
+from sb3_relax.estimators.methods.relax import condition, draw_relaxed, relax_estimate, relaxation_shape
 
 
 class REBAR(Estimator):

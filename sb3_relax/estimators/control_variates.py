@@ -84,7 +84,7 @@ class MLPSurrogate(nn.Module):
         """
         own = [part for layer in self._layers(None) for part in layer]
         weight, bias = self.output.weight, self.output.bias
-        if not plain([*own, weight, bias]):
+        if not are_bare([*own, weight, bias]):
             return *self.value_and_slope(z, shift), None
         versions = [p._version for p in (*own, weight)]
         with torch.no_grad():
@@ -162,7 +162,7 @@ class _AtTheta:
 
     def value_slope_vjp(self, z: Tensor) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
         weight = self.surrogate.of_theta.weight
-        if not plain([weight]):
+        if not are_bare([weight]):
             return *self.value_and_slope(z), None
         value, slope, of_surrogate = self.surrogate.value_slope_vjp(z, self.shift)
         if of_surrogate is None:
@@ -175,7 +175,7 @@ class _AtTheta:
         return value, slope, vjp
 
 
-def plain(parameters: Sequence[Tensor]) -> bool:
+def are_bare(parameters: Sequence[Tensor]) -> bool:
     """Whether these are parameters with nothing behind them: no parametrisation, no replacement, no hook."""
     return all(type(p) is nn.Parameter and not p._backward_hooks for p in parameters)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, Estimator
+from sb3_relax.estimators.base import Estimator
+from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import Objective, evaluate_with_slope
-from sb3_relax.estimators.latents import Latent
-from sb3_relax.estimators.reparameterised import ReparameterisedLatent
+from sb3_relax.estimators.latents import Latent, ReparameterisedLatent
 
 
 class Reparam(Estimator):

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.arm import antithetic_pair, antithetic_rule
-from sb3_relax.estimators.base import Estimate, Estimator
+from sb3_relax.estimators.base import Estimator
+from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import Objective, evaluate
 from sb3_relax.estimators.latents import Latent, LogisticBernoulli
+from sb3_relax.estimators.methods.arm import antithetic_pair, antithetic_rule
 
 
 class DisARM(Estimator):

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, Estimator
+from sb3_relax.estimators.base import Estimator
+from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import Objective, evaluate
 from sb3_relax.estimators.latents import Latent, LogisticBernoulli
-from sb3_relax.estimators.quadrature import piecewise_rule, product_rule
+from sb3_relax.estimators.proofs.quadrature import piecewise_rule, product_rule
 
 
 class ARM(Estimator):

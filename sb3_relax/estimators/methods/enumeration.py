@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, Estimator, expand_to
+from sb3_relax.estimators.base import Estimator
+from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, evaluate
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, expand_to, leave_one_out_mean
-from sb3_relax.estimators.double_cv import DoubleCV
+from sb3_relax.estimators.base import leave_one_out_mean
+from sb3_relax.estimators.control_variates import MLPSurrogate
+from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, Surrogate, evaluate_with_slope, value_and_slope
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
-from sb3_relax.estimators.surrogates import MLPSurrogate
+from sb3_relax.estimators.methods.double_cv import DoubleCV
 
 
 class RelaxedDoubleCV(DoubleCV):

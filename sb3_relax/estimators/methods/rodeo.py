@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import Estimate, Estimator, expand_to, require_samples
+from sb3_relax.estimators.base import Estimator, require_samples
+from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, evaluate_with_slope
 from sb3_relax.estimators.latents import Latent, LogisticBernoulli
 

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, Estimator, TwoPhaseEstimator, expand_to, require_samples
-from sb3_relax.estimators.functions import Objective, Surrogate, SurrogateVJP, evaluate, require_finite, value_slope_vjp
+from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_samples
+from sb3_relax.estimators.checks import require_finite
+from sb3_relax.estimators.control_variates import MLPSurrogate
+from sb3_relax.estimators.estimate import Estimate, expand_to
+from sb3_relax.estimators.functions import Objective, Surrogate, SurrogateVJP, evaluate, value_slope_vjp
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
-from sb3_relax.estimators.surrogates import MLPSurrogate
 
 
 class RELAX(TwoPhaseEstimator):

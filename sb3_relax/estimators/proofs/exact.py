@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimate, Estimator, expand_to
+from sb3_relax.estimators.base import Estimator
+from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective
-from sb3_relax.estimators.latents import Latent, RelaxedLatent, require_unbatched
-from sb3_relax.estimators.quadrature import normal_rule, product_rule, repeated_rule
-from sb3_relax.estimators.reparameterised import Gaussian
+from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent, require_unbatched
+from sb3_relax.estimators.proofs.quadrature import normal_rule, product_rule, repeated_rule
 
 #: Most nodes of a grid on which every draw of an estimator's noise has dimensions of its own.
 MAX_NOISE_NODES = 100_000

@@ -1,18 +1,11 @@
-"""Variance of a gradient estimate."""
+"""Moments of per-sample gradients over a batch."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from sb3_relax.estimators.latents import Latent, require_unbatched
-
-if TYPE_CHECKING:
-    from sb3_relax.estimators.base import Estimator
-    from sb3_relax.estimators.functions import Objective
 
 
 def sample_variance(grad: Tensor, event_ndim: int) -> Tensor:
@@ -28,47 +21,6 @@ def sample_variance(grad: Tensor, event_ndim: int) -> Tensor:
     if len(flat) < 2:
         return flat.new_zeros(())
     return flat.var(0).sum()
-
-
-class VarianceEstimate(NamedTuple):
-    """A variance and how well it is known."""
-
-    variance: float  #: Σ_i Var(ĝ_i)
-    standard_error: float
-
-
-def gradient_variance(
-    estimator: Estimator,
-    latent: Latent,
-    f: Objective,
-    n: int = 10_000,
-    generator: torch.Generator | None = None,
-    chunk: int = 1_000,
-) -> VarianceEstimate:
-    """Σ_i Var(ĝ_i) of one estimate, over n independent ones at the same θ, with its standard error.
-
-    Over samples and summed over components, never across the components of one gradient, nor across steps of training.
-
-    :param latent: a latent without batch; for a batch, one of its elements
-    :param f: as the estimator calls it, with one batch dimension
-    :param n: number of estimates, at least 2
-    :param chunk: estimates at a time
-    :raises ValueError: for a latent with a batch, or n below 2
-
-    Example::
-
-        variance, error = gradient_variance(RLOO(), LogisticBernoulli(torch.zeros(10)), f, n=20_000)
-    """
-    require_unbatched(latent)
-    if n < 2:
-        raise ValueError(f"n must be at least 2; got {n}")
-    parts = []
-    for start in range(0, n, chunk):
-        wide = latent.detach().expand(min(chunk, n - start))
-        parts.append(estimator(wide, f, generator).grad.flatten(1).double())
-    grad = torch.cat(parts)
-    deviation = (grad - grad.mean(0)).square().sum(1)
-    return VarianceEstimate(deviation.sum().item() / (n - 1), deviation.std().item() / math.sqrt(n))
 
 
 class ChangeMoments(NamedTuple):

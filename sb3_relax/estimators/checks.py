@@ -1,0 +1,49 @@
+"""Numbers that are not finite, and where tensors have no numbers to look at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+
+def under_transform() -> bool:
+    """Whether a torch.func transform (vmap) is at work, where tensors have no values to look at and no leaves."""
+    try:
+        torch.empty(0).requires_grad_()
+    except RuntimeError:
+        return True
+    return False
+
+
+_unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Inside, :func:`require_finite` passes all, so that a graph can be traced: who calls it checks what comes out."""
+    token = _unchecked.set(True)
+    try:
+        yield
+    finally:
+        _unchecked.reset(token)
+
+
+def require_finite(what: str, tensor: Tensor) -> None:
+    """Refuse NaN and infinity; not :func:`unchecked`.
+
+    :raises ValueError: saying where the first one was seen
+    """
+    if _unchecked.get() or under_transform():
+        return
+    # one pass for the usual case; a sum may overflow where its terms do not
+    if math.isfinite(tensor.sum().item()):
+        return
+    finite = tensor.isfinite()
+    if not finite.all():
+        first = tuple((~finite).nonzero()[0].tolist())
+        raise ValueError(f"{what} must be finite; got {tensor[first].item()} at index {first}")

@@ -1,0 +1,31 @@
+"""Latent variables: one distribution a file."""
+
+from sb3_relax.estimators.latents.base import (
+    MASKED_LOGIT,
+    MAX_SUPPORT,
+    Latent,
+    RelaxedLatent,
+    ReparameterisedLatent,
+    open_unit,
+    require_unbatched,
+)
+from sb3_relax.estimators.latents.bernoulli import LogisticBernoulli
+from sb3_relax.estimators.latents.categorical import GumbelOneHot
+from sb3_relax.estimators.latents.from_distribution import from_distribution
+from sb3_relax.estimators.latents.gaussian import Gaussian
+from sb3_relax.estimators.latents.implicit import Implicit
+
+__all__ = [
+    "MASKED_LOGIT",
+    "MAX_SUPPORT",
+    "Gaussian",
+    "GumbelOneHot",
+    "Implicit",
+    "Latent",
+    "LogisticBernoulli",
+    "RelaxedLatent",
+    "ReparameterisedLatent",
+    "from_distribution",
+    "open_unit",
+    "require_unbatched",
+]

@@ -1,0 +1,177 @@
+"""Latent variables: the distribution p(b|θ), its relaxation z and the conditional z̃ | b.
+
+Every latent holds one parameter tensor ``theta`` of shape ``[*batch, *event]`` attached to whatever
+made it. A sample is called ``b``. Discrete latents are ``b = H(z)`` of a continuous relaxation ``z``
+(Gumbel-max; Maddison et al. 2017, Jang et al. 2017), and can draw ``z̃ ~ p(z | b, θ)`` from uniform
+noise in log space (Tucker et al. 2017, appendix; Grathwohl et al. 2018, appendix B).
+
+Continuous latents are b = T(θ, ε), whose samples move with θ while their noise stays.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+#: The logit of a class that cannot be drawn. Finite, since -inf makes NaN gradients; large enough
+#: that exp() of it is exactly zero in float32 and float64.
+MASKED_LOGIT = -1e8
+
+#: Most values of b that enumeration is asked to visit.
+MAX_SUPPORT = 4096
+
+SelfLatent = TypeVar("SelfLatent", bound="Latent")
+
+
+def open_unit(u: Tensor) -> Tensor:
+    """Move numbers of [0, 1] off its ends, where logarithms are infinite."""
+    return u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps / 2)
+
+
+class Latent(ABC):
+    """A distribution p(b|θ) whose score ∂θ log p(b|θ) is known in closed form."""
+
+    #: number of trailing dimensions of ``theta`` that belong to one sample
+    event_ndim: int
+    #: the same of b
+    sample_ndim: int
+    theta: Tensor
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Shape of the batch: ``theta``'s without the event's dimensions."""
+        return self.theta.shape[: self.theta.dim() - self.event_ndim]
+
+    @abstractmethod
+    def at(self: SelfLatent, theta: Tensor) -> SelfLatent:
+        """The same kind of latent with other parameters (a detached leaf, a stacked grid)."""
+
+    @abstractmethod
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw b, detached."""
+
+    @abstractmethod
+    def log_prob(self, b: Tensor) -> Tensor:
+        """log p(b|θ), ``[*batch]``, differentiable in θ."""
+
+    @abstractmethod
+    def score(self, b: Tensor) -> Tensor:
+        """∂θ log p(b|θ), shape of ``theta``, detached from θ."""
+
+    def detach(self: SelfLatent) -> SelfLatent:
+        """The same latent cut from whatever made θ."""
+        return self.at(self.theta.detach())
+
+    def expand(self: SelfLatent, *sizes: int) -> SelfLatent:
+        """The same latent with further leading batch dimensions."""
+        return self.at(self.theta.expand(*sizes, *self.theta.shape))
+
+    def inner(self, x: Tensor, y: Tensor) -> Tensor:
+        """⟨x, y⟩ over the event of b: ``[..., *batch]``."""
+        return (x * y).flatten(-self.sample_ndim).sum(-1)
+
+
+class RelaxedLatent(Latent):
+    """A discrete latent b = H(z) with a continuous relaxation z."""
+
+    @abstractmethod
+    def hard(self, z: Tensor) -> Tensor:
+        """H(z): the discrete value that z stands for."""
+
+    def sample_relaxed(self, generator: torch.Generator | None = None) -> Tensor:
+        """z ~ p(z|θ), detached, whose H(z) is a sample of b: cheaper than b first and z given b."""
+        with torch.no_grad():
+            theta = self.theta
+            u = torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
+            return self.natural() + self.base_noise(u)
+
+    @abstractmethod
+    def conditional(self, b: Tensor, u: Tensor) -> Tensor:
+        """z̃ ~ p(z | b, θ), differentiable in θ.
+
+        :param b: discrete value, broadcastable to ``u``
+        :param u: uniform noise on (0, 1), ``[..., *theta.shape]``
+        """
+
+    @abstractmethod
+    def conditional_noise(self, b: Tensor, u: Tensor) -> Tensor:
+        """The noise ``z̃ - natural`` of :meth:`conditional`, without what rounding loses where θ is large."""
+
+    @abstractmethod
+    def coupling(self, b: Tensor, z: Tensor) -> Tensor:
+        """D = ∂z/∂θ - ∂z̃/∂θ where z and z̃ share one value: the diagonal used by coupled RELAX.
+
+        In the coordinates of :meth:`natural`, not of ``theta``.
+        """
+
+    @abstractmethod
+    def natural(self) -> Tensor:
+        """The coordinates in which ``z = natural + noise`` (normalised log-probabilities, or the logits)."""
+
+    @abstractmethod
+    def pull_back(self, g: Tensor) -> Tensor:
+        """Carry a gradient at :meth:`natural` back to one at ``theta``."""
+
+    @abstractmethod
+    def push_forward(self, v: Tensor) -> Tensor:
+        """The change of :meth:`natural` as ``theta`` moves by v: the transpose of :meth:`pull_back`."""
+
+    @abstractmethod
+    def base_noise(self, u: Tensor) -> Tensor:
+        """The noise of ``z = natural + noise`` from uniforms of θ's shape: logistic or Gumbel."""
+
+    @abstractmethod
+    def base_score(self, noise: Tensor) -> Tensor:
+        """∂ log p(z) at :meth:`natural`, as a function of the noise ``z - natural``."""
+
+    @abstractmethod
+    def relax(self, z: Tensor, temperature: Tensor | float) -> Tensor:
+        """The relaxed sample inside b's convex hull: σ(z/τ) or softmax(z/τ); H(z) as τ → 0."""
+
+    @abstractmethod
+    def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
+        """``slope`` · ∂relax(z, τ)/∂z at ``relaxed`` = relax(z, τ): shape of z."""
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """μ = E[b], shape of b, detached."""
+
+    @abstractmethod
+    def mean_gradient(self, slope: Tensor) -> Tensor:
+        """``slope`` · ∂μ/∂θ, shape of ``theta``: what a linear function of b contributes to the gradient."""
+
+    @abstractmethod
+    def support(self) -> Tensor:
+        """Every value of b: ``[M, *event]``.
+
+        :raises ValueError: where there are more than ``MAX_SUPPORT``
+        """
+
+
+class ReparameterisedLatent(Latent):
+    """A continuous latent whose sample moves with θ while its noise stays: b = T(θ, ε)."""
+
+    @abstractmethod
+    def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
+        """``slope`` · ∂b/∂θ at the noise of this very b: shape of ``theta``, with the graph of ``slope``.
+
+        :param b: the sample, ``[..., *batch, *event]``
+        :param slope: a derivative in b, shape of ``b``
+        """
+
+
+def require_unbatched(latent: Latent) -> None:
+    """:raises ValueError: for a latent that is more than one event."""
+    if len(latent.batch_shape) != 0:
+        raise ValueError(f"the latent must have no batch dimensions; got {tuple(latent.batch_shape)}")
+
+
+def check_support(size: int) -> None:
+    """:raises ValueError: for more values than enumeration is asked to visit."""
+    if size > MAX_SUPPORT:
+        raise ValueError(
+            f"enumeration would visit {size} values, more than {MAX_SUPPORT}; use a relaxed estimator (RELAX) instead"
+        )

@@ -1,0 +1,134 @@
+"""One-hot variables, relaxed by Gumbel noise."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sb3_relax.estimators.checks import under_transform
+from sb3_relax.estimators.latents.base import MASKED_LOGIT, RelaxedLatent, check_support, open_unit
+
+
+class GumbelOneHot(RelaxedLatent):
+    """D independent one-hot variables of K classes, relaxed by Gumbel noise: z = log p + G, b = onehot(argmax z).
+
+    The relaxation lives in normalised log-probabilities, where the Gumbel of the chosen class has location 0
+    (not log p_b, a known bug); gradients are carried back to ``logits`` by the softmax's Jacobian, so they sum to
+    zero over the classes of a variable.
+
+    :param logits: ``[*batch, D, K]``, normalised or not
+    :param mask: ``True`` where a class may be drawn, broadcastable to ``logits``; ``None`` allows all
+    :raises ValueError: where a variable has no class left
+    """
+
+    event_ndim = 2
+    sample_ndim = 2
+
+    def __init__(self, logits: Tensor, mask: Tensor | None = None):
+        if logits.dim() < 2:
+            raise ValueError(
+                f"logits must be [*batch, D, K], variables and classes last; got shape {tuple(logits.shape)}: "
+                "for one variable, logits.unsqueeze(-2)"
+            )
+        if mask is not None:
+            if not under_transform() and not bool(mask.any(-1).all()):
+                raise ValueError("the mask leaves a variable without any class; at least one must be allowed")
+            logits = torch.where(mask, logits, torch.full((), MASKED_LOGIT, dtype=logits.dtype, device=logits.device))
+        self.theta = logits
+        self.mask = mask
+
+    def at(self, theta: Tensor) -> GumbelOneHot:
+        latent = GumbelOneHot(theta)
+        latent.mask = self.mask  # theta carries the masked logits already
+        return latent
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """p(class), shape of θ, detached."""
+        return self.theta.detach().softmax(-1)
+
+    def natural(self) -> Tensor:
+        return self.theta.log_softmax(-1)
+
+    def pull_back(self, g: Tensor) -> Tensor:
+        if self.mask is not None:
+            # the relaxation gives a masked class noise of its own, which must not move its logit
+            g = g.masked_fill(~self.mask, 0.0)
+        return g - self.probabilities * g.sum(-1, keepdim=True)
+
+    def push_forward(self, v: Tensor) -> Tensor:
+        change = v - (self.probabilities * v).sum(-1, keepdim=True)
+        return change if self.mask is None else change.masked_fill(~self.mask, 0.0)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        with torch.no_grad():
+            classes = self.theta.shape[-1]
+            flat = self.probabilities.reshape(-1, classes)
+            index = torch.multinomial(flat, 1, generator=generator).reshape(self.theta.shape[:-1])
+            return F.one_hot(index, classes).to(self.theta.dtype)
+
+    def log_prob(self, b: Tensor) -> Tensor:
+        return (b * self.natural()).sum((-2, -1))
+
+    def score(self, b: Tensor) -> Tensor:
+        return b - self.probabilities
+
+    def hard(self, z: Tensor) -> Tensor:
+        return F.one_hot(z.argmax(-1), z.shape[-1]).to(z.dtype)
+
+    def conditional(self, b: Tensor, u: Tensor) -> Tensor:
+        log_exponential = (-open_unit(u).log()).log()
+        # the drawn class: a Gumbel located at logsumexp of the normalised logits, which is 0
+        minus_top = (b * log_exponential).sum(-1, keepdim=True)
+        top = -minus_top
+        rest = -torch.logaddexp(minus_top, log_exponential - self.natural())
+        # rounding may tie a likely class with the drawn one; H(z̃) = b must hold for every sample
+        below = torch.nextafter(top, top.new_tensor(-torch.inf))  # top holds no θ, so nor does this
+        return torch.where(b.bool(), top, torch.minimum(rest, below))
+
+    def conditional_noise(self, b: Tensor, u: Tensor) -> Tensor:
+        # as above; a masked class keeps the noise that its logit of -1e8 would swallow
+        log_exponential = (-open_unit(u).log()).log()
+        minus_top = (b * log_exponential).sum(-1, keepdim=True)
+        natural = self.natural()
+        return torch.where(b.bool(), -minus_top - natural, -torch.logaddexp(minus_top + natural, log_exponential))
+
+    def base_noise(self, u: Tensor) -> Tensor:
+        return -(-open_unit(u).log()).log()
+
+    def base_score(self, noise: Tensor) -> Tensor:
+        return -torch.expm1(-noise)
+
+    def relax(self, z: Tensor, temperature: Tensor | float) -> Tensor:
+        return (z / temperature).softmax(-1)
+
+    def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
+        return relaxed * (slope - (relaxed * slope).sum(-1, keepdim=True)) / temperature
+
+    def mean(self) -> Tensor:
+        return self.probabilities
+
+    def mean_gradient(self, slope: Tensor) -> Tensor:
+        return self.pull_back(self.probabilities * slope)
+
+    def coupling(self, b: Tensor, z: Tensor) -> Tensor:
+        return (z - z.amax(-1, keepdim=True)).exp()
+
+    def support(self) -> Tensor:
+        dim, classes = self.theta.shape[-2:]
+        allowed = torch.ones(dim, classes, dtype=torch.bool)
+        if self.mask is not None:
+            # a class is left out only where no sample of the batch may draw it
+            rows = self.mask.expand(self.theta.shape).reshape(-1, dim, classes)
+            allowed = rows.any(0).cpu() if len(rows) else allowed
+        choices = [row.nonzero().flatten().tolist() for row in allowed]
+        size = 1
+        for choice in choices:
+            size *= len(choice)
+        check_support(size)
+        index = torch.tensor(list(itertools.product(*choices)), device=self.theta.device).reshape(size, dim)
+        return F.one_hot(index, classes).to(self.theta.dtype)

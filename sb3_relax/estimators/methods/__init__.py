@@ -1,0 +1,1 @@
+"""The estimators: one method a file, the mathematics in the docstring."""

@@ -12,6 +12,7 @@ import re
 from functools import partial
 
 import numpy as np
+import table_summary
 import tables_decomposition
 import tables_diagnose
 import tables_rl
@@ -109,6 +110,7 @@ def rebar_table() -> str:
 
 
 TABLES = {
+    "summary": table_summary.summary_table,
     "agents": tables_rl.agents_table,
     "learning": tables_rl.learning_table,
     "statistics": tables_rl.statistics_table,

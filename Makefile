@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint format bench tables docs clean
+.PHONY: help demo test test-slow lint format bench tables docs docs-serve clean
 
 help:
 	@echo "make demo       RELAXA2C learns CartPole-v1 in under a minute; writes demo/"
@@ -12,7 +12,7 @@ help:
 	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
 	@echo "make bench      speed and memory against SB3's A2C"
 	@echo "make tables     README's tables and figures from the records in scripts/results"
-	@echo "make docs       the documentation, into site/index.html"
+	@echo "make docs       the documentation, into site/index.html; make docs-serve: in a browser, as it is edited"
 
 # torch first and pinned: a range that admits a newer release would bring gigabytes of CUDA packages
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -51,6 +51,9 @@ tables: $(READY)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
+
+docs-serve: $(READY)
+	$(BIN)/mkdocs serve
 
 clean:
 	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -11,7 +11,7 @@ help:
 	@echo "make test       the tests (minutes); make test-slow: the long ones"
 	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
 	@echo "make bench      speed and memory against SB3's A2C"
-	@echo "make tables     README's tables and figures from the records in scripts/results"
+	@echo "make tables     the tables and figures of README.md and docs/ from the records in scripts/results"
 	@echo "make docs       the documentation, into site/index.html; make docs-serve: in a browser, as it is edited"
 
 # torch first and pinned: a range that admits a newer release would bring gigabytes of CUDA packages

@@ -4,15 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint format bench tables docs clean
+.PHONY: help demo test test-slow lint format bench tables docs docs-serve clean
 
 help:
 	@echo "make demo       RELAXA2C learns CartPole-v1 in under a minute; writes demo/"
 	@echo "make test       the tests (minutes); make test-slow: the long ones"
 	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
 	@echo "make bench      speed and memory against SB3's A2C"
-	@echo "make tables     tables and figures of README.md and docs/ from the records in scripts/results"
-	@echo "make docs       the documentation, into site/index.html"
+	@echo "make tables     the tables and figures of README.md and docs/ from the records in scripts/results"
+	@echo "make docs       the documentation, into site/index.html; make docs-serve: in a browser, as it is edited"
 
 # torch first and pinned: a range that admits a newer release would bring gigabytes of CUDA packages
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -49,6 +49,9 @@ tables: $(READY)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
+
+docs-serve: $(READY)
+	$(BIN)/mkdocs serve
 
 clean:
 	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

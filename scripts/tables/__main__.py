@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from scripts.records import ROOT
-from scripts.tables import bench, decomposition, diagnose, learning, table2, toy, vae
+from scripts.tables import bench, decomposition, diagnose, learning, summary, table2, toy, vae
 from scripts.tables.blocks import BlockError, filled, pages, require_agreement
 
 TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary.summary_table,
     "agents": learning.agents_table,
     "learning": learning.learning_table,
     "statistics": learning.statistics_table,

@@ -65,4 +65,4 @@ def test_a_page_takes_a_table_from_wherever_it_lies(repository, monkeypatch):
     from scripts.docs import hooks
 
     monkeypatch.setattr(hooks, "ROOT", repository)
-    assert hooks.on_page_markdown("<!-- table: memory -->") == "old"
+    assert hooks.table("memory") == "old"

@@ -4,15 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint format bench tables docs clean
+.PHONY: help demo test test-slow lint format bench tables docs docs-serve clean
 
 help:
 	@echo "make demo       RELAXA2C learns CartPole-v1 in under a minute; writes demo/"
 	@echo "make test       the tests (minutes); make test-slow: the long ones"
 	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
 	@echo "make bench      speed and memory against SB3's A2C"
-	@echo "make tables     README's tables and figures from the records in scripts/results"
-	@echo "make docs       the documentation, into site/index.html"
+	@echo "make tables     the tables and figures of README.md and docs/ from the records in scripts/results"
+	@echo "make docs       the documentation, into site/index.html; make docs-serve: in a browser, as it is edited"
 
 # torch first and pinned: a range that admits a newer release would bring gigabytes of CUDA packages
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -23,7 +23,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python -m scripts.run.demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
@@ -41,16 +41,17 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python scripts/bench.py
+	$(BIN)/python -m scripts.bench.algorithms
 
 tables: $(READY)
-	$(BIN)/python scripts/make_tables.py
-	$(BIN)/python scripts/figure3.py
-	$(BIN)/python scripts/figures_rl.py
-	$(BIN)/python scripts/figure4.py
+	$(BIN)/python -m scripts.tables
+	$(BIN)/python -m scripts.tables.figures
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
+
+docs-serve: $(READY)
+	$(BIN)/mkdocs serve
 
 clean:
 	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

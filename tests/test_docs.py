@@ -1,16 +1,23 @@
-"""The documentation builds, its examples run, and its tables of spaces are what the classes take."""
+"""README and the documentation: the site builds, links lead somewhere, examples run, tables say what the classes do."""
 
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import sb3_relax
-from sb3_relax import estimators
+from sb3_relax import RELAXA2C, estimators
+from sb3_relax.algorithm.a2c import ControlVariateA2C
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+#: what is read: README and every page, by their paths
+READ = {str(path.relative_to(ROOT)): path for path in (README, *sorted(DOCS.rglob("*.md")))}
 
 #: page → algorithm → which column says what it takes
 PAGES = {
@@ -33,15 +40,13 @@ ORDER = [
 
 
 @pytest.fixture
-def tools(monkeypatch):
+def tools():
     """What scripts/ adds to MkDocs."""
     pytest.importorskip("mkdocs")
     pytest.importorskip("jupytext")
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    import docs_docstrings
-    import docs_hooks
+    from scripts.docs import docstrings, hooks
 
-    return docs_docstrings, docs_hooks
+    return docstrings, hooks
 
 
 def needs_contrib(page):
@@ -49,17 +54,116 @@ def needs_contrib(page):
         pytest.importorskip("sb3_contrib")
 
 
-def test_the_site_builds_strictly(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built strictly."""
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings_handlers.python")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for page in (*PAGES, "estimators", "examples/own_estimator"):
-        text = (tmp_path / f"{page}.html").read_text()
-        # nothing of the docstrings' markup, nor of the pages' own, is left over
-        assert not re.search(r":(class|meth|func|attr|param|raises)\b[^<]*:|&lt;!-- (readme|table)", text), page
-    assert "1/(K-1) Σ_k" in (tmp_path / "estimators.html").read_text()
+    return folder
+
+
+def test_nothing_of_the_markup_is_left_over(site):
+    pages = [path for path in site.rglob("*.html") if path.name != "404.html"]
+    assert len(pages) == len(READ) - 1 + len(list((DOCS / "examples").glob("*.py")))
+    for page in pages:
+        text = page.read_text()
+        assert not re.search(r":(class|meth|func|attr|param|raises)\b[^<]*:|&lt;!-- |<!-- table: ", text), page
+        # a table that Markdown did not see as one
+        assert not re.search(r"^\|.*\|$", text, re.MULTILINE), page
+    assert "1/(K-1) Σ_k" in (site / "estimators.html").read_text()
+
+
+def test_the_site_opens_from_the_disk(site):
+    """It searches without a server, and fetches nothing from elsewhere; and it says which version it is of."""
+    assert (site / "search" / "search_index.js").read_text().startswith("var __index = ")
+    for page in site.rglob("*.html"):
+        text = page.read_text()
+        assert re.search(r'<script src="[^"]*assets/iframe-worker\.js"', text), page
+        assert not re.search(r"<(script|img|source|iframe)\b[^>]* src=[\"']?(https?:)?//", text), page
+        assert not re.search(r"<link\b[^>]* href=[\"']?(https?:)?//", text), page
+        assert f"sb3_relax {sb3_relax.__version__}" in text, page
+
+
+def heading_anchors(path):
+    """As GitHub and MkDocs make them of a page's headings."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("page", READ)
+def test_relative_links_lead_somewhere(page):
+    path = READ[page]
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith(("http://", "https://"))]
+    assert links or page != "README.md"
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        if target.parent == DOCS / "examples" and target.suffix == ".md":
+            target = target.with_suffix(".py")  # the site makes a page of it
+        assert target.exists(), f"{page}: {link}"
+        if anchor and target.suffix == ".md":
+            assert anchor in heading_anchors(target), f"{page}: {link}"
+
+
+def test_readme_is_read_in_minutes():
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 250
+    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+
+
+def python_examples(path):
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A folder with the agent that README's quick start saves, for the examples that go on from there."""
+    monkeypatch.chdir(tmp_path)
+    RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu").save("relaxa2c_cartpole")
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("page", [page for page, path in READ.items() if python_examples(path)])
+def test_a_pages_examples_run(page):
+    for package in ("sb3_contrib", "onnx", "tensorboard"):
+        pytest.importorskip(package)
+    for example in python_examples(READ[page]):
+        smaller = re.sub(r"\b(5|10|100)_000\b", "200", example)
+        # what trains, trains for a moment
+        assert smaller != example or ".learn(" not in example or "learn(1_000)" in example
+        exec(compile(smaller, page, "exec"), {})
+
+
+def test_readme_has_its_examples():
+    assert len(python_examples(README)) == 4
+
+
+def test_every_argument_of_ours_is_in_the_table_with_its_default():
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", (DOCS / "control_variate.md").read_text(), re.MULTILINE)
+    arguments = {
+        name: parameter.default
+        for cls in (ControlVariateA2C, RELAXA2C)
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    assert len(arguments) == 12
+    assert {name: eval(default.strip("`")) for name, default in rows} == arguments
+
+
+def test_readmes_five_arguments_have_their_defaults():
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", README.read_text(), re.MULTILINE)
+    assert len(rows) == 5
+    parameters = inspect.signature(RELAXA2C.__init__).parameters | inspect.signature(ControlVariateA2C.__init__).parameters
+    for name, default in rows:
+        assert eval(default.strip("`")) == parameters[name].default, name
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -79,16 +183,6 @@ def test_can_i_use_says_what_the_class_takes(page):
         assert {row[0] for row in rows if row[column] == "✔️"} == takes
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_pages_example_runs(page, tmp_path, monkeypatch):
-    needs_contrib(page)
-    monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
-    smaller = re.sub(r"\b(5|10)_000\b", "200", example)
-    assert smaller != example
-    exec(compile(smaller, f"{page}.md", "exec"), {})
-
-
 def test_every_public_name_of_the_estimators_has_an_entry():
     entries = re.findall(
         r"^::: sb3_relax\.estimators\.(\w+)$", (ROOT / "docs" / "estimators.md").read_text(), re.MULTILINE
@@ -96,22 +190,33 @@ def test_every_public_name_of_the_estimators_has_an_entry():
     assert sorted(entries) == sorted({*estimators.__all__} - {"ESTIMATORS"})
 
 
-def test_readme_parts(tools):
+def test_a_pages_tables_and_pictures(tools):
     from mkdocs.exceptions import PluginError
 
-    hooks = tools[1]
-    page = hooks.on_page_markdown("before\n<!-- table: learning of LAXA2C -->\nafter")
+    def filled(markdown, page="results/some.md"):
+        return tools[1].on_page_markdown(markdown, SimpleNamespace(file=SimpleNamespace(src_uri=page)))
+
+    page = filled("before\n<!-- table: learning of LAXA2C -->\nafter")
     assert page.startswith("before\n| environment")
     assert page.endswith("|\nafter")
     # its environments, the baseline beside it, and nothing of RELAXA2C, which has it in its name
     assert "| LAXA2C |" in page
     assert "| A2C (ĉ = 0) |" in page
     assert "CartPole" not in page
-    assert hooks.section("Which defaults, and why") in hooks.section("What it does: measured")
-    assert "## Export" not in hooks.section("rl-zoo: train, tune, enjoy")
-    for wrong in ("<!-- readme: No such -->", "<!-- table: nosuch -->", "<!-- table: learning of SAC -->"):
-        with pytest.raises(PluginError, match=r"README\.md"):
-            hooks.on_page_markdown(wrong)
+    # a table of README, and one of a page below docs/
+    assert filled("<!-- table: summary -->").startswith("| task")
+    assert filled("<!-- table: bench -->").startswith("| case")
+    for wrong, message in (
+        ("<!-- table: learnin -->", "no page has a table 'learnin'; did you mean 'learning'?"),
+        ("<!-- table: learning of SAC -->", "the table 'learning' has no row of SAC"),
+    ):
+        with pytest.raises(PluginError, match=re.escape(message)):
+            filled(wrong)
+    # pictures of the repository keep their path in the site; those of docs/ and elsewhere stay as they are
+    assert filled("![a b](../../agents/a.gif)") == "![a b](../agents/a.gif)"
+    assert filled("![](../agents/a.gif)", "zoo.md") == "![](agents/a.gif)"
+    for kept in ("![](../assets/a.png)", "![](assets/a.png)", "![](https://x.org/../a.png)", "[text](../../a.md)"):
+        assert filled(kept) == kept
 
 
 def test_docstrings_to_markdown(tools):

@@ -34,7 +34,7 @@ class Bias:
 
     @property
     def unbiased(self) -> bool:
-        """Whether no difference is beyond what noise explains (five standard errors), or rounding where there is none."""
+        """Whether every difference is within five standard errors, or rounding where there is no noise."""
         return bool((self.z_scores.abs() < 5).all())
 
 

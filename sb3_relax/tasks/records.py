@@ -1,50 +1,72 @@
-"""Records: one JSON file per run, with everything needed to repeat it."""
+"""Records: what a run found, in JSON, with everything needed to repeat it."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-#: the checkout (in an installed package, the folder above it, which is no repository)
-ROOT = Path(__file__).resolve().parent.parent.parent
+#: the folder that the package lies in: a checkout, or where pip installs
+HOME = Path(__file__).resolve().parents[2]
 
 
-def provenance() -> dict[str, Any]:
-    """Commit (with ``+`` where the package or the scripts were changed since), command line and versions."""
-    commit = "unknown"
-    try:
-        git = ["git", "-C", str(ROOT)]
-        commit = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True).strip()
-        watched = ["sb3_relax", "scripts/*.py", "scripts/protocols", "zoo_hyperparams"]
-        if subprocess.check_output([*git, "status", "--porcelain", "--", *watched], text=True).strip():
-            commit += "+"
-    except (OSError, subprocess.CalledProcessError):
-        pass
-    packages = ("torch", "numpy", "stable_baselines3", "gymnasium")
+def provenance(checkout: Path = HOME) -> dict[str, Any]:
+    """Commit (with ``+`` where the code was changed since), command line and versions.
+
+    :param checkout: of the code that runs; a folder that is no checkout has no commit
+    """
     return {
-        "commit": commit,
-        "argv": [Path(sys.argv[0]).name, *(word.replace(f"{ROOT}/", "") for word in sys.argv[1:])],
+        "commit": commit_of(checkout),
+        "argv": [own_path(sys.argv[0], checkout), *(word.replace(f"{checkout}/", "") for word in sys.argv[1:])],
         "python": platform.python_version(),
         "cpu": platform.machine(),
         "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version(name) for name in ("torch", "numpy", "stable_baselines3", "gymnasium")},
     }
 
 
+def commit_of(checkout: Path) -> str:
+    """Of a git checkout; ``"unknown"`` for any other folder, one inside of another project's checkout included."""
+    git = ["git", "-C", str(checkout)]
+    try:
+        top = subprocess.check_output([*git, "rev-parse", "--show-toplevel"], text=True, stderr=subprocess.DEVNULL)
+        if Path(top.strip()).resolve() != checkout.resolve():
+            return "unknown"
+        commit = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True).strip()
+        watched = ["sb3_relax", "scripts/*.py", "scripts/protocols", "zoo_hyperparams"]
+        changed = subprocess.check_output([*git, "status", "--porcelain", "--", *watched], text=True).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + "+" if changed else commit
+
+
+def own_path(program: str, checkout: Path) -> str:
+    """The program's path in the checkout; of any other program, the name alone."""
+    path = Path(program)
+    return str(path.relative_to(checkout)) if path.is_relative_to(checkout) else path.name
+
+
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Atomically: a killed sweep leaves whole records or none."""
+    """Write a record's file, whole or not at all."""
+    write_whole(path, (json.dumps(record) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Atomically: to a file beside ``path``, down to the disk, then renamed. Killed anywhere, ``path`` is as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(record) + "\n")
-    os.replace(partial, path)
-
-
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All records below a folder, in the order of their names."""
-    return [json.loads(path.read_text()) for path in sorted(folder.rglob("*.json"))]
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:  # an interrupt too must leave nothing behind
+        partial.unlink(missing_ok=True)
+        raise

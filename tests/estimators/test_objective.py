@@ -92,7 +92,8 @@ def test_closed_form_slope_is_used_where_offered():
 def test_bad_calls_are_refused():
     bits = LogisticBernoulli(torch.zeros(4, 3))
     with pytest.raises(
-        TypeError, match=r"LAX takes ReparameterisedLatent; got LogisticBernoulli, which these take: .*Concrete.*, Reinforce"
+        TypeError,
+        match=r"LAX takes ReparameterisedLatent; got LogisticBernoulli, which these take: .*Concrete.*, Reinforce",
     ):
         LAX(gaussian_net)(bits, lambda b: b.sum(-1))
     with pytest.raises(ValueError, match=r"batch's shape \(4,\); got \(4, 3\)"):

@@ -1,0 +1,102 @@
+"""Long series of numbers out of a record and back, and the file that holds them: one ``.npz`` for many runs.
+
+A record restored from its line and its arrays is the record that was packed, every number and type of it: only lists
+of integers alone, or of floats alone, become arrays, and a list of rows becomes an array for each column.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_relax.tasks.records import write_whole
+
+#: a list with fewer entries stays in the line
+LONG = 50
+#: of the entries of the zip file: the earliest that the format knows
+DATE = (1980, 1, 1, 0, 0, 0)
+Arrays = dict[str, np.ndarray]
+
+
+def taken_out(run: str, record: dict[str, Any], file: str) -> tuple[dict[str, Any], Arrays]:
+    """A record whose long series are references to ``file``, and the arrays that ``file`` must have for them."""
+    line, arrays = dict(record), {}
+    for field, value in record.items():
+        columns = as_columns(value)
+        if columns is not None:
+            reference = {"npz": file, "columns": len(columns)} if isinstance(value[0], list) else {"npz": file}
+            line[field] = reference
+            arrays |= dict(zip(keys_of(run, field, reference), columns, strict=True))
+    return line, arrays
+
+
+def put_back(run: str, line: dict[str, Any], files: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """The record that :func:`taken_out` was given.
+
+    :param files: name of a file → its arrays
+    """
+    record = dict(line)
+    for field, reference in references(line).items():
+        columns = [files[reference["npz"]][key].tolist() for key in keys_of(run, field, reference)]
+        record[field] = [list(row) for row in zip(*columns, strict=True)] if "columns" in reference else columns[0]
+    return record
+
+
+def references(line: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The fields of a line that are in a file."""
+    return {field: value for field, value in line.items() if isinstance(value, dict) and "npz" in value}
+
+
+def keys_of(run: str, field: str, reference: Mapping[str, Any]) -> list[str]:
+    """The names in the file of a series' array, or of its columns' arrays."""
+    if "columns" not in reference:
+        return [f"{run}/{field}"]
+    return [f"{run}/{field}/{column}" for column in range(reference["columns"])]
+
+
+def as_columns(value: Any) -> list[np.ndarray] | None:
+    """A long list of numbers as one array, a long list of rows as one for each column; ``None`` for all else."""
+    if not isinstance(value, list) or len(value) < LONG:
+        return None
+    if not all(isinstance(row, list) and len(row) == len(value[0]) for row in value):
+        column = as_array(value)
+        return None if column is None else [column]
+    columns = [as_array(list(column)) for column in zip(*value, strict=True)]
+    whole = [column for column in columns if column is not None]
+    return whole if columns and len(whole) == len(columns) else None
+
+
+def as_array(values: list[Any]) -> np.ndarray | None:
+    """``None`` where an array would not give back the same values of the same types."""
+    kinds = {type(value) for value in values}
+    if kinds == {float}:
+        return np.array(values, np.float64)
+    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
+        return np.array(values, np.int64)
+    return None
+
+
+def read_arrays(path: Path) -> Arrays:
+    """All arrays of a file; none where it is not there."""
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Whole or not at all; the same arrays give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key in sorted(arrays):
+            entry = zipfile.ZipInfo(f"{key}.npy", DATE)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            content = io.BytesIO()
+            np.lib.format.write_array(content, arrays[key], version=(1, 0), allow_pickle=False)
+            archive.writestr(entry, content.getvalue())
+    write_whole(path, buffer.getvalue())

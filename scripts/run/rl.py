@@ -1,0 +1,223 @@
+"""Learning runs: algorithm × environment × seed from a protocol file, one record per run.
+
+    python -m scripts.run.rl                                # all of scripts/protocols/learning.yml
+    python -m scripts.run.rl --env CartPole-v1 --jobs 2     # one environment
+    python -m scripts.run.rl --algorithm relaxa2c           # one algorithm
+
+Records go to results/<protocol> in the folder that this is run in, or in that of ``--output``. A run that has a record
+there is skipped, so a killed sweep continues where it stopped. A failed run is reported at the end and does not take
+the others with it. Where a protocol has ``until_solved: true``, runs stop at the threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rl_zoo3
+import torch as th
+import yaml
+from rl_zoo3.utils import get_wrapper_class
+from sb3_contrib import TRPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
+from sb3_relax.environments import make_undrawn_vec_env
+from sb3_relax.zoo.hyperparams import RATES, to_rate
+from scripts.records import ROOT, Records, add_output, file_name, provenance
+from scripts.run.sweep import BACKENDS, asked_for, in_parallel
+
+#: keys that are no arguments of an algorithm
+OF_THE_RUN = ("n_envs", "n_timesteps", "normalize", "policy", "env_wrapper")
+#: by the name of their file in zoo_hyperparams (rl-zoo calls RecurrentPPO ppo_lstm)
+CLASSES = {
+    "laxa2c": LAXA2C,
+    "relaxa2c": RELAXA2C,
+    "laxa2c_lstm": RecurrentLAXA2C,
+    "relaxa2c_lstm": RecurrentRELAXA2C,
+    "ppo": PPO,
+    "trpo": TRPO,
+}
+#: where those files are: ours, else rl-zoo's own (for what users would pick instead, as rl-zoo has tuned it)
+ZOO_FILES = (ROOT / "zoo_hyperparams", Path(rl_zoo3.__file__).parent / "hyperparams")
+
+
+class Recorder(BaseCallback):
+    """Every episode's return and step, the first step at which the mean of 100 reached the threshold, the variances.
+
+    :param until_solved: stop there
+    """
+
+    def __init__(self, threshold: float, until_solved: bool = False):
+        super().__init__()
+        self.threshold = threshold
+        self.until_solved = until_solved
+        self.returns: list[float] = []
+        self.steps: list[int] = []
+        self.solved_at: int | None = None
+        self.variances: list[tuple[int, float, float]] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.returns.append(round(float(info["episode"]["r"]), 2))
+                self.steps.append(self.num_timesteps)
+                mean = np.mean(self.returns[-100:])
+                if self.solved_at is None and len(self.returns) >= 100 and mean >= self.threshold:
+                    self.solved_at = self.num_timesteps
+        return not (self.until_solved and self.solved_at is not None)
+
+    def _on_rollout_start(self) -> None:
+        log = self.logger.name_to_value
+        if "train/grad_variance" in log:
+            with_cv, without = log["train/grad_variance"], log["train/grad_variance_no_cv"]
+            self.variances.append((self.num_timesteps, with_cv, without))
+
+
+def model_arguments(hyperparams: dict[str, Any]) -> dict[str, Any]:
+    """rl-zoo's spellings → constructor arguments."""
+    arguments = {k: v for k, v in hyperparams.items() if k not in OF_THE_RUN}
+    arguments |= {key: to_rate(key, arguments[key]) for key in (*RATES, "clip_range") if key in arguments}
+    if isinstance(arguments.get("policy_kwargs"), str):
+        arguments["policy_kwargs"] = eval(arguments["policy_kwargs"], {"nn": th.nn})  # rl-zoo's own way of writing them
+    return arguments
+
+
+def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The zoo file's values for an environment, overridden by the protocol's; those alone, for ``algorithm``."""
+    overrides = dict(entry)
+    if "algorithm" in overrides:
+        return overrides.pop("algorithm"), overrides
+    zoo = overrides.pop("zoo")
+    file = next(path for folder in ZOO_FILES if (path := folder / f"{zoo}.yml").exists())
+    of_zoo = yaml.safe_load(file.read_text())
+    if env_id not in of_zoo:
+        raise KeyError(f"{file.name} has no entry for {env_id}; it has {', '.join(of_zoo)}")
+    return zoo, {**of_zoo[env_id], **overrides}
+
+
+def normalized(hyperparams: dict[str, Any]) -> bool:
+    """Whether VecNormalize is asked for; rl-zoo's entries may also give it arguments, which no protocol here uses."""
+    value = hyperparams.get("normalize", False)
+    if not isinstance(value, bool):
+        raise ValueError(f"normalize must be true or false; got {value!r}")
+    return value
+
+
+def made(env_id: str, hyperparams: dict[str, Any], n_envs: int, seed: int) -> VecEnv:
+    """Environments as an entry asks for them, but for VecNormalize."""
+    import scripts.run.environments  # noqa: F401  registers them, in this process
+
+    return make_undrawn_vec_env(env_id, n_envs, seed, get_wrapper_class(hyperparams))
+
+
+def built(env_id: str, entry: dict[str, Any], seed: int) -> tuple[BaseAlgorithm, dict[str, Any]]:
+    """An algorithm on its environments as a protocol's entry asks for it, and all its hyper-parameters."""
+    zoo, hyperparams = hyperparams_of(env_id, entry)
+    env = made(env_id, hyperparams, hyperparams.get("n_envs", 1), seed)
+    if normalized(hyperparams):
+        env = VecNormalize(env, gamma=hyperparams.get("gamma", 0.99))
+    model = CLASSES[zoo](hyperparams["policy"], env, seed=seed, device="cpu", **model_arguments(hyperparams))
+    return model, hyperparams
+
+
+def trained(
+    env_id: str, entry: dict[str, Any], seed: int, threshold: float, until_solved: bool = False
+) -> tuple[BaseAlgorithm, dict[str, Any], Recorder, float]:
+    """An entry's algorithm after its ``n_timesteps``; its hyper-parameters, what it went through, and the seconds."""
+    th.set_num_threads(1)
+    model, hyperparams = built(env_id, entry, seed)
+    recorder = Recorder(threshold, until_solved)
+    start = time.perf_counter()
+    model.learn(int(hyperparams["n_timesteps"]), callback=recorder)
+    return model, hyperparams, recorder, time.perf_counter() - start
+
+
+def run_name(env_id: str, name: str, seed: int) -> str:
+    """Of a run's record."""
+    return file_name(f"{env_id}_{name}_{seed:04d}")
+
+
+def run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Records) -> None:
+    """One run and its record."""
+    threshold, until_solved = task["threshold"], task.get("until_solved", False)
+    model, hyperparams, recorder, seconds = trained(env_id, task["algorithms"][name], seed, threshold, until_solved)
+    eval_env = made(env_id, hyperparams, n_envs=8, seed=10_000 + seed)
+    statistics = model.get_vec_normalize_env()
+    if statistics is not None:
+        eval_env = VecNormalize(eval_env, training=False, norm_reward=False)
+        eval_env.obs_rms = statistics.obs_rms
+    scores, _ = evaluate_policy(model, eval_env, n_eval_episodes=100, return_episode_rewards=True)
+    every = max(1, len(recorder.variances) // 200)
+    records.write(
+        run_name(env_id, name, seed),
+        {
+            "env": env_id,
+            "algorithm": name,
+            "seed": seed,
+            "threshold": threshold,
+            "until_solved": until_solved,
+            "hyperparams": hyperparams,
+            "timesteps": model.num_timesteps,
+            "updates": model._n_updates,
+            "seconds": round(seconds, 2),
+            "solved_at": recorder.solved_at,
+            "final_training_mean": round(float(np.mean(recorder.returns[-100:])), 3),
+            "evaluation": [round(float(score), 2) for score in scores],
+            "episode_returns": recorder.returns,
+            "episode_steps": recorder.steps,
+            "variances": [[t, float(f"{a:.4g}"), float(f"{b:.4g}")] for t, a, b in recorder.variances[::every]],
+            **provenance(),
+        },
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--protocol", type=Path, default=ROOT / "scripts" / "protocols" / "learning.yml")
+    parser.add_argument("--env", action="append", help="only this environment (may be repeated)")
+    parser.add_argument("--algorithm", action="append", help="only this algorithm of the protocol (may be repeated)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
+    parser.add_argument("--backend", choices=BACKENDS, default="loky", help="of joblib: ray and dask for clusters")
+    add_output(parser, "<protocol>/runs.jsonl and what belongs to it")
+    arguments = parser.parse_args()
+    protocol = yaml.safe_load(arguments.protocol.read_text())
+    records = Records(arguments.output / arguments.protocol.stem)
+
+    tasks = asked_for(parser, arguments, protocol)
+    known = list(dict.fromkeys(name for task in tasks.values() for name in task["algorithms"]))
+    algorithms = arguments.algorithm or known
+    if unknown := sorted(set(algorithms) - set(known)):
+        parser.error(f"{', '.join(unknown)}: of {', '.join(tasks)}, {arguments.protocol.name} has {', '.join(known)}")
+    cells = [
+        [run_name(env_id, name, seed) for seed in task["seeds"]]
+        for env_id, task in tasks.items()
+        for name in task["algorithms"]
+    ]
+    records.pack_complete(cells)  # what a killed sweep left
+    done = records.names()
+    jobs = {
+        run_name(env_id, name, seed): (env_id, name, task, seed, records)
+        for env_id, task in tasks.items()
+        for seed in task["seeds"]
+        for name in task["algorithms"]
+        if name in algorithms and run_name(env_id, name, seed) not in done
+    }
+
+    def pack() -> None:
+        records.pack_complete(cells)
+
+    failures = in_parallel(run, jobs, arguments.jobs, "runs", arguments.backend, after_each=pack)
+    if failures:
+        raise SystemExit(f"{len(failures)} of {len(jobs)} runs failed")
+
+
+if __name__ == "__main__":
+    main()

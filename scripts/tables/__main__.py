@@ -1,0 +1,75 @@
+"""The tables of README.md and docs/, from the records in scripts/results and nothing else.
+
+    python -m scripts.tables            # rewrites what stands between <!-- table:NAME --> and <!-- /table:NAME -->
+    python -m scripts.tables --check    # fails where a page is not what the records say
+
+Pages are README.md and every Markdown file below docs/. Every table must be placed on at least one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from scripts.records import ROOT
+from scripts.tables import bench, decomposition, diagnose, learning, summary, table2, toy, vae
+from scripts.tables.blocks import BlockError, filled, pages, require_agreement
+
+TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary.summary_table,
+    "agents": learning.agents_table,
+    "learning": learning.learning_table,
+    "statistics": learning.statistics_table,
+    "tuning": learning.tuning_table,
+    "tuned": partial(learning.learning_table, "tuned"),
+    "tuned-statistics": partial(learning.statistics_table, "tuned"),
+    "table2": table2.table2_table,
+    "grid": partial(table2.grid_table, "table2_grid", "table2"),
+    "paper-grid": partial(table2.grid_table, "table2_paper_grid", "table2_paper"),
+    "apart": table2.apart_table,
+    "defaults": learning.defaults_table,
+    "bench": bench.bench_table,
+    "estimators": bench.estimators_table,
+    "peers": bench.peers_table,
+    "diagnose": diagnose.table,
+    "decomposition": decomposition.table,
+    "toy": toy.toy_table,
+    "rebar": toy.rebar_table,
+    "vae": vae.table,
+    "vae-bench": vae.bench_table,
+}
+
+
+def stale_pages(root: Path, tables: dict[str, Callable[[], str]]) -> dict[Path, str]:
+    """Pages that are not what the tables say, and what they should be.
+
+    :raises BlockError: where a table has no block, or a block has no table
+    """
+    require_agreement(tables, root)
+    bodies = {name: table() for name, table in tables.items()}
+    written = {page: filled(page.read_text(), bodies) for page in pages(root)}
+    return {page: text for page, text in written.items() if text != page.read_text()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        stale = stale_pages(ROOT, TABLES)
+    except BlockError as error:
+        raise SystemExit(str(error)) from error
+    if not arguments.check:
+        for page, text in stale.items():
+            page.write_text(text)
+    elif stale:
+        names = ", ".join(str(page.relative_to(ROOT)) for page in stale)
+        raise SystemExit(f"not what the records say: {names}; run `make tables`")
+    else:
+        print("every table is what the records say")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Tables of the benchmarks: the algorithms' speed and memory, the estimators' variance and time, the peers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from scripts.records import RESULTS
+
+
+def bench_table() -> str:
+    record = json.loads((RESULTS / "bench.json").read_text())
+    rows = [
+        "| case | environment | n_steps | steps per second ÷ A2C's [95% interval] | asked | peak memory ÷ A2C's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in record["speed"]:
+        memory = next(m for m in record["memory"] if m["case"] == row["case"])
+        low, high = row["interval"]
+        rows.append(
+            f"| `{row['case']}` | {row['env']} | {row['n_steps']} | {row['ratio']:.2f} [{low:.2f}, {high:.2f}] "
+            f"| ≥ {row['target']} | {memory['ratio']:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def estimators_table() -> str:
+    """One row per estimator: variance at equal evaluations (median of the instances) and time, REINFORCE = 1."""
+    variance = json.loads((RESULTS / "estimators" / "variance.json").read_text())["rows"]
+    timing = json.loads((RESULTS / "estimators" / "time.json").read_text())["rows"]
+    problems = list(dict.fromkeys(row["problem"] for row in variance))
+    cost = {(row["problem"], row["instance"], row["case"]): row["variance"] * row["evaluations"] for row in variance}
+    seconds = {(row["problem"], row["case"]): row["ratio"] for row in timing}
+    rows = [
+        "| estimator | calls of f | needs ∂f | "
+        + " | ".join(f"{p}: variance, time" for p in problems)
+        + " | VAE's decoder: time |",
+        "|---|---|---|" + "---|" * (len(problems) + 1),
+    ]
+    for case in dict.fromkeys(row["case"] for row in variance):
+        first = next(row for row in variance if row["case"] == case)
+        cells = []
+        for problem in problems:
+            ratios = [
+                value / cost[problem, instance, "reinforce"]
+                for (where, instance, name), value in cost.items()
+                if (where, name) == (problem, case)
+            ]
+            cells.append(f"{np.median(ratios):.2g}, {seconds[problem, case]:.1f}×" if ratios else "—")
+        cells.append(f"{seconds['vae', case]:.1f}×" if ("vae", case) in seconds else "—")
+        rows.append(
+            f"| {case} | {first['evaluations']} | {'yes' if first['needs_grad_f'] else 'no'} | "
+            + " | ".join(cells)
+            + " |"
+        )
+    return "\n".join(rows)
+
+
+def peers_table() -> str:
+    record = json.loads((RESULTS / "estimators" / "time.json").read_text())
+    seconds = {(row["problem"], row["case"]): row["microseconds"] for row in record["rows"]}
+    rows = [
+        "| RELAX of | bias, z-score of 100,000 (toy) | variance (toy) | time ÷ ours: toy | quadratic | VAE's decoder |",
+        "|---|---|---|---|---|---|",
+    ]
+    for peer in record["peers"]:
+        name = peer["case"].replace("sb3_relax ", "")
+        cells = [
+            f"{seconds[problem, name] / seconds[problem, 'relax']:.1f}" if (problem, name) in seconds else "—"
+            for problem in ("toy", "quadratic", "vae")
+        ]
+        rows.append(f"| {peer['case']} | {peer['z']:.1f} | {peer['variance']:.3g} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)

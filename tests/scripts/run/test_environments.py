@@ -1,0 +1,32 @@
+"""Environments of the learning runs."""
+
+import copy
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from scripts.run import environments
+from scripts.run.rl import made
+
+
+def test_wide_actions():
+    """Its reward and its next state against the formula, term by term."""
+    env = environments.WideActions(n_bits=6, horizon=2)
+    check_env(env, skip_render_check=True)
+    env.reset(seed=0)
+    state, x = env.state.copy(), np.array([1, -1, 1, 1, -1, 1])
+    twin = copy.deepcopy(env)
+    _, reward, *ends = env.step((x + 1) // 2)
+    by_state = sum(state[i] * env.to_reward[i, j] * x[j] for i in range(8) for j in range(6))
+    by_pairs = sum(env.couplings[i, j] * x[i] * x[j] for i in range(6) for j in range(6) if i != j)
+    assert reward == pytest.approx(by_state + by_pairs)
+    assert ends[:2] == [False, False]
+    noise = 0.1 * twin.np_random.normal(size=8)
+    np.testing.assert_allclose(env.state, env.rotation @ state + env.to_state @ x + noise)
+    np.testing.assert_allclose(env.rotation @ env.rotation.T, 0.81 * np.eye(8), atol=1e-12)
+    assert env.step(np.zeros(6))[2:4] == (False, True)
+
+
+def test_learning_runs_need_not_draw():
+    assert made("CartPole-v1", {}, n_envs=2, seed=0).get_attr("render_mode") == [None, None]

@@ -1,0 +1,114 @@
+"""Learning runs, on small budgets."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from scripts.records import Records
+from tests.scripts.command import ROOT, script
+
+PROTOCOL = """
+CartPole-v1:
+  seeds: [3, 4]
+  threshold: 15
+  algorithms:
+    relaxa2c: {zoo: relaxa2c, n_timesteps: 3000}
+    broken: {zoo: relaxa2c, n_timesteps: 512, no_such_argument: 1}
+CartPole-v0:
+  seeds: [3]
+  threshold: 10
+  until_solved: true
+  algorithms:
+    own:  # values of the protocol alone
+      algorithm: relaxa2c
+      policy: MlpPolicy
+      n_timesteps: 6000
+      learning_rate: 0.00001
+      n_episodes: 1
+      env_wrapper: {environments.ScaledReward: {scale: 0.1}}
+Pendulum-v1:
+  seeds: [3]
+  threshold: -100
+  algorithms:
+    laxa2c: {zoo: laxa2c, n_timesteps: 512}
+    ppo: {zoo: ppo, n_timesteps: 256, n_steps: 64, n_epochs: 1}  # rl-zoo's own values for the rest
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["ray", "dask"])
+def test_a_sweep_on_a_cluster_of_this_machine(tmp_path, backend):
+    pytest.importorskip(backend, reason=f"needs {backend}: pip install 'sb3_relax[{backend}]'")
+    protocol = tmp_path / "tiny.yml"
+    protocol.write_text(PROTOCOL)
+    done = script("run.rl", "--protocol", protocol, "--output", tmp_path, "--backend", backend, check=False)
+    assert "2 of 7 runs failed" in done.stderr
+    assert len(Records(tmp_path / "tiny").read()) == 5
+
+
+def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
+    protocol = tmp_path / "tiny.yml"
+    protocol.write_text(PROTOCOL)
+    common = ("--protocol", protocol, "--output", tmp_path, "--jobs", 1)
+    done = script("run.rl", *common, check=False)
+    assert done.returncode == 1
+    assert "2 of 7 runs failed" in done.stderr
+    assert "no_such_argument" in done.stdout
+    store = Records(tmp_path / "tiny")
+    records = {name: store.get(name) for name in store.names()}
+    assert set(records) == {
+        "CartPole-v1_relaxa2c_0003",
+        "CartPole-v1_relaxa2c_0004",
+        "CartPole-v0_own_0003",
+        "Pendulum-v1_laxa2c_0003",
+        "Pendulum-v1_ppo_0003",
+    }
+    assert not store.unpacked()  # every cell but that of the failing run is complete
+    ppo = records["Pendulum-v1_ppo_0003"]
+    assert ppo["hyperparams"]["gamma"] == 0.9  # rl-zoo's, which SB3's default is not
+    assert ppo["variances"] == []
+    own = records["CartPole-v0_own_0003"]
+    assert all(r == int(r) for r in own["episode_returns"])  # the environment's own
+    assert own["timesteps"] == own["solved_at"] == own["episode_steps"][99] < 6000  # at once: so many fall later
+    record = records["CartPole-v1_relaxa2c_0003"]
+    assert record["timesteps"] >= 3000
+    assert record["solved_at"] is None or record["solved_at"] <= 3072
+    assert len(record["evaluation"]) == 100
+    assert sum(record["episode_returns"]) <= record["timesteps"]
+    assert record["variances"]
+    # what has a record, packed or not, is not run again, and with --algorithm nothing else is run
+    again = Records(tmp_path / "again" / "tiny")
+    for name in ("CartPole-v1_relaxa2c_0003", "Pendulum-v1_laxa2c_0003"):
+        again.write(name, records[name] | {"seconds": -1})
+    again.pack(["Pendulum-v1_laxa2c_0003"])
+    only = ("--algorithm", "laxa2c", "--algorithm", "ppo", "--algorithm", "relaxa2c")
+    script("run.rl", *common, "--output", tmp_path / "again", *only)
+    assert again.names() == set(records) - {"CartPole-v0_own_0003"}
+    assert not again.unpacked()
+    assert [again.get(name)["seconds"] == -1 for name in sorted(again.names())] == [True, False, True, False]
+    wrong = script("run.rl", "--protocol", protocol, "--algorithm", "dqn", check=False)
+    assert "dqn: of CartPole-v1, CartPole-v0, Pendulum-v1, tiny.yml has relaxa2c" in wrong.stderr
+    wrong = script("run.rl", "--protocol", protocol, "--env", "CartPole-v2", check=False)
+    assert "CartPole-v2 not in tiny.yml; it has CartPole-v1, CartPole-v0, Pendulum-v1" in wrong.stderr
+
+
+def test_a_sweep_that_is_killed_goes_on_where_it_stopped(tmp_path):
+    protocol, store = tmp_path / "tiny.yml", Records(tmp_path / "tiny")
+    algorithm = "{algorithm: relaxa2c, policy: MlpPolicy, n_timesteps: 1000, n_steps: 32}"
+    protocol.write_text(f"CartPole-v1: {{seeds: [0, 1, 2], threshold: 475, algorithms: {{short: {algorithm}}}}}")
+    command = [sys.executable, "-m", "scripts.run.rl", "--protocol", protocol, "--output", tmp_path, "--jobs", "1"]
+    sweep = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not store.names() and time.monotonic() < end and sweep.poll() is None:
+        time.sleep(0.01)
+    sweep.kill()
+    sweep.wait()
+    before = store.unpacked()
+    assert 1 <= len(before) < 3
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True)
+    assert not store.unpacked()
+    assert [record["seed"] for record in store.read()] == [0, 1, 2]
+    for name, record in before.items():
+        assert store.get(name) == record

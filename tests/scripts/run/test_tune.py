@@ -1,0 +1,87 @@
+"""Searches of hyper-parameters, on small budgets."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from scripts.records import Records
+from tests.scripts.command import script
+
+SEARCH = """
+CartPole-v1:
+  seeds: [1000, 1001]
+  n_trials: {n_trials}
+  n_timesteps: 400
+  threshold: 475
+  report: {{seeds: [{first}, 1], n_timesteps: 800}}
+  all: {{policy: MlpPolicy, n_envs: 2}}
+  methods:
+    a2c:
+      algorithm: relaxa2c
+      cv_learning_rate: 0
+      space: &space {{n_steps: [8, 16], learning_rate: {{low: 0.001, high: 0.01, log: true}}}}
+    relaxa2c: {{algorithm: relaxa2c, space: *space}}
+    diverges: {{algorithm: relaxa2c, space: {{learning_rate: [1.0e+30]}}}}
+"""
+
+
+def searched(tmp_path, n_trials, *arguments, first=0, n_timesteps=400):
+    protocol = SEARCH.format(n_trials=n_trials, first=first).replace("n_timesteps: 400", f"n_timesteps: {n_timesteps}")
+    (tmp_path / "search.yml").write_text(protocol)
+    common = ("--protocol", tmp_path / "search.yml", "--output", tmp_path, "--jobs", 1)
+    return script("run.tune", *common, *arguments, check=False)
+
+
+def record_of_search(tmp_path, name):
+    return Records(tmp_path / "search").get(f"CartPole-v1_{name}")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_method_is_searched_on_the_same_budget_and_a_search_goes_on(tmp_path, shared):
+    storage = ("--storage", f"sqlite:///{tmp_path / 'studies.db'}") if shared else ()
+    done = searched(tmp_path, 2, *storage)
+    assert "1 of 3 studies failed" in done.stderr  # one whose every trial diverges has no best
+    first = record_of_search(tmp_path, "relaxa2c")
+    (
+        tmp_path / "search" / "unpacked" / "CartPole-v1_relaxa2c.json"
+    ).unlink()  # as if it had been killed before its record
+    again = searched(tmp_path, 4, *storage)
+    assert "1 of 3 studies failed" in again.stderr
+    assert "none of 4 trials came to its end" in again.stdout
+    a2c, relax = (record_of_search(tmp_path, name) for name in ("a2c", "relaxa2c"))
+    assert len(a2c["trials"]) == len(relax["trials"]) == 4
+    assert relax["trials"][:2] == first["trials"]  # not run again
+    assert len({json.dumps(trial["params"]) for trial in relax["trials"]}) == 4  # nor drawn again
+    values = {trial["number"]: np.mean(trial["values"]) for trial in relax["trials"] if trial["state"] == "complete"}
+    best = relax["best"]
+    assert best["trial"] == max(values, key=values.get)
+    tuned = yaml.safe_load((tmp_path / "search" / "tuned.yml").read_text())["CartPole-v1"]
+    assert tuned["seeds"] == [0, 1]
+    assert tuned["algorithms"]["relaxa2c"] == {
+        "policy": "MlpPolicy",
+        "n_envs": 2,
+        "algorithm": "relaxa2c",
+        **best["params"],
+        "n_timesteps": 800,
+    }
+    script("run.rl", "--protocol", tmp_path / "search" / "tuned.yml", "--output", tmp_path, "--jobs", 1)
+    reported = Records(tmp_path / "tuned").get("CartPole-v1_a2c_0001")
+    assert reported["hyperparams"]["cv_learning_rate"] == 0
+    assert reported["hyperparams"]["learning_rate"] == a2c["best"]["params"]["learning_rate"]
+
+    # of another protocol: neither the records nor, without them, the studies
+    other = searched(tmp_path, 4, *storage, n_timesteps=500)
+    assert other.returncode == 2
+    assert "the record CartPole-v1_a2c is of another protocol" in other.stderr
+    for path in (tmp_path / "search" / "unpacked").iterdir():
+        path.unlink()
+    other = searched(tmp_path, 4, *storage, n_timesteps=500)
+    assert "the study CartPole-v1_a2c is of another protocol" in other.stdout
+
+
+def test_a_seed_for_reporting_is_not_tuned_on(tmp_path):
+    done = searched(tmp_path, 1, first=1001)
+    assert done.returncode == 2
+    assert "CartPole-v1: seeds [1001] are both for tuning and for reporting" in done.stderr

@@ -8,8 +8,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax import callbacks
+from sb3_relax import LAXA2C, RELAXA2C, callbacks
 from sb3_relax.callbacks import LAYOUT, GradientVarianceCallback, TensorboardLayoutCallback
 from tests.diagnose.problems import agent, exact_parts, score_gradient, table_bandit
 from tests.diagnose.test_split import discrete

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_relax.common import rollout_gradients, streams
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_relax import RELAXA2C
-from sb3_relax.common import rollout_gradients, streams
 from sb3_relax.algorithm.copies import frozen_copy
 from sb3_relax.diagnose.jackknife import variance
-from sb3_relax.diagnose.rollout_gradients import gradient_grams, plain
 from sb3_relax.diagnose.parallel import Parallel
+from sb3_relax.diagnose.rollout_gradients import gradient_grams, plain
 
 LENGTH = 40
 N_ROLLOUTS = 80

@@ -22,7 +22,7 @@ ORDER = [
     {"diagnose", "export", "zoo", "callbacks"},
 ]
 #: most methods of its own that a class has, those that SB3 or torch ask for included
-MOST_METHODS = 14
+MOST_METHODS = 13
 
 
 def modules(root):

@@ -8,7 +8,7 @@ import torch as th
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.errors import UsageError
 from tests.helpers import ACTION_SPACES, TinyEnv, float64_model
-from tests.test_policy_gradient import as_seen, enumerate_actions, plain_gradient
+from tests.algorithm.test_policy_gradient import as_seen, enumerate_actions, plain_gradient
 
 
 def state_baseline(space, **kwargs):

@@ -18,7 +18,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.estimators.proofs.quadrature import normal_rule, product_rule
 from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, randomise
-from tests.test_policy_gradient import (
+from tests.algorithm.test_policy_gradient import (
     as_seen,
     at_weights,
     derivative,

@@ -23,6 +23,7 @@ from tests.algorithm.test_policy_gradient import (
     at_weights,
     derivative,
     enumerate_actions,
+    estimated,
     expected_at_weights,
     plain_gradient,
 )
@@ -101,8 +102,8 @@ def test_box_given_the_past():
     actions = (normal.mean + normal.stddev * node).detach()
     advantages = actions[:, 0] ** 3 - 2 * actions[:, 0] * actions[:, 1]
     exact = plain_gradient(model, obs.expand(n, 3), actions, weight * advantages, **context(n))
-    step = model._evaluate(obs.expand(n, 3), actions, **padded(context)(n))
-    estimate = model._estimate(step, advantages)
+    step = model.view.evaluate(obs.expand(n, 3), actions, **padded(context)(n))
+    estimate = estimated(model, step, advantages)
     assert (estimate.grad - estimate.score_term).abs().max() > 0.1  # ĉ is at work
     assert exact.abs().max() > 0.01
     assert (at_weights(model, estimate, weight) - exact).abs().max() < 1e-9
@@ -120,14 +121,14 @@ def test_through_time_it_is_the_gradient_of_the_expected_return():
     probability = log_prob.reshape(n, 3).sum(1).exp()
     truth = derivative((probability * rewards.sum(1)).sum(), model)
     to_go = rewards.flip(1).cumsum(1).flip(1)
-    step = model._evaluate(obs, actions.reshape(n * 3, 2), **states, mask=th.ones(n * 3, dtype=th.bool))
-    ours = at_weights(model, model._estimate(step, to_go.flatten()), probability.detach().repeat_interleave(3))
+    step = model.view.evaluate(obs, actions.reshape(n * 3, 2), **states, mask=th.ones(n * 3, dtype=th.bool))
+    ours = at_weights(model, estimated(model, step, to_go.flatten()), probability.detach().repeat_interleave(3))
     assert (ours - truth).abs().max() < 1e-9
     assert truth.abs().max() > 0.01
     # teeth: as if every sequence were three of one step, the past forgotten
     alone = {**padded(context)(n * 3), "episode_starts": th.ones(n * 3)}
-    step = model._evaluate(obs, actions.reshape(n * 3, 2), **alone)
-    forgetful = at_weights(model, model._estimate(step, to_go.flatten()), probability.detach().repeat_interleave(3))
+    step = model.view.evaluate(obs, actions.reshape(n * 3, 2), **alone)
+    forgetful = at_weights(model, estimated(model, step, to_go.flatten()), probability.detach().repeat_interleave(3))
     assert (forgetful - truth).abs().max() > 1e-3
 
 
@@ -238,7 +239,7 @@ def test_without_control_variate_it_is_recurrent_ppo_s_first_step(case):
 def test_the_control_variate_reads_what_the_actor_remembers():
     model = small("discrete")
     data = rollout(model)
-    step = model._evaluate(data.observations, data.actions, **model._context(data))
+    step = model.view.evaluate(data.observations, data.actions, **model._context(data))
     features = model.policy.extract_features(data.observations)
     expected, _ = model.policy._process_sequence(
         features, data.lstm_states.pi, data.episode_starts, model.policy.lstm_actor
@@ -251,7 +252,7 @@ def test_the_control_variate_reads_what_the_actor_remembers():
     other = data.observations.reshape(*sequences.shape, 3).clone()
     other[longest, 0] += 1
     changed = th.zeros(*sequences.shape, 4)
-    again = model._evaluate(other.reshape(-1, 3), data.actions, **model._context(data))
+    again = model.view.evaluate(other.reshape(-1, 3), data.actions, **model._context(data))
     changed[sequences] = (again.features - step.features).detach()
     assert (changed[longest, sequences[longest]].abs().amax(1) > 1e-6).all()
     changed[longest] = 0

@@ -20,8 +20,14 @@ from sb3_contrib.common.wrappers import ActionMasker
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_relax import RELAXA2C, MaskableRELAXA2C
+from tests.algorithm.test_policy_gradient import (
+    at_weights,
+    enumerate_actions,
+    estimated,
+    expected_at_weights,
+    plain_gradient,
+)
 from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, randomise
-from tests.algorithm.test_policy_gradient import at_weights, enumerate_actions, estimated, expected_at_weights, plain_gradient
 
 SPACES = ["discrete", "multidiscrete", "multibinary"]
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax import optional
+from sb3_relax import LAXA2C, RELAXA2C, optional
 from sb3_relax.errors import AgentNotFound
 from sb3_relax.zoo import cli
 

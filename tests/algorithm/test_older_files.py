@@ -195,10 +195,24 @@ def test_the_guard_is_switched_at_load_and_back(name, tmp_path):
         assert phi(each)["seen_batches"] > phi(model)["seen_batches"]
 
 
-@pytest.mark.parametrize("only_the_weights", ["a path", "a dict"])
+@pytest.mark.parametrize("older", [True, False])
+@pytest.mark.parametrize(("name", "n_episodes"), [("relaxa2c", 2), ("relaxa2c_episodes", None)])
+def test_whole_episodes_are_switched_at_load(name, n_episodes, older, tmp_path):
+    path = FOLDER / f"{name}.zip"
+    if not older:
+        load(name).save(tmp_path / "newer.zip")
+        path = tmp_path / "newer.zip"
+    model = RELAXA2C.load(path, n_episodes=n_episodes, env=cart_pole(), device="cpu")
+    assert same(phi(model), phi(load(name)))
+    model.learn(40, reset_num_timesteps=False)
+    assert ("expected_steps" in model.get_parameters()) == (n_episodes is not None)
+    assert n_episodes is None or model.expected_steps.average > 0
+
+
+@pytest.mark.parametrize("given_as", ["a path", "a dict"])
 @pytest.mark.parametrize("guarded", [True, False])
 @pytest.mark.parametrize("name", ["relaxa2c", "relaxa2c_state", "relaxa2c_episodes", "laxa2c_full"])
-def test_set_parameters(name, guarded, only_the_weights):
+def test_set_parameters(name, guarded, given_as):
     loaded = load(name)
     cls, env = FILES[name]
     kept = {key: getattr(loaded, key) for key in ("cv_action_dependent", "n_episodes")}
@@ -206,7 +220,7 @@ def test_set_parameters(name, guarded, only_the_weights):
     assert not np.array_equal(weights(model), weights(loaded))
     given = load_from_zip_file(FOLDER / f"{name}.zip", device="cpu")[1]
     keys = {key: [*state] for key, state in given.items()}
-    model.set_parameters(str(FOLDER / f"{name}.zip") if only_the_weights == "a path" else given)
+    model.set_parameters(str(FOLDER / f"{name}.zip") if given_as == "a path" else given)
     assert {key: [*state] for key, state in given.items()} == keys  # left as it was
     assert np.array_equal(weights(model), weights(loaded))
     assert same(phi(model), phi(loaded))

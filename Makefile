@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
+# what scripts/run/demo.py imports: tensorboard and a progress bar, matplotlib, and what reads and writes its files
+DEMO_EXTRAS := extra,plots,scripts
 
 .PHONY: help demo test test-slow lint format bench tables docs docs-serve clean
 
@@ -15,14 +18,18 @@ help:
 	@echo "make docs       the documentation, into site/index.html; make docs-serve: in a browser, as it is edited"
 
 # torch first and pinned: a range that admits a newer release would bring gigabytes of CUDA packages
-$(READY): setup.cfg pyproject.toml constraints.txt
+$(DEMO): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed; set PYTHON=...") if sys.version_info < (3, 10) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[$(DEMO_EXTRAS)]
+	@touch $@
+
+$(READY): $(DEMO)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[all]
 	@touch $@
 
-demo: $(READY)
+demo: $(DEMO)
 	$(BIN)/python -m scripts.run.demo
 
 test: $(READY)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_relax.tasks.records import write_whole
+from sb3_relax.files import write_whole
 
 #: a list with fewer entries stays in the line
 LONG = 50

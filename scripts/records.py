@@ -21,8 +21,9 @@ from typing import Any
 
 from filelock import FileLock
 
+from sb3_relax.files import write_whole
 from sb3_relax.tasks import records as of_package
-from sb3_relax.tasks.records import write_record, write_whole
+from sb3_relax.tasks.records import write_record
 from scripts.curves import Arrays, keys_of, put_back, read_arrays, references, taken_out, write_arrays
 
 #: the checkout that the scripts lie in

@@ -6,6 +6,8 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
+from sb3_relax.control_variates import Guarded
+
 ACTION_SPACES = {
     "discrete": spaces.Discrete(3),
     "multidiscrete": spaces.MultiDiscrete([2, 3]),
@@ -87,5 +89,11 @@ def float64_model(algorithm, env, policy="MlpPolicy", **kwargs):
 @th.no_grad()
 def randomise(model, scale=1.0):
     """Give ĉ weights that matter."""
-    for parameter in model.control_variate.output_layer.parameters():
+    for parameter in in_full(model).network.output_layer.parameters():
         parameter.normal_(std=scale)
+
+
+def in_full(model):
+    """The model's control variate without its guard: what it gives is applied in full."""
+    variate = model.control_variate
+    return variate.variate if isinstance(variate, Guarded) else variate

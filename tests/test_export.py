@@ -8,8 +8,7 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax import optional as extras
+from sb3_relax import LAXA2C, RELAXA2C, optional
 from sb3_relax.export import Controller, to_onnx, to_torchscript
 from tests.helpers import ACTION_SPACES, TinyEnv
 
@@ -107,6 +106,6 @@ def test_the_statistics_of_vec_normalize_go_along(case, export, run, tmp_path):
 def test_what_cannot_be_exported_is_refused(monkeypatch, tmp_path):
     with pytest.raises(TypeError, match="without recurrence or action masks can be exported; got RecurrentActorCritic"):
         Controller(RecurrentPPO("MlpLstmPolicy", "CartPole-v1", device="cpu"))
-    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    monkeypatch.setattr(optional, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"onnx, onnxscript not installed: pip install 'sb3_relax\[export\]'"):
         to_onnx(make_model(*CASES["box"]), tmp_path / "agent.onnx")

@@ -27,7 +27,10 @@ ENVIRONMENT_KEYS = {"n_envs", "n_timesteps", "normalize", "policy"}
 )
 def test_zoo_keys_are_constructor_arguments(file, algorithm):
     entries = yaml.safe_load((ROOT / "zoo_hyperparams" / f"{file}.yml").read_text())
-    known = {*inspect.signature(algorithm.__init__).parameters, *inspect.signature(ControlVariateA2C.__init__).parameters}
+    known = {
+        *inspect.signature(algorithm.__init__).parameters,
+        *inspect.signature(ControlVariateA2C.__init__).parameters,
+    }
     assert entries
     for env, entry in entries.items():
         assert set(entry) <= known | ENVIRONMENT_KEYS, env

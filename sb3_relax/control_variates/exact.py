@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sb3_relax import estimators
 from sb3_relax.control_variates.learned import NetworkControlVariate
-from sb3_relax.estimators import RelaxedLatent
+from sb3_relax.estimators import ExactCorrection, RelaxedLatent
 from sb3_relax.estimators.functions import Surrogate
 
 
@@ -16,5 +15,5 @@ class ExactControlVariate(NetworkControlVariate):
 
     latents = (RelaxedLatent,)
 
-    def estimator(self, c: Surrogate) -> estimators.ExactCorrection:
-        return estimators.ExactCorrection(c)
+    def estimator(self, c: Surrogate) -> ExactCorrection:
+        return ExactCorrection(c)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sb3_relax import estimators
 from sb3_relax.control_variates.learned import NetworkControlVariate
-from sb3_relax.estimators import ReparameterisedLatent
+from sb3_relax.estimators import LAX, ReparameterisedLatent
 from sb3_relax.estimators.functions import Surrogate
 
 
@@ -17,5 +16,5 @@ class LAXControlVariate(NetworkControlVariate):
 
     latents = (ReparameterisedLatent,)
 
-    def estimator(self, c: Surrogate) -> estimators.LAX:
-        return estimators.LAX(c)
+    def estimator(self, c: Surrogate) -> LAX:
+        return LAX(c)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -29,6 +29,19 @@ NO_HYPERPARAMETERS = {
 
 #: those that an algorithm keeps under another name, since the part that is made of it has its own
 ATTRIBUTES = {"control_variate": "control_variate_spec", "update_rule": "update_rule_spec"}
+
+
+class LogRange(NamedTuple):
+    """Searched between two numbers, uniformly in their logarithm."""
+
+    low: float
+    high: float
+
+
+class Choices(NamedTuple):
+    """Searched among a few values."""
+
+    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +80,14 @@ class Hyperparameters:
     :param max_episode_steps: in that mode, an episode longer than this is an error
     """
 
-    cv_learning_rate: float | Schedule = 3e-3
-    n_cv_steps: int = 1
+    cv_learning_rate: float | Schedule = field(default=3e-3, metadata={"search": LogRange(1e-4, 3e-2)})
+    n_cv_steps: int = field(default=1, metadata={"search": Choices((1, 3, 5))})
     cv_objective: str = "distribution"
     cv_guard: bool = True
     cv_action_dependent: bool = True
     control_variate: Any = None
     update_rule: str | Callable[..., Any] = "optimizer"
-    n_critic_steps: int = 1
+    n_critic_steps: int = field(default=1, metadata={"search": Choices((1, 5, 10))})
     n_episodes: int | None = None
     bootstrap_truncated: bool = True
     max_episode_steps: int = 100_000
@@ -82,7 +95,17 @@ class Hyperparameters:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Of all of them, in order."""
-        return tuple(field.name for field in fields(cls))
+        return tuple(own.name for own in fields(cls))
+
+    @classmethod
+    def search_spaces(cls) -> dict[str, LogRange | Choices]:
+        """Of those that a search may choose, in order."""
+        return {own.name: own.metadata["search"] for own in fields(cls) if "search" in own.metadata}
+
+    @classmethod
+    def schedules(cls) -> tuple[str, ...]:
+        """Names of those that may be schedules."""
+        return tuple(own.name for own in fields(cls) if "Schedule" in str(own.type))
 
     @classmethod
     def of(cls: type[SelfHyperparameters], algorithm: object) -> SelfHyperparameters:
@@ -133,9 +156,10 @@ class DiscreteHyperparameters(Hyperparameters):
     :param init_temperature: τ of softmax(z/τ) and sigmoid(z/τ) at the start; learned with φ
     """
 
-    correction: str = "coupled"
-    n_relaxed: int = 1
-    init_temperature: float = 0.5
+    # "exact" is not searched: it is refused where the joint actions are many, which a search cannot see
+    correction: str = field(default="coupled", metadata={"search": Choices(("coupled", "relaxed"))})
+    n_relaxed: int = field(default=1, metadata={"search": Choices((1, 4))})
+    init_temperature: float = field(default=0.5, metadata={"search": LogRange(0.1, 2.0)})
 
     @property
     def default_control_variate(self) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import secrets
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from sb3_relax.files import write_whole
 
 #: the folder that the package lies in: a checkout, or where pip installs
 HOME = Path(__file__).resolve().parents[2]
@@ -55,18 +56,3 @@ def own_path(program: str, checkout: Path) -> str:
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write a record's file, whole or not at all."""
     write_whole(path, (json.dumps(record) + "\n").encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Atomically: to a file beside ``path``, down to the disk, then renamed. Killed anywhere, ``path`` is as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:  # an interrupt too must leave nothing behind
-        partial.unlink(missing_ok=True)
-        raise

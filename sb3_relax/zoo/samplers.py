@@ -7,6 +7,8 @@ from typing import Any
 import optuna
 from rl_zoo3.hyperparams_opt import convert_onpolicy_params
 
+from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters, Hyperparameters, LogRange
+
 
 def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """A trial's parameters → constructor arguments, also for ``--trial-id`` of an earlier study.
@@ -21,8 +23,8 @@ def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return hyperparams
 
 
-def suggest_shared(trial: optuna.Trial, n_envs: int) -> dict[str, Any]:
-    """What both algorithms have: A2C's arguments and those of the control variate.
+def suggest_a2c(trial: optuna.Trial, n_envs: int) -> dict[str, Any]:
+    """A2C's arguments.
 
     Ranges hold rl_zoo3's for A2C and the values of zoo_hyperparams/: short rollouts as well as long, and larger
     learning rates, since φ and the critic's steps have their own.
@@ -37,9 +39,6 @@ def suggest_shared(trial: optuna.Trial, n_envs: int) -> dict[str, Any]:
         "vf_coef": trial.suggest_float("vf_coef", 0.01, 1.0, log=True),
         "max_grad_norm": trial.suggest_float("max_grad_norm", 0.3, 5.0, log=True),
         "use_rms_prop": trial.suggest_categorical("use_rms_prop", [True, False]),
-        "n_critic_steps": trial.suggest_categorical("n_critic_steps", [1, 5, 10]),
-        "cv_learning_rate": trial.suggest_float("cv_learning_rate", 1e-4, 3e-2, log=True),
-        "n_cv_steps": trial.suggest_categorical("n_cv_steps", [1, 3, 5]),
         "net_arch": trial.suggest_categorical("net_arch", ["tiny", "small", "medium"]),
         "activation_fn": trial.suggest_categorical("activation_fn", ["tanh", "relu"]),
     }
@@ -50,11 +49,21 @@ def suggest_shared(trial: optuna.Trial, n_envs: int) -> dict[str, Any]:
     return params
 
 
+def suggest_own(trial: optuna.Trial, hyperparameters: type[Hyperparameters]) -> dict[str, Any]:
+    """The arguments that are ours, from the ranges that their dataclass names."""
+    return {
+        name: trial.suggest_float(name, space.low, space.high, log=True)
+        if isinstance(space, LogRange)
+        else trial.suggest_categorical(name, space.values)
+        for name, space in hyperparameters.search_spaces().items()
+    }
+
+
 def sample_laxa2c_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """Constructor arguments of LAXA2C for a trial, with rl_zoo3's signature of a sampler."""
-    params = suggest_shared(trial, n_envs)
+    params = suggest_a2c(trial, n_envs) | suggest_own(trial, Hyperparameters)
     params["log_std_init"] = trial.suggest_float("log_std_init", -2.0, 0.5)
     return convert_params(params)
 
@@ -62,12 +71,5 @@ def sample_laxa2c_params(
 def sample_relaxa2c_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
-    """Constructor arguments of RELAXA2C for a trial.
-
-    ``correction="exact"`` is left out: it is refused where the joint actions are many, which a sampler cannot see.
-    """
-    params = suggest_shared(trial, n_envs)
-    params["correction"] = trial.suggest_categorical("correction", ["coupled", "relaxed"])
-    params["n_relaxed"] = trial.suggest_categorical("n_relaxed", [1, 4])
-    params["init_temperature"] = trial.suggest_float("init_temperature", 0.1, 2.0, log=True)
-    return convert_params(params)
+    """Constructor arguments of RELAXA2C for a trial."""
+    return convert_params(suggest_a2c(trial, n_envs) | suggest_own(trial, DiscreteHyperparameters))

@@ -22,7 +22,7 @@ import optuna
 import yaml
 from optuna.trial import TrialState
 
-from sb3_relax.tasks.records import write_whole
+from sb3_relax.files import write_whole
 from sb3_relax.zoo.storage import open_storage
 from scripts.records import ROOT, Records, add_output, file_name, provenance
 from scripts.run.rl import trained

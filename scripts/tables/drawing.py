@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from sb3_relax.tasks.records import write_whole
+from sb3_relax.files import write_whole
 from scripts.tables.learning import OURS
 from scripts.tables.rl_statistics import interquartile_mean
 

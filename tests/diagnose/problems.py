@@ -54,7 +54,7 @@ def agent(algorithm, env, **kwargs):
     th.manual_seed(1)
     with th.no_grad():
         model.policy.action_net.weight.normal_()
-        for parameter in model.control_variate.output_layer.parameters():
+        for parameter in model.control_variate.network.output_layer.parameters():
             parameter.normal_(std=0.5)
     return model
 

@@ -12,9 +12,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.errors import UsageError
 from sb3_relax.diagnose import diagnose
 from sb3_relax.diagnose.cli import ALGORITHMS, _environment, main, parser
+from sb3_relax.errors import UsageError
 
 LITTLE = shlex.split(
     "--n-envs 2 --lambdas 1 0 --n-states 12 --n-actions 2 --n-futures 2 --n-episodes 6 --n-rollouts 8 "

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_relax.diagnose.jackknife import Jackknifed, mean_over_pairs
 from sb3_relax.diagnose.gram import fisher
+from sb3_relax.diagnose.jackknife import Jackknifed, mean_over_pairs
 from sb3_relax.diagnose.moments import Terms, split
 from sb3_relax.estimators import Gaussian, GumbelOneHot, LogisticBernoulli
 

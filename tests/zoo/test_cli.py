@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax import optional as extras
+from sb3_relax import LAXA2C, RELAXA2C, optional
 from sb3_relax.errors import AgentNotFound
 from sb3_relax.zoo import cli
 
@@ -254,7 +253,7 @@ def test_agents_of_ours_are_not_asked_of_sb3s_hub(capsys, monkeypatch, tmp_path)
 
 
 def test_a_missing_extra_says_which_to_install(capsys, monkeypatch):
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name in ("rl_zoo3", "pandas") else object())
+    monkeypatch.setattr(optional, "find_spec", lambda name: None if name in ("rl_zoo3", "pandas") else object())
     message = "rl_zoo3, pandas not installed: pip install 'sb3_relax[zoo]'"
     assert message in error_of(capsys, "train", "--algo", "relaxa2c")
 

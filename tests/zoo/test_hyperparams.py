@@ -10,8 +10,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
-from sb3_relax.errors import UsageError
-from sb3_relax.errors import UnknownName
+from sb3_relax.errors import UnknownName, UsageError
 from sb3_relax.zoo.hyperparams import check_keys, check_sizes, entry_arguments, hyperparams_file, read_entries, to_rate
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sb3_relax.files import write_atomically
+
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a state: to a file beside it, to the disk, and only then in its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
+    """Write a state, whole or not at all."""
+    with write_atomically(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name too
-    finally:
-        os.close(folder)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sb3_relax.tasks.vae.model import DiscreteVAE
 from sb3_relax.tasks.vae.objective import binarise, bound, estimate_gradient
-
-if TYPE_CHECKING:
-    from sb3_relax.tasks.vae.trainer import Trainer
 
 #: training examples that every evaluation sees, the same ones
 TRAIN_SUBSET = 10_000
@@ -34,7 +31,22 @@ class Evaluation:
     seconds: float  #: of training so far
 
 
-def evaluate(trainer: Trainer, running: float | None = None) -> Evaluation:
+class Run(Protocol):
+    """What is read of a run, as its trainer has it."""
+
+    device: torch.device
+    config: Any
+    model: DiscreteVAE
+    estimators: nn.ModuleList
+    shift: Tensor
+    train_x: Tensor
+    validation_x: Tensor
+    binarised: bool
+    iteration: int
+    seconds: float
+
+
+def evaluate(trainer: Run, running: float | None = None) -> Evaluation:
     """The next point of a run's curves."""
     generator = torch.Generator(trainer.device).manual_seed(0)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from sb3_relax.files import write_atomically
 
 
 def load_or_make(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -46,18 +46,9 @@ def read(path: Path) -> np.ndarray:
 
 
 def write(path: Path, array: np.ndarray) -> None:
-    """Atomically: to a file beside ``path``, down to the disk, then renamed. Killed anywhere, ``path`` is as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
-        with partial.open("xb") as file:
-            np.savez(file, array=array, checksum=np.array(checksum_of(array)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:  # an interrupt too must leave nothing behind
-        partial.unlink(missing_ok=True)
-        raise
+    """Write an array and its checksum, whole or not at all."""
+    with write_atomically(path) as file:
+        np.savez(file, array=array, checksum=np.array(checksum_of(array)))
 
 
 def checksum_of(array: np.ndarray) -> str:

@@ -20,8 +20,14 @@ from sb3_contrib.common.wrappers import ActionMasker
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_relax import RELAXA2C, MaskableRELAXA2C
+from tests.algorithm.test_policy_gradient import (
+    at_weights,
+    enumerate_actions,
+    estimated,
+    expected_at_weights,
+    plain_gradient,
+)
 from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, randomise
-from tests.test_policy_gradient import at_weights, enumerate_actions, expected_at_weights, plain_gradient
 
 SPACES = ["discrete", "multidiscrete", "multibinary"]
 
@@ -104,7 +110,7 @@ def test_what_is_masked_has_exactly_no_gradient(space, correction):
     model, mask, _ = model_and_mask(space, correction)
     obs, actions, _, advantages = distribution_under(model, mask)
     obs, masks = obs.expand(len(actions), 3), mask.expand(len(actions), -1)
-    estimate = model._estimate(model._evaluate(obs, actions, action_masks=masks), advantages)
+    estimate = estimated(model, model.view.evaluate(obs, actions, action_masks=masks), advantages)
     assert (estimate.score_term - estimate.grad).abs().max() > 1e-3  # ĉ is at work
     bias = model.policy_gradient(obs, actions, advantages, action_masks=masks)["action_net.bias"]
     assert (bias[~mask[0]] == 0).all()
@@ -125,7 +131,7 @@ def test_log_probability_and_entropy_are_the_masked_distribution_s():
     model, mask, _ = model_and_mask("discrete", "coupled")
     obs = th.randn(6, 3)
     actions = th.tensor([0, 2, 0, 2, 0, 2])
-    step = model._evaluate(obs, actions, action_masks=mask.expand(6, -1))
+    step = model.view.evaluate(obs, actions, action_masks=mask.expand(6, -1))
     logits = model.policy.get_distribution(obs).distribution.logits[:, mask[0]].log_softmax(1)
     assert th.allclose(step.log_prob, logits[th.arange(6), actions // 2])
     assert th.allclose(step.entropy, -(logits.exp() * logits).sum(1))
@@ -135,8 +141,8 @@ def test_log_probability_and_entropy_are_the_masked_distribution_s():
 def test_a_state_with_one_action_moves_nothing(correction):
     model = float64_model(MaskableRELAXA2C, TinyEnv(spaces.Discrete(4)), correction=correction)
     randomise(model, 10.0)
-    step = model._evaluate(th.randn(5, 3), th.ones(5), action_masks=th.tensor([[0, 1, 0, 0]]).expand(5, -1))
-    estimate = model._estimate(step, th.randn(5, dtype=th.float64))
+    step = model.view.evaluate(th.randn(5, 3), th.ones(5), action_masks=th.tensor([[0, 1, 0, 0]]).expand(5, -1))
+    estimate = estimated(model, step, th.randn(5, dtype=th.float64))
     assert (estimate.grad == 0).all()
     assert (step.entropy == 0).all()
     assert (step.log_prob == 0).all()

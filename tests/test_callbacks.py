@@ -8,9 +8,9 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax import callbacks
+from sb3_relax import LAXA2C, RELAXA2C, callbacks
 from sb3_relax.callbacks import LAYOUT, GradientVarianceCallback, TensorboardLayoutCallback
+from sb3_relax.control_variates import Guarded
 from tests.diagnose.problems import agent, exact_parts, score_gradient, table_bandit
 from tests.diagnose.test_split import discrete
 from tests.helpers import ACTION_SPACES, TinyEnv
@@ -32,7 +32,6 @@ def trained(space, measure, **kwargs):
     model.learn(80, callback=callback, log_interval=1)
     weights = {**model.policy.state_dict(), **model.control_variate.state_dict()}
     streams = [model.noise_generator.get_state(), th.get_rng_state(), th.from_numpy(np.random.get_state()[1])]  # noqa: NPY002
-    del weights["statistics._extra_state"]
     return model, [*weights.values(), *streams, th.tensor(model.env.obs_rms.mean), th.tensor(model._last_obs)]
 
 
@@ -68,7 +67,8 @@ def test_variance_of_a_bandit_in_closed_form():
     model = agent(RELAXA2C, env)
     model.n_steps = 8
     model.rollout_buffer.buffer_size = 8
-    model.cv_guard = True  # before any update, η = 0: with ĉ is without
+    in_full, guarded = model.control_variate, Guarded(model.control_variate)
+    model.cv_guard, model.control_variate = True, guarded  # before any update, η = 0: with ĉ is without
     logged = {}
     callback = GradientVarianceCallback(table_bandit(3, 0.5), n_rollouts=300)
     callback.init_callback(model)
@@ -77,7 +77,7 @@ def test_variance_of_a_bandit_in_closed_form():
     truth = sum(exact_parts(model, *tables, score_gradient(model))) / 8
     assert logged["gradient/variance_no_cv"] == pytest.approx(truth, rel=0.3)
     assert logged["gradient/ratio"] == pytest.approx(1)
-    model.cv_guard = False
+    model.cv_guard, model.control_variate = False, in_full
     callback.on_rollout_start()  # not due
     assert logged["gradient/ratio"] == pytest.approx(1)
     callback.rollouts = 0

@@ -1,6 +1,7 @@
 """Recurrent policies: exact given a past, padding in nothing, sb3-contrib's own updates without ĉ, memory learned."""
 
 import itertools
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -17,15 +18,16 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.estimators.proofs.quadrature import normal_rule, product_rule
-from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, randomise
-from tests.test_policy_gradient import (
+from tests.algorithm.test_policy_gradient import (
     as_seen,
     at_weights,
     derivative,
     enumerate_actions,
+    estimated,
     expected_at_weights,
     plain_gradient,
 )
+from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, in_full, randomise
 
 ALGORITHM = {name: RecurrentLAXA2C if name == "box" else RecurrentRELAXA2C for name in ACTION_SPACES}
 SMALL = dict(lstm_hidden_size=4, net_arch=dict(pi=[5], vf=[5], cv=[6]))
@@ -44,9 +46,12 @@ def small(space, env=None, policy_kwargs=None, **kwargs):
 
 
 def rollout(model):
-    """One rollout, as train() gets it."""
+    """One rollout as an update gets it, and the same steps in the same order as sb3-contrib's buffer gives them."""
     model.learn(model.n_steps * model.n_envs)
-    return next(model.rollout_buffer.get(batch_size=None))
+    np.random.seed(1)  # noqa: NPY002  where the buffer starts its sequences
+    batch = next(model.rollout_class.of(model.rollout_buffer).batches(model.view.dtype))
+    np.random.seed(1)  # noqa: NPY002
+    return batch, next(model.rollout_buffer.get(batch_size=None))
 
 
 def in_float64(algorithm, space, **kwargs):
@@ -101,8 +106,8 @@ def test_box_given_the_past():
     actions = (normal.mean + normal.stddev * node).detach()
     advantages = actions[:, 0] ** 3 - 2 * actions[:, 0] * actions[:, 1]
     exact = plain_gradient(model, obs.expand(n, 3), actions, weight * advantages, **context(n))
-    step = model._evaluate(obs.expand(n, 3), actions, **padded(context)(n))
-    estimate = model._estimate(step, advantages)
+    step = model.view.evaluate(obs.expand(n, 3), actions, **padded(context)(n))
+    estimate = estimated(model, step, advantages)
     assert (estimate.grad - estimate.score_term).abs().max() > 0.1  # ĉ is at work
     assert exact.abs().max() > 0.01
     assert (at_weights(model, estimate, weight) - exact).abs().max() < 1e-9
@@ -120,14 +125,14 @@ def test_through_time_it_is_the_gradient_of_the_expected_return():
     probability = log_prob.reshape(n, 3).sum(1).exp()
     truth = derivative((probability * rewards.sum(1)).sum(), model)
     to_go = rewards.flip(1).cumsum(1).flip(1)
-    step = model._evaluate(obs, actions.reshape(n * 3, 2), **states, mask=th.ones(n * 3, dtype=th.bool))
-    ours = at_weights(model, model._estimate(step, to_go.flatten()), probability.detach().repeat_interleave(3))
+    step = model.view.evaluate(obs, actions.reshape(n * 3, 2), **states, mask=th.ones(n * 3, dtype=th.bool))
+    ours = at_weights(model, estimated(model, step, to_go.flatten()), probability.detach().repeat_interleave(3))
     assert (ours - truth).abs().max() < 1e-9
     assert truth.abs().max() > 0.01
     # teeth: as if every sequence were three of one step, the past forgotten
     alone = {**padded(context)(n * 3), "episode_starts": th.ones(n * 3)}
-    step = model._evaluate(obs, actions.reshape(n * 3, 2), **alone)
-    forgetful = at_weights(model, model._estimate(step, to_go.flatten()), probability.detach().repeat_interleave(3))
+    step = model.view.evaluate(obs, actions.reshape(n * 3, 2), **alone)
+    forgetful = at_weights(model, estimated(model, step, to_go.flatten()), probability.detach().repeat_interleave(3))
     assert (forgetful - truth).abs().max() > 1e-3
 
 
@@ -137,30 +142,30 @@ def test_padding_enters_nothing(space):
     runs = []
     for rubbish in (False, True):
         model = small(space, normalize_advantage=True, n_critic_steps=2, n_cv_steps=2, cv_guard=False, ent_coef=0.01)
-        data = rollout(model)
-        pad = data.mask == 0
+        batch, _ = rollout(model)
+        pad = ~batch.context["mask"]
         assert 3 < pad.sum() < len(pad) - 10
+        assert len(batch.advantages) == len(batch.returns) == (~pad).sum()
         if rubbish:
-            fields = {}
-            for name in ("observations", "actions", "advantages", "returns", "old_values", "old_log_prob"):
-                value = getattr(data, name).clone()
-                value[pad] = 1.0 if name == "actions" else 1e3 * th.randn_like(value[pad])
-                fields[name] = value
-            data = data._replace(**fields)
+            observations, actions = batch.observations.clone(), batch.actions.clone()
+            observations[pad] = 1e3 * th.randn_like(observations[pad])
+            actions[pad] = 1.0
+            batch = replace(batch, observations=observations, actions=actions)
         model.noise_generator.manual_seed(1)
-        model._update(data)
+        model.update_rule.batches = lambda _, batch=batch: [batch]
+        model.train()
         runs.append((list(model.policy.parameters()) + list(model.control_variate.parameters()), model))
     for a, b in zip(runs[0][0], runs[1][0], strict=True):
         assert th.equal(a, b)
     logs = [{k: v for k, v in m.logger.name_to_value.items() if k.startswith("train/")} for _, m in runs]
     assert logs[0] == logs[1]
-    assert runs[0][1].control_variate.statistics.steps == 20
+    assert runs[0][1].expected_steps.average == 20
 
 
 @pytest.mark.parametrize("space", ["discrete", "box"])
 def test_a_padded_batch_has_the_gradient_of_its_sequences_one_by_one(space):
     model = small(space, **({} if space == "box" else {"correction": "exact"}), cv_guard=False)
-    data = rollout(model)
+    _, data = rollout(model)
     n = data.lstm_states.pi[0].shape[1]
     length = len(data.mask) // n
     whole = gradient_of(model, data)
@@ -237,8 +242,8 @@ def test_without_control_variate_it_is_recurrent_ppo_s_first_step(case):
 
 def test_the_control_variate_reads_what_the_actor_remembers():
     model = small("discrete")
-    data = rollout(model)
-    step = model._evaluate(data.observations, data.actions, **model._context(data))
+    batch, data = rollout(model)
+    step = model.view.evaluate(batch.observations, batch.actions, **batch.context)
     features = model.policy.extract_features(data.observations)
     expected, _ = model.policy._process_sequence(
         features, data.lstm_states.pi, data.episode_starts, model.policy.lstm_actor
@@ -248,10 +253,10 @@ def test_the_control_variate_reads_what_the_actor_remembers():
     # another first observation of the longest sequence is remembered at its last step, and nowhere else
     sequences = (data.mask > 0).reshape(data.lstm_states.pi[0].shape[1], -1)
     longest = int(sequences.sum(1).argmax())
-    other = data.observations.reshape(*sequences.shape, 3).clone()
+    other = batch.observations.reshape(*sequences.shape, 3).clone()
     other[longest, 0] += 1
     changed = th.zeros(*sequences.shape, 4)
-    again = model._evaluate(other.reshape(-1, 3), data.actions, **model._context(data))
+    again = model.view.evaluate(other.reshape(-1, 3), batch.actions, **batch.context)
     changed[sequences] = (again.features - step.features).detach()
     assert (changed[longest, sequences[longest]].abs().amax(1) > 1e-6).all()
     changed[longest] = 0
@@ -296,15 +301,14 @@ def test_images():
     images = spaces.Box(0, 255, (36, 36, 1), np.uint8)
     env = make_vec_env(lambda: TinyEnv(spaces.Discrete(3), observation_space=images), 2, seed=0)
     model = RecurrentRELAXA2C("CnnLstmPolicy", env, seed=0, device="cpu", policy_kwargs=dict(lstm_hidden_size=8))
-    assert model.learn(20).control_variate.state_layer.in_features == 8
+    assert in_full(model.learn(20)).network.state_layer.in_features == 8
 
 
 def test_further_critic_steps_move_nothing_of_the_actor_s():
     model = small("discrete", n_critic_steps=4)
-    data = rollout(model)
+    batch, _ = rollout(model)
     before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
-    real = data.mask > 0
-    model._fit_critic(data.observations, data.returns[real], **model._context(data))
+    model.critic.fit(batch, model.vf_coef, model.max_grad_norm)
     moved = {name for name, p in model.policy.named_parameters() if not th.equal(p, before[name])}
     assert moved == {name for name in before if "critic" in name or "value" in name}
 

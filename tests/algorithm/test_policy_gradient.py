@@ -9,11 +9,16 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.common import surrogate_a2c
 from sb3_relax.estimators import Estimate
 from sb3_relax.estimators.proofs.quadrature import normal_rule, product_rule, unit_interval_rule
+from sb3_relax.policy_gradient import policy_view
 from tests.estimators import twins
-from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, randomise
+from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, in_full, randomise
+
+
+def estimated(model, output, advantages, noise=None):
+    """ĝ with ĉ in full, its noise drawn from the model's stream or given."""
+    return in_full(model).gradient(output, advantages, model.noise_generator, noise)
 
 
 def enumerate_actions(space):
@@ -65,18 +70,18 @@ def expected_at_weights(model, obs, actions, weights, advantages, nodes, live=No
     """
     total = 0.0
     for action, weight, advantage in zip(actions, weights, advantages, strict=True):
-        one = model._evaluate(obs, action.unsqueeze(0), **widen(1))
+        one = model.view.evaluate(obs, action.unsqueeze(0), **widen(1))
         event = one.latent.theta.shape[1:]
-        if model._estimator(lambda z: z).noise_shape(one.latent) is None:
-            estimate = model._estimate(one, advantage.reshape(1))
+        if in_full(model).estimator(lambda z: z).noise_shape(one.latent) is None:
+            estimate = estimated(model, one, advantage.reshape(1))
             total = total + at_weights(model, estimate, weight.reshape(1))
             continue
         node, node_weight = noise_grid(event, nodes, live)
         n = len(node)
         wide_actions = action.unsqueeze(0).expand(n, *action.shape)
-        wide = model._evaluate(obs.expand(n, *obs.shape[1:]), wide_actions, **widen(n))
-        shape = model._estimator(lambda z: z).noise_shape(wide.latent)
-        estimate = model._estimate(wide, advantage.expand(n), node.expand(shape))
+        wide = model.view.evaluate(obs.expand(n, *obs.shape[1:]), wide_actions, **widen(n))
+        shape = in_full(model).estimator(lambda z: z).noise_shape(wide.latent)
+        estimate = estimated(model, wide, advantage.expand(n), node.expand(shape))
         total = total + at_weights(model, estimate, weight * node_weight)
     return total
 
@@ -137,11 +142,11 @@ def test_multidiscrete_of_real_sizes(correction):
     advantages = th.randn(len(actions), dtype=th.float64) * 3
     with th.no_grad():
         _, log_prob, _ = model.policy.evaluate_actions(obs.expand(len(actions), 3), actions)
-    step = model._evaluate(obs.expand(len(actions), 3), actions)
+    step = model.view.evaluate(obs.expand(len(actions), 3), actions)
     exact = ((log_prob.exp() * advantages)[:, None, None] * step.latent.score(step.sample)).sum(0)
     drawn = th.multinomial(log_prob.exp(), 100_000, replacement=True)
-    wide = model._evaluate(obs.expand(len(drawn), 3), actions[drawn])
-    estimate = model._estimate(wide, advantages[drawn])
+    wide = model.view.evaluate(obs.expand(len(drawn), 3), actions[drawn])
+    estimate = estimated(model, wide, advantages[drawn])
     padded = th.arange(4) >= th.tensor([[2], [4], [3]])
     assert (estimate.grad[:, padded] == 0).all()
     grad, exact = estimate.grad[:, ~padded], exact[~padded]
@@ -156,21 +161,21 @@ def test_padding_is_inert():
     """The padded class is never relaxed into ĉ's input and gets neither score nor correction."""
     model = float64_model(RELAXA2C, TinyEnv(ACTION_SPACES["multidiscrete"]))
     actions = enumerate_actions(model.action_space)
-    step = model._evaluate(th.randn(len(actions), 3), actions)
-    estimate = model._estimate(step, th.randn(len(actions), dtype=th.float64))
+    step = model.view.evaluate(th.randn(len(actions), 3), actions)
+    estimate = estimated(model, step, th.randn(len(actions), dtype=th.float64))
     assert estimate.grad.shape == (6, 2, 3)
     assert (estimate.grad[:, 0, 2] == 0).all()
     assert (estimate.grad[:, 0, :2] != 0).all()
     other_noise = th.rand(1, 6, 2, 3, dtype=th.float64)
     moved = other_noise.clone()
     moved[:, :, 0, 2] = 0.123
-    a = model._estimate(step, step.values.detach(), other_noise).grad
-    assert th.equal(a, model._estimate(step, step.values.detach(), moved).grad)
+    a = estimated(model, step, step.values.detach(), other_noise).grad
+    assert th.equal(a, estimated(model, step, step.values.detach(), moved).grad)
 
 
 def broken(model, twin):
     """The model with a broken estimator in the place of its own."""
-    model._estimator = twin
+    in_full(model).estimator = twin
     return model
 
 
@@ -207,8 +212,8 @@ def test_the_log_p_b_sampler_is_rejected_by_the_same_comparison(monkeypatch):
     probability, advantages = log_prob.exp(), th.tensor([1.0, -2.0, 0.5], dtype=th.float64)
     exact = plain_gradient(model, obs.expand(3, 3), actions, probability * advantages)
     assert (expected_at_weights(model, obs, actions, probability, advantages, 52) - exact).abs().max() < 1e-8
-    right = surrogate_a2c.to_latent
-    monkeypatch.setattr(surrogate_a2c, "to_latent", lambda d: twins.LogPbGumbel(right(d).theta))
+    right = policy_view.to_latent
+    monkeypatch.setattr(policy_view, "to_latent", lambda d: twins.LogPbGumbel(right(d).theta))
     ours = expected_at_weights(model, obs, actions, probability, advantages, 52)
     assert (ours - exact).abs().max() > 1e-3
 
@@ -225,13 +230,13 @@ def test_box_with_polynomial_advantages(gsde):
     truth = derivative((weight * advantage(executed)).sum(), model)
 
     actions = executed.detach()
-    step = model._evaluate(wide_obs, actions)
-    ours = at_weights(model, model._estimate(step, advantage(actions)), weight)
+    step = model.view.evaluate(wide_obs, actions)
+    ours = at_weights(model, estimated(model, step, advantage(actions)), weight)
     assert truth.abs().max() > 0.01
     assert (ours - truth).abs().max() < 1e-9
 
-    step = model._evaluate(wide_obs, actions)
-    fresh = at_weights(model, broken(model, twins.FreshNoiseLAX)._estimate(step, advantage(actions)), weight)
+    step = model.view.evaluate(wide_obs, actions)
+    fresh = at_weights(model, estimated(broken(model, twins.FreshNoiseLAX), step, advantage(actions)), weight)
     assert (fresh - truth).abs().max() > 1e-3
 
 
@@ -247,7 +252,7 @@ def test_squashed_box_with_polynomial_advantages():
 
     truth = derivative((weight * advantage(th.tanh(executed))).sum(), model)
     actions = th.tanh(executed).detach()
-    estimate = model._estimate(model._evaluate(wide_obs, actions), advantage(actions))
+    estimate = estimated(model, model.view.evaluate(wide_obs, actions), advantage(actions))
     ours = at_weights(model, estimate, weight)
     assert truth.abs().max() > 0.01
     assert (estimate.grad - estimate.score_term).abs().max() > 0.1  # ĉ is at work
@@ -259,11 +264,11 @@ def test_squashed_actions_use_the_action_before_tanh():
         LAXA2C, TinyEnv(ACTION_SPACES["box"]), use_sde=True, policy_kwargs=dict(squash_output=True, log_std_init=-1.0)
     )
     squashed = th.tanh(th.randn(6, 2, dtype=th.float64))
-    step = model._evaluate(th.randn(6, 3), squashed)
+    step = model.view.evaluate(th.randn(6, 3), squashed)
     assert th.allclose(step.sample, th.atanh(squashed), atol=1e-9)
     # the Jacobian of tanh does not depend on θ, so the score is that of the normal
     plain = plain_gradient(model, th.zeros(6, 3), squashed, th.ones(6, dtype=th.float64))
-    step = model._evaluate(th.zeros(6, 3), squashed)
+    step = model.view.evaluate(th.zeros(6, 3), squashed)
     ours = at_weights(model, _score_only(step), th.ones(6, dtype=th.float64))
     assert th.allclose(ours, plain, atol=1e-9)
 
@@ -349,7 +354,7 @@ def test_whole_episodes_of_any_length_give_the_true_gradient(earlier):
     Divided by its own length, as a batch mean, the gradient would be another.
     """
     model = float64_model(RELAXA2C, Chain(), correction="exact", n_episodes=1, max_episode_steps=10, cv_guard=False)
-    model.control_variate.statistics.steps = earlier
+    model.expected_steps.average.fill_(earlier)
     obs = th.ones(1, 3)
 
     def probability(actions):
@@ -387,19 +392,21 @@ def test_policy_gradient_is_what_train_descends(space, n_episodes):
         device="cpu",
     )
     with th.no_grad():
-        for parameter in model.control_variate.output_layer.parameters():
+        for parameter in model.control_variate.network.output_layer.parameters():
             parameter.normal_()
     model.learn(16)
-    model.control_variate.statistics.steps = 10.0  # what divides whole episodes, and no other batch
+    model.expected_steps.average.fill_(10.0)  # what divides whole episodes, and no other batch
     before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
     model.collect_rollouts(model.env, _no_callback(model), model.rollout_buffer, model.n_steps)
     state = model.noise_generator.get_state()
+    order = np.random.get_state()  # noqa: NPY002  (SB3's generator, of the order of a batch)
     data = next(model.rollout_buffer.get(batch_size=None))
     gradient = model.policy_gradient(data.observations, data.actions, data.advantages)
     assert set(gradient) == set(before)
     assert all(gradient[name].abs().max() == 0 for name in gradient if "value" in name)
     model.noise_generator.set_state(state)
-    model._update(data)
+    np.random.set_state(order)  # noqa: NPY002
+    model.train()
     for name, parameter in model.policy.named_parameters():
         assert th.allclose(parameter, before[name] + 0.1 * gradient[name], atol=1e-6), name
 

@@ -8,11 +8,11 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_relax import RELAXA2C
-from sb3_relax.common import rollout_gradients, streams
 from sb3_relax.algorithm.copies import frozen_copy
+from sb3_relax.diagnose import rollout_gradients, streams
 from sb3_relax.diagnose.jackknife import variance
-from sb3_relax.diagnose.rollout_gradients import gradient_grams, plain
 from sb3_relax.diagnose.parallel import Parallel
+from sb3_relax.diagnose.rollout_gradients import gradient_grams, score_term
 
 LENGTH = 40
 N_ROLLOUTS = 80
@@ -51,7 +51,10 @@ def agent(n_steps=1):
 def ratios(n_seeds=20):
     """The ratio and its standard error, of a baseline that knows the first part, over seeds."""
     model = agent()
-    estimators = {"with": lambda step, advantages, _: plain(step, advantages - step.features[:, 0]), "without": plain}
+    estimators = {
+        "with": lambda output, advantages, _: score_term(output, advantages - output.features[:, 0]),
+        "without": score_term,
+    }
     found = []
     for seed in range(n_seeds):
         th.manual_seed(seed)

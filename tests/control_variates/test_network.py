@@ -1,9 +1,9 @@
-"""ĉ itself."""
+"""ĉ itself: the networks of (a, s) and of s alone."""
 
 import pytest
 import torch as th
 
-from sb3_relax.control_variates.network import ControlVariate, control_variate_arch
+from sb3_relax.control_variates.network import ControlVariateNetwork, StateNetwork, control_variate_arch
 from sb3_relax.estimators import Gaussian, GumbelOneHot, LogisticBernoulli
 
 LATENTS = {
@@ -18,10 +18,10 @@ LATENTS = {
 def test_the_closed_form_slope_is_autograds(name, float64):
     make, action_dim, temperature = LATENTS[name]
     latent = make()
-    cv = ControlVariate(5, action_dim, [8, 9], th.nn.ReLU, temperature)
+    cv = ControlVariateNetwork(5, action_dim, [8, 9], th.nn.ReLU, temperature)
     th.nn.init.normal_(cv.output_layer.weight)
-    cv.statistics.scale = 3.0
-    c = cv.bind(latent, th.randn(7, 5))
+    cv.scale.fill_(3.0)
+    c = cv.at_states(latent, th.randn(7, 5))
     z = th.randn(2, *latent.sample().shape, requires_grad=True)
     value, slope = c.value_and_slope(z)
     assert th.allclose(value, c(z))
@@ -36,12 +36,28 @@ def test_the_closed_form_slope_is_autograds(name, float64):
         assert th.allclose(th.zeros(()) if a is None else a, th.zeros(()) if b is None else b, atol=1e-10)
 
 
-def test_it_starts_at_zero_and_scales():
-    cv = ControlVariate(3, 2, [4])
-    assert (cv(th.randn(6, 3), th.randn(6, 2)) == 0).all()
+@pytest.mark.parametrize("with_actions", [True, False])
+def test_it_starts_at_zero_and_scales(with_actions):
+    cv = ControlVariateNetwork(3, 2, [4]) if with_actions else StateNetwork(3, [4])
+    inputs = [th.randn(6, 3), *([th.randn(6, 2)] if with_actions else [])]
+    assert (cv(*inputs) == 0).all()
     th.nn.init.ones_(cv.output_layer.bias)
-    cv.statistics.scale = 5.0
-    assert (cv(th.randn(6, 3), th.randn(6, 2)) == 5).all()
+    cv.scale.fill_(5.0)
+    assert (cv(*inputs) == 5).all()
+
+
+def test_the_scale_is_the_root_mean_square_of_earlier_advantages():
+    """Of the first batch alone, and then an average of squares; never zero, where ĉ could not grow again."""
+    cv = StateNetwork(3, [4], scale_decay=0.75)
+    assert cv.scale == 1
+    cv.observe(th.tensor([3.0, -3.0, 3.0]))
+    assert cv.scale.item() == pytest.approx(3)
+    cv.observe(th.tensor([1.0, 7.0]))
+    assert cv.scale.item() == pytest.approx((0.75 * 9 + 0.25 * 25) ** 0.5)
+    assert cv.seen_batches == 2
+    nothing = StateNetwork(3, [4])
+    nothing.observe(th.zeros(5))
+    assert nothing.scale > 0
 
 
 def test_arch():

@@ -7,8 +7,8 @@ import torch as th
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.errors import UsageError
-from tests.helpers import ACTION_SPACES, TinyEnv, float64_model
-from tests.test_policy_gradient import as_seen, enumerate_actions, plain_gradient
+from tests.algorithm.test_policy_gradient import as_seen, enumerate_actions, plain_gradient
+from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, in_full
 
 
 def state_baseline(space, **kwargs):
@@ -26,7 +26,7 @@ def test_it_is_a_baseline_under_the_score_and_nothing_else(space):
         actions = model.policy(obs)[0]
     advantages = th.randn(7, dtype=th.float64)
     features = model.policy.extract_features(obs)
-    c = model.control_variate(features, th.zeros(7, model._cv_action_dim(), dtype=th.float64)).detach()
+    c = in_full(model).network(features).detach()
     assert c.std() > 1e-3  # it does depend on the state
     expected = plain_gradient(model, obs, actions, (advantages - c) / 7)
     got = th.cat([g.flatten() for g in model.policy_gradient(obs, actions, advantages).values()])
@@ -43,8 +43,8 @@ def test_training_leads_to_the_optimal_baseline(correction):
     n = len(actions)
     obs = th.randn(1, *model.observation_space.shape, dtype=th.float64, generator=th.Generator().manual_seed(1))
     obs = obs.expand(n, *obs.shape[1:])
-    step = model._evaluate(obs, as_seen(model, actions))
-    probabilities = step.log_prob.exp().detach()
+    output = model.view.evaluate(obs, as_seen(model, actions))
+    probabilities = output.log_prob.exp().detach()
     target = th.tensor([2.0, -1.0, 4.0], dtype=th.float64)
     score = th.eye(n, dtype=th.float64) - probabilities
     weight = probabilities * score.square().sum(1)
@@ -52,16 +52,31 @@ def test_training_leads_to_the_optimal_baseline(correction):
     phi = [p for group in model.cv_optimizer.param_groups for p in group["params"]]
     optimizer = th.optim.Adam(phi, lr=0.02)
     for _ in range(400):
-        estimate = model._estimate(step, target)
+        estimate = in_full(model).gradient(output, target, model.noise_generator)
         squares = estimate.grad_with_graph.flatten(1).square().sum(1)
         objective = (probabilities * squares).sum()
         optimizer.zero_grad()
         for parameter, gradient in zip(phi, th.autograd.grad(objective, phi, allow_unused=True), strict=True):
             parameter.grad = gradient
         optimizer.step()
-    c = model.control_variate(step.features, th.zeros(n, model._cv_action_dim(), dtype=th.float64))
+    c = in_full(model).network(output.features)
     assert c[0].item() == pytest.approx(optimum.item(), rel=1e-3)
     assert min(abs(optimum - target.mean()), abs(optimum - (probabilities * target).sum())) > 0.02
+
+
+def reads_no_action(model):
+    """Without a layer for the actions, what is subtracted is the same whichever was taken."""
+    observations = th.randn(1, *model.observation_space.shape).expand(8, *model.observation_space.shape)
+    with th.no_grad():
+        actions = model.policy(observations)[0]
+    assert len(actions.unique(dim=0)) > 1
+    output = model.view.evaluate(observations, actions)
+    subtracted = in_full(model).gradient(output, th.zeros(8), model.noise_generator).grad
+    # -ĉ(s) ∂ log π, so along the score with one and the same factor
+    c = in_full(model).network(output.features[:1])
+    assert c.abs() > 0
+    expected = -c * output.latent.score(output.sample)
+    return th.allclose(subtracted, expected, atol=1e-7) and not hasattr(in_full(model).network, "action_layer")
 
 
 @pytest.mark.parametrize("space", ACTION_SPACES)
@@ -73,12 +88,12 @@ def test_it_never_comes_to_read_the_actions(space, cv_objective, tmp_path):
         cv_objective=cv_objective, cv_learning_rate=0.03, n_cv_steps=2,
     )  # fmt: skip
     model.learn(200)
-    assert model.control_variate.output_layer.weight.abs().max() > 0
-    assert model.control_variate.action_layer.weight.abs().max() == 0
+    assert in_full(model).network.output_layer.weight.abs().max() > 0
+    assert reads_no_action(model)
     model.save(tmp_path / "agent")
     again = cls.load(tmp_path / "agent", env=TinyEnv(ACTION_SPACES[space]), device="cpu").learn(100)
     assert again.cv_action_dependent is False
-    assert again.control_variate.action_layer.weight.abs().max() == 0
+    assert reads_no_action(again)
 
 
 @pytest.mark.parametrize("only_the_control_variate", [True, False])

@@ -7,14 +7,14 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import LinearSchedule
 from torch.nn import functional as F
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.estimators import ExactCorrection
+from sb3_relax.policy_gradient import Batch
 from tests.estimators import twins
-from tests.helpers import ACTION_SPACES, DoubleExtractor, TinyEnv, float64_model
+from tests.helpers import ACTION_SPACES, DoubleExtractor, TinyEnv, float64_model, in_full
 
 N = 6
 MODELS = {
@@ -41,9 +41,11 @@ def build(case, **kwargs):
     algorithm, space, more = MODELS[case]
     extractor = dict(policy_kwargs=dict(features_extractor_class=Weighted))
     model = float64_model(algorithm, TinyEnv(ACTION_SPACES[space]), **more, **extractor, **kwargs)
-    # as after some updates: a scale, and a gain that is neither 0 nor 1
-    statistics = model.control_variate.statistics
-    statistics.scale, statistics.cross, statistics.square = 2.0, -0.4, 1.0
+    # as after some updates: a scale, and a share that is neither 0 nor 1
+    guard = model.control_variate
+    in_full(model).network.scale.fill_(2.0)
+    guard.cross.fill_(-0.4)
+    guard.square.fill_(1.0)
     return model
 
 
@@ -54,14 +56,15 @@ def batch(model):
 
 
 def estimated(model, data, noise):
+    """A pass of the policy and the estimate as it is applied, ``full`` being that with ĉ in full."""
     model.noise_generator.set_state(noise)
-    step = model._evaluate(*data[:2])
-    return step, model._estimate(step, data[2])
+    output = model.view.evaluate(*data[:2])
+    return output, model.control_variate.gradient(output, data[2], model.noise_generator)
 
 
 def objective(model, data, noise):
     """What Eq 6 says φ should make small, from ĝ as a number."""
-    _, estimate = estimated(model, data, noise)
+    estimate = estimated(model, data, noise)[1].full
     if model.cv_objective == "distribution":
         return estimate.grad.square().sum().item() / N
     weights = [p for p in model.policy.parameters() if p.requires_grad]
@@ -70,16 +73,20 @@ def objective(model, data, noise):
 
 
 def backward(model, data, noise):
-    """The gradients one update leaves, and those the policy should have."""
-    step, estimate = estimated(model, data, noise)
-    loss, grad = 0.5 * step.values.square().mean(), model._applied(estimate)
+    """The gradients one update leaves, and those the policy should have. φ's rate is still 0: it does not move."""
+    output, estimate = estimated(model, data, noise)
+    loss = 0.5 * output.values.square().mean()
+    full = estimate.full
+    grad = full.score_term + 0.4 * (full.grad - full.score_term)
     weights = list(model.policy.parameters())
     expected = th.autograd.grad(
         [loss, estimate.latent.theta], weights, [th.ones_like(loss), -grad / N], retain_graph=True, allow_unused=True
     )
     for parameter in weights:
         parameter.grad = None
-    model._backward(loss, estimate, grad)
+    model.control_variate.fit(output, data[2], estimate, model.noise_generator)
+    assert all(parameter.grad is None for parameter in weights)
+    model.update_rule.backward(estimate, loss, N, max_grad_norm=1e9)
     return [p.grad for p in weights], expected
 
 
@@ -114,11 +121,7 @@ def test_phi_descends_its_objective_and_the_policy_does_not_notice(case, cv_obje
 
 def test_phi_trained_on_the_score_term_alone_is_told_apart():
     model = build("exact")
-    model._estimator = lambda c: ExactCorrection(twins.ScoreTermOnly(c))
-    # the twin wants a module
-    model.control_variate.bind = lambda latent, features: _Module(
-        type(model.control_variate).bind(model.control_variate, latent, features)
-    )
+    in_full(model).estimator = lambda c: ExactCorrection(twins.ScoreTermOnly(_Module(c)))
     data, noise = batch(model), model.noise_generator.get_state()
     backward(model, data, noise)
     quotients, gradients = th.tensor(list(difference_quotients(model, data, noise))).T
@@ -126,6 +129,8 @@ def test_phi_trained_on_the_score_term_alone_is_told_apart():
 
 
 class _Module(th.nn.Module):
+    """What the twin wants its function to be."""
+
     def __init__(self, function):
         super().__init__()
         self.function = function
@@ -139,16 +144,16 @@ def test_further_steps_of_phi_are_steps_on_the_same_objective(cv_objective):
     """Without relaxation noise: three steps of gradient descent, each from where the last one ended."""
     model = build("exact", cv_objective=cv_objective, n_cv_steps=3, cv_learning_rate=0.02)
     data, noise = batch(model), model.noise_generator.get_state()
-    model.cv_optimizer = th.optim.SGD(model.control_variate.parameters(), 0.02)
     by_hand = copy.deepcopy(model)
+    in_full(model).optimizer = th.optim.SGD(model.control_variate.parameters(), 0.02)
     for _ in range(3):
         backward(by_hand, data, noise)
         for parameter in by_hand.control_variate.parameters():
             parameter.data -= 0.02 * parameter.grad
-    step, estimate = estimated(model, data, noise)
-    model.set_logger(configure(None, []))
-    model._backward(step.values.sum(), estimate, model._applied(estimate))
-    model._fit_control_variate(step, data[2])
+    output, estimate = estimated(model, data, noise)
+    before = [p.detach().clone() for p in model.control_variate.parameters()]
+    model.control_variate.fit(output, data[2], estimate, model.noise_generator)
+    assert not any(map(th.equal, before, model.control_variate.parameters()))
     pairs = zip(model.control_variate.parameters(), by_hand.control_variate.parameters(), strict=True)
     assert all(th.allclose(a, b, atol=1e-12) for a, b in pairs)
 
@@ -156,17 +161,19 @@ def test_further_steps_of_phi_are_steps_on_the_same_objective(cv_objective):
 @pytest.mark.parametrize("max_grad_norm", [1e-2, 1e9])
 def test_further_steps_of_v_are_clipped_steps_towards_the_returns(max_grad_norm):
     model = build("discrete", n_critic_steps=2, max_grad_norm=max_grad_norm)
-    observations, actions, _ = batch(model)
+    observations, actions, advantages = batch(model)
     returns = th.randn(N, dtype=th.float64) + 3
-    model._evaluate(observations, actions)  # finds out which weights are V's alone
-    critic = model._reach[1]
-    model.policy.optimizer = th.optim.SGD(model.policy.parameters(), 0.1)
+    model.view.evaluate(observations, actions)  # finds out which weights are V's alone
+    critic = model.view.critic_weights
+    model.critic.optimizer = th.optim.SGD(model.policy.parameters(), 0.1)
     loss = 0.5 * F.mse_loss(model.policy.predict_values(observations).flatten(), returns)
     gradients = th.autograd.grad(loss, critic)
     norm = th.cat([g.flatten() for g in gradients]).norm().item()
     assert norm > 1e-2
     expected = [p - 0.1 * g * min(1.0, max_grad_norm / norm) for p, g in zip(critic, gradients, strict=True)]
-    model._fit_critic(observations, returns)
+    model.critic.fit(
+        Batch(observations, actions, advantages, returns, np.arange(N)), model.vf_coef, model.max_grad_norm
+    )
     assert all(th.allclose(p, e, rtol=1e-4, atol=1e-8) for p, e in zip(critic, expected, strict=True))
 
 
@@ -178,20 +185,24 @@ def test_the_rate_of_phi_follows_its_schedule():
         device="cpu",
         cv_learning_rate=LinearSchedule(1e-2, 0.0, 1.0),
     )
-    rates = []
-    original = model._fit_control_variate
+    used, logged, asked = [], [], []
+    fit, train = model.control_variate.fit, model.train
 
-    def spy(*args):
-        original(*args)
+    def spy_on_fit(*args):
         (group,) = model.cv_optimizer.param_groups
-        logged = model.logger.name_to_value["train/cv_learning_rate"]
-        rates.append((group["lr"], logged, 1e-2 * model._current_progress_remaining))
+        used.append(group["lr"])
+        return fit(*args)
 
-    model._fit_control_variate = spy
+    def spy_on_train():
+        train()
+        logged.append(model.logger.name_to_value["train/cv_learning_rate"])
+        asked.append(1e-2 * model._current_progress_remaining)
+
+    model.control_variate.fit, model.train = spy_on_fit, spy_on_train
     model.learn(50)
-    assert len(rates) == 10
-    assert all(used == logged == pytest.approx(asked) for used, logged, asked in rates)
-    assert rates[-1][0] < 0.2 * rates[0][0]
+    assert len(used) == 10
+    assert used == logged == pytest.approx(asked)
+    assert used[-1] < 0.2 * used[0]
 
 
 @pytest.mark.parametrize("n_episodes", [None, 1])
@@ -207,10 +218,11 @@ def test_one_step_is_not_normalised(n_episodes):
         normalize_advantage=True,
     )
     seen = []
-    original = model._estimate
-    model._estimate = lambda step, advantages: seen.append(advantages) or original(step, advantages)
+    original = in_full(model).gradient
+    in_full(model).gradient = lambda output, signal, *rest: seen.append(signal) or original(output, signal, *rest)
     model.learn(5)
     assert all(p.isfinite().all() for p in model.policy.parameters())
+    assert len(seen) == 5
     assert all(advantages.abs() > 0 for advantages in seen)
 
 

@@ -1,12 +1,11 @@
 """What an SB3 user expects of a drop-in: policies, spaces, wrappers, saving, determinism, logging."""
 
-import copy
 import io
-import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -23,9 +22,9 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from torch import nn
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.control_variates.guard import RunningStatistics
+from sb3_relax.control_variates import ControlVariate, Guarded
 from sb3_relax.estimators.moments import change_moments
-from tests.helpers import ACTION_SPACES, TinyEnv, randomise
+from tests.helpers import ACTION_SPACES, TinyEnv, in_full, randomise
 
 ALGORITHM = {name: LAXA2C if name == "box" else RELAXA2C for name in ACTION_SPACES}
 
@@ -40,6 +39,12 @@ def weights(model):
 
 def same(a, b):
     return all(th.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def statistics(model):
+    """What is learned without a gradient: of ĉ, its guard and, where it is of any use, the number of steps."""
+    steps = {} if model.n_episodes is None else {"steps": model.expected_steps.average}
+    return {**dict(model.control_variate.named_buffers()), **steps}
 
 
 VARIANTS = {
@@ -73,9 +78,10 @@ def test_learns_saves_and_goes_on(space, variant, tmp_path):
         assert len(ours) > 0
         for key, state in ours.items():
             assert all(th.equal(th.as_tensor(v), th.as_tensor(theirs[key][name])) for name, v in state.items())
-    ours, theirs = (m.control_variate.statistics.get_extra_state() for m in (model, loaded))
-    assert ours == theirs
-    assert ours["seen_batches"] > 0
+    ours, theirs = statistics(loaded), statistics(model)
+    assert ours.keys() == theirs.keys()
+    assert all(th.equal(value, theirs[name]) for name, value in ours.items())
+    assert in_full(loaded).network.seen_batches > 0
     loaded.learn(40, reset_num_timesteps=False)
     assert loaded.num_timesteps >= 240
     assert not same(weights(model), weights(loaded))
@@ -86,7 +92,7 @@ def test_learns_saves_and_goes_on(space, variant, tmp_path):
 def test_corrections_and_draws(space, correction):
     model = RELAXA2C("MlpPolicy", tiny(space), seed=0, device="cpu", correction=correction, n_relaxed=3).learn(100)
     assert all(p.isfinite().all() for p in weights(model))
-    assert (model.control_variate.log_temperature is None) == (correction == "exact")
+    assert (in_full(model).network.log_temperature is None) == (correction == "exact")
 
 
 def test_same_seed_same_weights_bit_for_bit():
@@ -143,6 +149,19 @@ def test_set_parameters_and_file_objects():
         other.set_parameters(parameters)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("space", list(ACTION_SPACES))
+def test_state_dicts_hold_tensors_alone(space, variant):
+    """So that torch loads them with ``weights_only``, and a device takes them all."""
+    model = ALGORITHM[space]("MlpPolicy", tiny(space), seed=0, device="cpu", **VARIANTS[variant]).learn(20)
+    parameters = model.get_parameters()
+    assert {"policy", "control_variate"} <= parameters.keys()
+    for name, state in parameters.items():
+        if "optim" not in name:
+            assert len(state) > 0, name
+            assert all(isinstance(value, th.Tensor) for value in state.values()), name
+
+
 def test_load_without_environment_predicts(tmp_path):
     model = RELAXA2C("MlpPolicy", tiny("discrete"), seed=0, device="cpu", n_episodes=2).learn(50)
     model.save(tmp_path / "agent.zip")
@@ -175,13 +194,13 @@ while True:
 
 
 def test_kill_while_saving_leaves_a_whole_file(tmp_path):
-    root, path = os.path.dirname(os.path.dirname(os.path.abspath(__file__))), str(tmp_path / "agent.zip")
+    root, path = str(Path(__file__).resolve().parents[2]), str(tmp_path / "agent.zip")
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED.format(root=root, path=path)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline().strip() == "ready"
     deadline = time.monotonic() + 30
-    while not os.path.exists(path) and time.monotonic() < deadline:
+    while not Path(path).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
@@ -224,16 +243,16 @@ def test_policies(policy, env, algorithm, n_episodes):
     assert not same(before, weights(model))
     if policy is MyPolicy:
         # cv defaults to vf; its last layer is ĉ's own tanh layer
-        assert model.control_variate.state_encoder[0].out_features == 8
-        assert isinstance(model.control_variate.state_encoder[1], nn.ReLU)
+        assert in_full(model).network.state_encoder[0].out_features == 8
+        assert isinstance(in_full(model).network.state_encoder[1], nn.ReLU)
 
 
 def test_cv_arch_sizes_the_control_variate_and_leaves_the_policy_alone():
     arch = dict(pi=[16], vf=[17], cv=[18, 19])
     model = RELAXA2C("MlpPolicy", tiny("discrete"), device="cpu", policy_kwargs=dict(net_arch=arch))
     assert model.policy.mlp_extractor.value_net[0].out_features == 17
-    assert model.control_variate.state_encoder[0].out_features == 18
-    assert model.control_variate.output_layer.in_features == 19
+    assert in_full(model).network.state_encoder[0].out_features == 18
+    assert in_full(model).network.output_layer.in_features == 19
     with pytest.raises(ValueError, match=r"net_arch\['cv'\] must be a non-empty list"):
         RELAXA2C("MlpPolicy", tiny("discrete"), device="cpu", policy_kwargs=dict(net_arch=dict(pi=[4], vf=[4], cv=[])))
 
@@ -247,9 +266,8 @@ def test_unshared_features_extractors():
         policy_kwargs=dict(share_features_extractor=False),
         n_critic_steps=3,
     ).learn(20)
-    actor, critic = model._reach
-    assert len(actor) > 2
-    assert len(critic) > 2
+    assert len(model.view.actor_weights) > 2
+    assert len(model.view.critic_weights) > 2
 
 
 @pytest.mark.parametrize("use_rms_prop", [True, False])
@@ -267,7 +285,7 @@ def test_critic_steps_do_not_disturb_the_policy(use_rms_prop):
         ).learn(10)
         models.append(model)
     assert models[0]._n_updates == 1
-    actor = {id(p) for p in models[1]._reach[0]}
+    actor = {id(p) for p in models[1].view.actor_weights}
     moved = 0
     for (name, a), b in zip(models[0].policy.named_parameters(), models[1].policy.parameters(), strict=True):
         if id(b) in actor:
@@ -285,18 +303,17 @@ def test_phi_is_stepped_after_it_was_used():
     """The first update uses ĉ as it was (zero, so A2C's gradient); φ has moved afterwards."""
     model = RELAXA2C("MlpPolicy", tiny("discrete"), seed=0, device="cpu", cv_guard=False)
     used = []
-    original = model._applied
+    original = model.update_rule.step
 
-    def spy(estimate):
-        grad = original(estimate)
-        used.append((grad.clone(), estimate.score_term.clone()))
-        return grad
+    def spy(output, estimate, *rest):
+        used.append((estimate.grad.clone(), estimate.score_term.clone()))
+        return original(output, estimate, *rest)
 
-    model._applied = spy
+    model.update_rule.step = spy
     model.learn(10)
     grad, plain = used[0]
     assert th.equal(grad, plain)
-    assert model.control_variate.output_layer.weight.abs().max() > 0
+    assert in_full(model).network.output_layer.weight.abs().max() > 0
 
 
 def test_returns_and_advantages_do_not_know_the_control_variate():
@@ -318,8 +335,8 @@ def test_returns_and_advantages_do_not_know_the_control_variate():
 def test_normalised_advantages_are_what_the_whole_estimator_sees():
     model = RELAXA2C("MlpPolicy", tiny("discrete"), seed=0, device="cpu", n_steps=32, normalize_advantage=True)
     seen = []
-    original = model._estimate
-    model._estimate = lambda step, advantages, noise=None: seen.append(advantages) or original(step, advantages, noise)
+    original = in_full(model).gradient
+    in_full(model).gradient = lambda output, signal, *rest: seen.append(signal) or original(output, signal, *rest)
     model.learn(64)
     assert seen[0].mean().abs() < 1e-5
     assert seen[0].std().item() == pytest.approx(1, abs=1e-4)
@@ -361,7 +378,7 @@ def test_float64_policy_trains():
         model = float64_model(LAXA2C if isinstance(space, spaces.Box) else RELAXA2C, TinyEnv(space))
         model.learn(40)
         assert next(model.policy.parameters()).dtype == th.float64
-        assert model.control_variate.output_layer.weight.dtype == th.float64
+        assert in_full(model).network.output_layer.weight.dtype == th.float64
 
 
 def test_vec_normalize_subprocesses_callbacks_and_progress_bar(tmp_path):
@@ -412,10 +429,13 @@ def test_logged_variance_is_per_sample_at_the_distribution():
     randomise(model)
     model.set_logger(configure(None, []))
     caught = []
-    original = model._backward
-    model._backward = lambda loss, *rest: caught.append(rest) or original(loss, *rest)
+    original = model.update_rule.step
+    model.update_rule.step = lambda output, estimate, *rest: (
+        caught.append(estimate) or original(output, estimate, *rest)
+    )
     model.learn(64)
-    estimate, grad = caught[-1]
+    estimate = caught[-1]
+    grad = estimate.grad
     log = model.logger.name_to_value
     assert log["train/grad_variance"] == pytest.approx(np.var(grad.flatten(1).numpy(), axis=0, ddof=1).sum(), rel=1e-4)
     plain = (estimate.value[:, None, None] * estimate.score).flatten(1).numpy()
@@ -427,31 +447,30 @@ def test_logged_variance_is_per_sample_at_the_distribution():
 def test_the_guard_applies_what_earlier_batches_speak_for():
     model = RELAXA2C("MlpPolicy", tiny("discrete"), seed=0, device="cpu", n_steps=32)
     randomise(model, 3.0)
-    statistics = model.control_variate.statistics
-    assert statistics.gain == 0  # no evidence yet
+    guard = model.control_variate
+    assert guard.share == 0  # no evidence yet
     gains, applied = [], []
-    original = model._applied
+    original = model.update_rule.step
 
-    def spy(estimate):
-        gains.append(statistics.gain)
-        grad = original(estimate)
-        applied.append(
-            th.allclose(grad, estimate.score_term + gains[-1] * (estimate.grad - estimate.score_term), atol=1e-5)
-        )
-        return grad
+    def spy(output, estimate, *rest):
+        gains.append(guard.share)
+        full = estimate.full
+        mixed = full.score_term + gains[-1] * (full.grad - full.score_term)
+        applied.append(th.allclose(estimate.grad, mixed, atol=1e-5))
+        return original(output, estimate, *rest)
 
-    model._applied = spy
+    model.update_rule.step = spy
     model.learn(32 * 2 * 30)
     assert gains[0] == 0
     assert max(gains) > 0
     assert all(applied)
     # a ĉ of pure noise is switched off
-    noise = copy.deepcopy(statistics)
-    noise.cross, noise.square = 0.0, 0.0
+    guard.cross.zero_()
+    guard.square.zero_()
     for _ in range(50):
         plain = th.randn(64, 1, 1) * th.randn(64, 1, 3)
-        noise.update(1.0, change_moments(plain, plain + 3 * th.randn(64, 1, 3), event_ndim=2), 64)
-    assert noise.gain < 0.05
+        guard.take_in(change_moments(plain, plain + 3 * th.randn(64, 1, 3), event_ndim=2))
+    assert guard.share < 0.05
 
 
 def test_policy_without_shared_interface_is_refused():
@@ -480,15 +499,22 @@ def test_gymnasium_id_string():
     assert isinstance(RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu").learn(20).get_env().envs[0], gym.Env)
 
 
+class Nothing(ControlVariate):
+    """Never asked for a gradient."""
+
+    def gradient(self, output, signal, generator):
+        raise NotImplementedError
+
+
 def test_a_vanishing_batch_does_not_silence_the_guard():
-    statistics = RunningStatistics()
+    guard = Guarded(Nothing())
     plain = th.randn(64, 1, 3)
     for size in (1.0, 1.0, 1.0, 1e-6, 1.0):
         # ĉ removes half of g, except that in the batch of tiny advantages it is of its usual size
         change = -0.5 * plain if size == 1 else 0.5 * plain
         moments = change_moments(size * plain, size * plain + change, event_ndim=2)
-        statistics.update(1.0, moments, 64)
-    assert statistics.gain > 0.5
+        guard.take_in(moments)
+    assert guard.share > 0.5
 
 
 def test_relaxation_noise_is_not_the_noise_of_the_actions():
@@ -511,12 +537,12 @@ def test_relaxation_noise_is_not_the_noise_of_the_actions():
 def test_control_variate_does_not_start_at_the_noise_of_the_actions(algorithm, kind):
     """The stream is as ĉ found it, for the actions to come: a layer made from it would be ĉ's first."""
     model = algorithm("MlpPolicy", tiny(kind), seed=0, device="cpu")
-    first = model.control_variate.state_encoder[0]
+    first = in_full(model).network.state_encoder[0]
     assert not th.isclose(th.nn.Linear(first.in_features, first.out_features).weight, first.weight, atol=1e-6).any()
     # nor do two agents of one seed differ, or two seeds agree
     same, other = (algorithm("MlpPolicy", tiny(kind), seed=seed, device="cpu") for seed in (0, 1))
-    assert th.equal(first.weight, same.control_variate.state_encoder[0].weight)
-    assert not th.isclose(first.weight, other.control_variate.state_encoder[0].weight, atol=1e-6).any()
+    assert th.equal(first.weight, in_full(same).network.state_encoder[0].weight)
+    assert not th.isclose(first.weight, in_full(other).network.state_encoder[0].weight, atol=1e-6).any()
 
 
 def test_relaxation_noise_goes_on_after_load(tmp_path):
@@ -534,19 +560,19 @@ def test_whole_episodes_are_divided_by_what_earlier_ones_lead_to_expect(n_episod
     """Their own number of steps depends on the actions: below it, terms of mean zero would have a mean."""
     model = RELAXA2C("MlpPolicy", tiny("discrete", 1), seed=0, device="cpu", n_episodes=n_episodes, n_steps=14)
     model.learn(14)  # two episodes of 7
-    assert model.control_variate.statistics.steps == 14
-    model.control_variate.statistics.steps = 10.0
+    assert model.expected_steps.average == 14
+    model.expected_steps.average.fill_(10.0)
     applied = []
-    original = model._backward
+    original = model.update_rule.step
 
-    def spy(loss, estimate, grad):
-        (expected,) = th.autograd.grad(estimate.latent.theta, model.policy.action_net.bias, -grad, retain_graph=True)
-        model.policy.action_net.bias.grad = None
-        objective = original(0 * loss, estimate, grad)
-        applied.append((model.policy.action_net.bias.grad.clone(), expected))
-        return objective
+    def spy(output, estimate, loss, divisor, max_grad_norm):
+        bias = model.policy.action_net.bias
+        (expected,) = th.autograd.grad(estimate.latent.theta, bias, -estimate.grad, retain_graph=True)
+        norm = original(output, estimate, 0 * loss, divisor, 1e9)
+        applied.append((bias.grad.clone(), expected))
+        return norm
 
-    model._backward = spy
+    model.update_rule.step = spy
     model.learn(14)
     ours, total = applied[0]
     assert th.allclose(ours, total / (14 if n_episodes is None else 10), atol=1e-6)

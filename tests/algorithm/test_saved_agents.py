@@ -8,7 +8,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common import save_util
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.algorithm import saved_agents as saved
+from sb3_relax.algorithm import saved_agents
 from sb3_relax.errors import UsageError
 from tests.helpers import ACTION_SPACES, TinyEnv
 
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_named(tmp_path):
     for content in (b"no zip", b"", whole[:middle], damaged):
         file.write_bytes(content)
         assert f"{file} cannot be read as an agent's file (" in refusal(RELAXA2C, file)
-        assert saved.saver_of(file) is None
+        assert saved_agents.saver_of(file) is None
 
 
 def test_other_errors_stay_what_they_are(tmp_path):
@@ -115,6 +115,6 @@ def test_a_file_that_loads_is_read_once(tmp_path, monkeypatch):
         return save_util.load_from_zip_file(*args, **kwargs)
 
     monkeypatch.setattr("stable_baselines3.common.base_class.load_from_zip_file", counting)
-    monkeypatch.setattr(saved, "load_from_zip_file", counting)
+    monkeypatch.setattr(saved_agents, "load_from_zip_file", counting)
     RELAXA2C.load(tmp_path / "agent.zip")
     assert len(read) == 1

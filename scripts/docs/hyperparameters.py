@@ -1,0 +1,31 @@
+"""The table of our hyper-parameters, from the dataclass that has them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from inspect import getdoc
+
+from sb3_relax.policy_gradient import DiscreteHyperparameters, Hyperparameters
+
+
+def table() -> str:
+    """A row for each: its name, its default, and what its docstring says."""
+    meanings = described(Hyperparameters) | described(DiscreteHyperparameters)
+    rows = ["| argument | default | what it does |", "|---|---|---|"]
+    for field in fields(DiscreteHyperparameters):
+        alone = "" if field.name in Hyperparameters.names() else "Discrete actions alone. "
+        rows.append(f"| `{field.name}` | `{field.default!r}` | {alone}{meanings[field.name]} |")
+    return "\n".join(rows)
+
+
+def described(cls: type) -> dict[str, str]:
+    """Name → what a class's docstring says of that parameter, on one line, in Markdown."""
+    entries = re.findall(r"^:param (\w+): (.+?)(?=^:|\Z)", getdoc(cls) or "", re.MULTILINE | re.DOTALL)
+    return {name: markdown(" ".join(text.split())) for name, text in entries}
+
+
+def markdown(text: str) -> str:
+    """Sphinx's markup → Markdown's; a sentence begins with a capital."""
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text).replace("``", "`").replace("|", "\\|")
+    return text if not text[0].isascii() else text[0].upper() + text[1:]

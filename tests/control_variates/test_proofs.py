@@ -1,0 +1,294 @@
+"""What every control variate must pass, those of the registry, the core's estimators, and a user's own."""
+
+import copy
+import runpy
+from pathlib import Path
+
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.control_variates import CONTROL_VARIATES, FromEstimator, Guarded, StateBaseline
+from sb3_relax.control_variates.proofs import actions_of, measure_bias
+from sb3_relax.control_variates.relax import RELAXControlVariate
+from sb3_relax.errors import UsageError
+from sb3_relax.estimators import DLAX, ESTIMATORS, LAX, NVIL, RELAX, Reinforce, TwoPhaseEstimator
+from sb3_relax.estimators.control_variates import MLPSurrogate, ThetaSurrogate
+from tests.estimators import twins
+from tests.helpers import ACTION_SPACES, TinyEnv, in_full
+
+SMALL = dict(policy_kwargs=dict(net_arch=dict(pi=[5], vf=[5], cv=[4, 3])), device="cpu", seed=0)
+#: those whose c is a function of several actions of one state, or of none
+CORE = {name: kind for name, kind in ESTIMATORS.items() if issubclass(kind, TwoPhaseEstimator)}
+#: one that the agent would be trained with, and one that has nothing to learn
+ONE_SAMPLE = {name: kind for name, kind in CORE.items() if kind.samples == 1 and name != "vimco"}
+
+
+class OwnExample:
+    """LinearControlVariate of docs/examples, without the training that the script does after it."""
+
+    def __call__(self, view, hyperparameters):
+        source = (Path(__file__).parents[2] / "docs" / "examples" / "own_control_variate.py").read_text()
+        names = {}
+        exec(compile(source[: source.index("model = RELAXA2C(")], "own_control_variate.py", "exec"), names)
+        return names["LinearControlVariate"](view, hyperparameters)
+
+
+def agent(space, control_variate, **kwargs):
+    algorithm = LAXA2C if isinstance(space, spaces.Box) else RELAXA2C
+    return algorithm("MlpPolicy", TinyEnv(space), control_variate=control_variate, **{**SMALL, **kwargs})
+
+
+def takes(space, control_variate):
+    try:
+        return agent(space, control_variate) is not None
+    except (UsageError, TypeError) as error:
+        if "takes" not in str(error):
+            raise
+        return False
+
+
+@th.no_grad()
+def anything(variate):
+    """φ that means something: a bias could hide behind zeros."""
+    generator = th.Generator().manual_seed(3)
+    for number in (*variate.parameters(), *variate.buffers()):
+        if number.is_floating_point():
+            number.copy_(0.5 * th.rand(number.shape, generator=generator) - 0.1)
+    if isinstance(variate, Guarded):
+        variate.cross.fill_(-0.4)
+        variate.square.fill_(1.0)
+        assert 0.3 < variate.share < 0.5
+    return variate
+
+
+def bias_of(model, n_draws=400):
+    """At one state, with advantages and φ that are anything."""
+    th.manual_seed(0)
+    variate = anything(copy.deepcopy(model.control_variate).double())
+    observations = th.rand(1, 3) - 0.5
+    actions = th.as_tensor(model.action_space.sample()).reshape(1, -1).float()
+    with th.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.add_(0.3 * th.randn_like(parameter))
+    output = model.view.evaluate(observations, actions)
+    b, probability = actions_of(output, nodes=80)
+    assert probability.sum().item() == pytest.approx(1, abs=1e-9)
+    signal = th.randn(len(b), dtype=th.float64)
+    if isinstance(model.action_space, spaces.Box):
+        signal = b.sin().sum(-1) + 0.5 * b[:, 0] * b[:, 1]
+    return measure_bias(variate, output, signal, model.noise_generator, n_draws, nodes=80)
+
+
+@pytest.mark.parametrize("space", ACTION_SPACES)
+@pytest.mark.parametrize("name", [*CONTROL_VARIATES, "own"])
+@pytest.mark.parametrize("guard", [True, False])
+def test_every_control_variate_is_unbiased(name, space, guard):
+    spec = OwnExample() if name == "own" else name
+    if not takes(ACTION_SPACES[space], spec):
+        assert {name, space} & {"lax", "relax", "exact", "box", "own"}
+        pytest.skip(f"{name} does not take {space} actions")
+    model = agent(ACTION_SPACES[space], spec, cv_guard=guard)
+    bias = bias_of(model)
+    assert bias.unbiased, bias
+    if not model.control_variate.draws_noise:
+        assert bias.difference.abs().max() < 1e-9 * bias.size
+
+
+def test_every_one_takes_some_actions():
+    for name in CONTROL_VARIATES:
+        assert any(takes(space, name) for space in ACTION_SPACES.values()), name
+
+
+class WithNoise(RELAXControlVariate):
+    """The twins below do not draw their noise."""
+
+    def gradient(self, output, signal, generator):
+        shape = self.estimator(self.network).noise_shape(output.latent)
+        return super().gradient(output, signal, generator, th.rand(shape, generator=generator, dtype=th.float64))
+
+
+class Flipped(WithNoise):
+    """A control variate whose correction has the wrong sign."""
+
+    def estimator(self, c):
+        return twins.FlippedCorrection(c)
+
+
+class Detached(WithNoise):
+    """A control variate that detaches z̃ from θ, which is part of the estimator."""
+
+    def estimator(self, c):
+        return twins.DetachedTilde(c)
+
+
+class Uncorrected(StateBaseline):
+    """A baseline that has seen the action."""
+
+    def gradient(self, output, signal, generator):
+        return super().gradient(
+            output, signal - output.sample.flatten(1).sum(1) * output.sample.flatten(1)[:, 0], generator
+        )
+
+
+@pytest.mark.parametrize("broken", [Flipped, Detached, Uncorrected])
+def test_broken_ones_are_rejected(broken):
+    assert not bias_of(agent(ACTION_SPACES["multibinary"], broken, cv_guard=False), n_draws=2_000).unbiased
+
+
+def test_float32_is_no_proof():
+    model = agent(ACTION_SPACES["discrete"], "state")
+    output = model.view.evaluate(th.rand(1, 3), th.zeros(1, 1))
+    with pytest.raises(ValueError, match="float64"):
+        measure_bias(model.control_variate, output, th.ones(3), model.noise_generator)
+
+
+# -- the core's estimators as control variates -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", ACTION_SPACES)
+@pytest.mark.parametrize("name", ONE_SAMPLE)
+def test_the_cores_estimators_are_unbiased(name, space):
+    if not takes(ACTION_SPACES[space], ONE_SAMPLE[name]):
+        pytest.skip(f"{name} does not take {space} actions")
+    bias = bias_of(agent(ACTION_SPACES[space], ONE_SAMPLE[name], cv_guard=False), n_draws=1_000)
+    assert bias.unbiased, bias
+
+
+@pytest.mark.parametrize("name", ONE_SAMPLE)
+def test_the_cores_estimators_train(name, tmp_path):
+    """2,000 steps, φ by the estimator's own rule; and what was learned is saved."""
+    kind = ONE_SAMPLE[name]
+    space = next(s for s in (ACTION_SPACES["discrete"], ACTION_SPACES["box"]) if takes(s, kind))
+    model = agent(space, kind, n_steps=50)
+    policy = [p.clone() for p in model.policy.parameters()]
+    before = {key: value.clone() for key, value in in_full(model).state_dict().items()}
+    model.learn(2_000)
+    after = in_full(model).state_dict()
+    assert not all(map(th.equal, policy, model.policy.parameters()))
+    assert all(bool(value.isfinite().all()) for value in after.values())
+    if before:
+        assert all(not th.equal(before[key], after[key]) for key in before), name
+    model.save(tmp_path / "agent")
+    loaded = type(model).load(tmp_path / "agent", device="cpu")
+    assert all(th.equal(value, after[key]) for key, value in in_full(loaded).state_dict().items())
+
+
+def test_nvil_learns_by_its_own_rule():
+    """Its baseline is fitted by squared error, not by Eq 6."""
+    baseline = ThetaBaseline(3)
+    model = agent(ACTION_SPACES["discrete"], NVIL(baseline), n_steps=20)
+    assert in_full(model).estimator.baseline is not baseline  # copied: two agents never share φ
+    output = model.view.evaluate(th.rand(20, 3), th.zeros(20, 1))
+    signal = th.randn(20)
+    variate = in_full(model)
+    estimate = variate.gradient(output, signal, model.noise_generator)
+    model.control_variate.set_learning_rate(0.0)
+    variate.fit(output, signal, estimate, model.noise_generator)
+    fitted = variate.estimator.baseline
+    residual = signal - fitted(output.latent.theta.detach()) - variate.estimator.mean
+    (expected,) = th.autograd.grad(residual.square().mean(), [fitted.linear.weight])
+    th.testing.assert_close(fitted.linear.weight.grad, expected)
+    variate.observe(estimate)
+    assert variate.estimator.mean != 0
+
+
+class ThetaBaseline(th.nn.Module):
+    """C_ψ of θ, linear."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.linear = th.nn.Linear(size, 1)
+
+    def forward(self, theta):
+        return self.linear(theta.flatten(1)).squeeze(-1)
+
+
+@pytest.mark.parametrize("name", ["rloo", "vimco"])
+def test_those_that_need_several_actions_are_refused(name):
+    with pytest.raises(UsageError, match=f"{CORE[name].__name__} needs 2 actions of every state"):
+        agent(ACTION_SPACES["discrete"], CORE[name])
+
+
+def test_one_that_is_made_already():
+    c = ThetaSurrogate(3, hidden=[4], event_ndim=2, squash="softmax")
+    model = agent(ACTION_SPACES["discrete"], RELAX(c, coupled=False), n_steps=20)
+    assert isinstance(in_full(model), FromEstimator)
+    model.learn(100)
+    assert not th.equal(in_full(model).estimator.surrogate.of_theta.weight, c.of_theta.weight)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ("relaxed", UsageError, "unknown control_variate 'relaxed', did you mean 'relax'"),
+        (
+            "lax",
+            UsageError,
+            "control_variate 'lax' takes ReparameterisedLatent; the actions of this",
+        ),
+        (lambda view, hyperparameters: 3, TypeError, "it made a int"),
+        (LAX, TypeError, "LAX takes ReparameterisedLatent; got GumbelOneHot"),
+        (LAX(MLPSurrogate(3)), TypeError, "LAX takes ReparameterisedLatent; got GumbelOneHot"),
+        (7, TypeError, "it made a int"),
+    ],
+)
+def test_errors(spec, error, message):
+    with pytest.raises(error, match=message):
+        agent(ACTION_SPACES["discrete"], spec)
+
+
+@pytest.mark.parametrize("name", CONTROL_VARIATES)
+def test_state_is_saved_and_holds_tensors(name, tmp_path):
+    space = next(space for space in ACTION_SPACES.values() if takes(space, name))
+    model = agent(space, name).learn(60)
+    model.save(tmp_path / "agent")
+    loaded = type(model).load(tmp_path / "agent", env=TinyEnv(space), device="cpu")
+    for part, state in model.get_parameters().items():
+        if "optim" not in part:
+            assert all(isinstance(value, th.Tensor) for value in state.values()), part
+    ours, theirs = model.control_variate.state_dict(), loaded.control_variate.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(th.equal(ours[key], theirs[key]) for key in ours)
+    assert isinstance(loaded.control_variate, Guarded)
+    # and it goes on alike: noise, φ's optimizer, scales
+    for each in (model, loaded):
+        each.set_env(TinyEnv(space))
+        each.set_random_seed(5)
+        each.learn(40, reset_num_timesteps=False)
+    assert all(map(th.equal, model.policy.parameters(), loaded.policy.parameters()))
+    assert all(map(th.equal, model.control_variate.parameters(), loaded.control_variate.parameters()))
+
+
+def test_what_a_batch_taught_is_not_used_on_it():
+    """ĝ is the same whether or not the batch was fitted before: φ may only know earlier ones."""
+    model = agent(ACTION_SPACES["discrete"], "relax", n_steps=30)
+    seen = []
+    variate = model.control_variate
+    gradient, fit = variate.gradient, variate.fit
+    variate.gradient = lambda *args: seen.append("gradient") or gradient(*args)
+    variate.fit = lambda *args: seen.append("fit") or fit(*args)
+    observe = variate.observe
+    variate.observe = lambda *args: seen.append("observe") or observe(*args)
+    model.learn(60)
+    assert seen == ["gradient", "fit", "observe"] * 2
+
+
+def test_the_example_stays_under_sixty_lines():
+    source = (Path(__file__).parents[2] / "docs" / "examples" / "own_control_variate.py").read_text()
+    own = source[source.index("class LinearControlVariate") : source.index("# Its class is all")]
+    assert 20 < len(own.rstrip("# %\n[]markdown").splitlines()) < 60
+    assert "import" not in own
+    assert runpy  # the script itself runs in tests/test_examples.py
+
+
+def test_the_example_trains_cartpole():
+    model = RELAXA2C("MlpPolicy", "CartPole-v1", control_variate=OwnExample(), n_critic_steps=5, n_steps=32, seed=0)
+    model.learn(6_000)
+    assert sum(info["r"] for info in model.ep_info_buffer) / len(model.ep_info_buffer) > 40  # 22 without learning
+    assert model.control_variate.variate.weights.abs().max() > 0
+
+
+assert DLAX in ONE_SAMPLE.values()
+assert Reinforce in ONE_SAMPLE.values()

@@ -15,6 +15,7 @@ from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import DLAX, ESTIMATORS, LAX, NVIL, RELAX, Reinforce, TwoPhaseEstimator
 from sb3_relax.estimators.control_variates import MLPSurrogate, ThetaSurrogate
+from sb3_relax.estimators.estimate import expand_to
 from tests.estimators import twins
 from tests.helpers import ACTION_SPACES, TinyEnv, in_full
 
@@ -135,6 +136,34 @@ class Uncorrected(StateBaseline):
 @pytest.mark.parametrize("broken", [Flipped, Detached, Uncorrected])
 def test_broken_ones_are_rejected(broken):
     assert not bias_of(agent(ACTION_SPACES["multibinary"], broken, cv_guard=False), n_draws=2_000).unbiased
+
+
+class Forgetful(StateBaseline):
+    """A baseline whose estimate does not say what Â was: unbiased, and the guard cannot see what it changes."""
+
+    def gradient(self, output, signal, generator):
+        return Reinforce().finish(output.latent, output.sample, signal - self.network(output.features).detach())
+
+
+def score_terms(spec):
+    """What an estimate would be without its control variate: as it says, and by the policy's own score."""
+    space = next(space for space in ACTION_SPACES.values() if takes(space, spec))
+    model = agent(space, spec, cv_guard=False)
+    anything(model.control_variate)
+    output = model.view.evaluate(th.rand(5, 3), th.as_tensor([[space.sample()] for _ in range(5)]).flatten(1).float())
+    signal = th.randn(5)
+    estimate = model.control_variate.gradient(output, signal, model.noise_generator)
+    return estimate.score_term, expand_to(signal, output.latent) * output.latent.score(output.sample)
+
+
+@pytest.mark.parametrize("name", [*CONTROL_VARIATES, "own"])
+def test_an_estimate_says_what_it_would_be_without(name):
+    th.testing.assert_close(*score_terms(OwnExample() if name == "own" else name))
+
+
+def test_one_that_does_not_is_noticed():
+    ours, expected = score_terms(Forgetful)
+    assert not th.allclose(ours, expected)
 
 
 def test_float32_is_no_proof():

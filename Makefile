@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
+# what scripts/run/demo.py imports: tensorboard and a progress bar, matplotlib, and what reads and writes its files
+DEMO_EXTRAS := extra,plots,scripts
 
-.PHONY: help demo test test-slow lint format bench tables docs docs-serve clean
+.PHONY: help demo test test-slow lint format bench tables docs docs-serve dist clean
 
 help:
 	@echo "make demo       RELAXA2C learns CartPole-v1 in under a minute; writes demo/"
@@ -13,16 +16,21 @@ help:
 	@echo "make bench      speed and memory against SB3's A2C"
 	@echo "make tables     the tables and figures of README.md and docs/ from the records in scripts/results"
 	@echo "make docs       the documentation, into site/index.html; make docs-serve: in a browser, as it is edited"
+	@echo "make dist       the sdist and the wheel, into dist/, and that they work where they are installed"
 
 # torch first and pinned: a range that admits a newer release would bring gigabytes of CUDA packages
-$(READY): setup.cfg pyproject.toml constraints.txt
+$(DEMO): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed; set PYTHON=...") if sys.version_info < (3, 10) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[$(DEMO_EXTRAS)]
+	@touch $@
+
+$(READY): $(DEMO)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[all]
 	@touch $@
 
-demo: $(READY)
+demo: $(DEMO)
 	$(BIN)/python -m scripts.run.demo
 
 test: $(READY)
@@ -52,6 +60,10 @@ docs: $(READY)
 
 docs-serve: $(READY)
 	$(BIN)/mkdocs serve
+
+dist: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[dist]
+	$(BIN)/python -m scripts.dist
 
 clean:
 	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

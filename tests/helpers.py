@@ -1,5 +1,8 @@
 """Environments and policies for the algorithms' tests."""
 
+import re
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import torch as th
@@ -97,3 +100,13 @@ def in_full(model):
     """The model's control variate without its guard: what it gives is applied in full."""
     variate = model.control_variate
     return variate.variate if isinstance(variate, Guarded) else variate
+
+
+def written_in(page, name):
+    """A class of the Python examples of a page, as a reader would write it from there."""
+    text = (Path(__file__).parents[1] / page).read_text()
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (example,) = (example for example in examples if f"class {name}(" in example)
+    names = {"__name__": "written_in_a_page"}  # a module that cannot be imported: the class is saved with the agent
+    exec(compile(example, page, "exec"), names)
+    return names[name]

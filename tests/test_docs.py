@@ -11,12 +11,14 @@ import pytest
 
 import sb3_relax
 from sb3_relax import RELAXA2C, estimators
+from sb3_relax.control_variates import CONTROL_VARIATES
+from sb3_relax.policy_gradient import UPDATE_RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-#: what is read: README and every page, by their paths
-READ = {str(path.relative_to(ROOT)): path for path in (README, *sorted(DOCS.rglob("*.md")))}
+#: what is read: README, CONTRIBUTING and every page, by their paths
+READ = {str(path.relative_to(ROOT)): path for path in (README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))}
 
 #: page → algorithm → which column says what it takes
 PAGES = {
@@ -70,7 +72,8 @@ def test_nothing_of_the_markup_is_left_over(site):
     assert len(pages) == len(READ) - 1 + len(list((DOCS / "examples").glob("*.py")))
     for page in pages:
         text = page.read_text()
-        assert not re.search(r":(class|meth|func|attr|param|raises)\b[^<]*:|&lt;!-- |<!-- table: ", text), page
+        prose = re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL)  # code may well have docstrings
+        assert not re.search(r":(class|meth|func|attr|param|raises)\b[^<]*:|&lt;!-- |<!-- table: ", prose), page
         # a table that Markdown did not see as one
         assert not re.search(r"^\|.*\|$", text, re.MULTILINE), page
     assert "1/(K-1) Σ_k" in (site / "estimators.html").read_text()
@@ -107,6 +110,8 @@ def test_relative_links_lead_somewhere(page):
         target = (path.parent / file).resolve() if file else path
         if target.parent == DOCS / "examples" and target.suffix == ".md":
             target = target.with_suffix(".py")  # the site makes a page of it
+        if target == DOCS / "contributing.md":
+            target = ROOT / "CONTRIBUTING.md"  # and of this
         assert target.exists(), f"{page}: {link}"
         if anchor and target.suffix == ".md":
             assert anchor in heading_anchors(target), f"{page}: {link}"
@@ -186,6 +191,15 @@ def test_every_public_name_of_the_estimators_has_an_entry():
         r"^::: sb3_relax\.estimators\.(\w+)$", (ROOT / "docs" / "estimators.md").read_text(), re.MULTILINE
     )
     assert sorted(entries) == sorted({*estimators.__all__} - {"ESTIMATORS"})
+
+
+@pytest.mark.parametrize(
+    ("registry", "names"), [("CONTROL_VARIATES", CONTROL_VARIATES), ("UPDATE_RULES", UPDATE_RULES)]
+)
+def test_every_entry_of_a_registry_has_a_row(registry, names):
+    text = (DOCS / "control_variate.md").read_text()
+    (rows,) = re.findall(rf"^\| name in `{registry}` \|.*\n\|---\|---\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert re.findall(r'^\| `"(\w+)"` \|', rows, re.MULTILINE) == list(names)
 
 
 def test_a_pages_tables_and_pictures(tools):

@@ -28,7 +28,7 @@ from sb3_relax.policy_gradient.hyperparameters import Hyperparameters, check_a2c
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Rollout
 from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
-from sb3_relax.policy_gradient.update_rules import make_update_rule
+from sb3_relax.policy_gradient.update_rules.registry import make_update_rule
 
 SelfControlVariateA2C = TypeVar("SelfControlVariateA2C", bound="ControlVariateA2C")
 

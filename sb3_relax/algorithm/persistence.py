@@ -17,7 +17,7 @@ from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.files import write_atomically
 from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
 from sb3_relax.policy_gradient.hyperparameters import ATTRIBUTES
-from sb3_relax.policy_gradient.update_rules import UpdateRule
+from sb3_relax.policy_gradient.update_rules.base import UpdateRule
 
 SelfPersistence = TypeVar("SelfPersistence", bound="Persistence")
 

@@ -60,7 +60,8 @@ class ControlVariate(nn.Module, ABC):
         :param output: a pass of the policy over N steps
         :param signal: Â, ``[N]``
         :param generator: of all noise that is drawn here
-        :return: an estimate with a ``score``, so that it can be compared with what it would be without
+        :return: an estimate whose ``value`` is the signal as it came, and that has a ``score``: the product of the two
+            is what ĝ would be without the control variate, which the guard and the logged variances compare it with
         """
 
     def fit(

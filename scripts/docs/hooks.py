@@ -5,7 +5,7 @@
   that algorithm was run.
 - ``<!-- hyperparameters -->`` stands for the table of our hyper-parameters.
 - Pages show pictures of the repository by their path there, so that they are seen where the page is read as a file too.
-- The scripts of docs/examples become pages.
+- The scripts of docs/examples become pages, and so does CONTRIBUTING.md.
 - The site's name has the package's version.
 """
 
@@ -33,6 +33,8 @@ INCLUDE = re.compile(r"^<!-- table: (\S+)(?: of (\w+))? -->$", re.MULTILINE)
 HYPERPARAMETERS = "<!-- hyperparameters -->"
 #: a picture by its path from the page, where that leads out of docs/
 OUTSIDE = re.compile(r"(!\[[^\]]*\]\()(\.\./[^)\s]+)\)")
+#: a link from the repository's root to a page of docs/, or to a script that becomes one
+INTO_DOCS = re.compile(r"\]\(docs/([^)\s]+)\.(?:md|py)\)")
 
 
 def table(name: str, algorithm: str | None = None) -> str:
@@ -65,7 +67,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pictures that pages show of the repository, under their path there, and a page for every example."""
+    """Add the pictures that pages show of the repository, under their path there, and the pages that lie elsewhere."""
     pictures = {
         in_repository(page.relative_to(DOCS).as_posix(), link)
         for page in pages(ROOT)[1:]
@@ -79,6 +81,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         page = jupytext.writes(notebook, fmt="md")
         note = f"\nThe script: [{script.name}]({script.name})\n"
         files.append(File.generated(config, f"examples/{script.stem}.md", content=page + note))
+    contributing = INTO_DOCS.sub(r"](\1.md)", (ROOT / "CONTRIBUTING.md").read_text())
+    files.append(File.generated(config, "contributing.md", content=contributing))
     return files
 
 

@@ -30,7 +30,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_relax import RELAXA2C
 from sb3_relax.callbacks import LAYOUT, GradientVarianceCallback, TensorboardLayoutCallback
 from scripts.records import add_output, provenance, write_record
-from scripts.run.rl import hyperparams_of, model_arguments
+from scripts.run.entries import model_arguments
+from scripts.run.rl import hyperparams_of
 
 ENV = "CartPole-v1"
 

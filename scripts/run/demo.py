@@ -21,8 +21,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_relax import RELAXA2C
-from scripts.records import provenance, write_record
-from scripts.run.rl import Recorder, hyperparams_of, model_arguments
+from sb3_relax.zoo.hyperparams import read_entries
+from scripts.records import ROOT, provenance, write_record
+from scripts.run.entries import model_arguments
+from scripts.run.recorder import Recorder
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -68,7 +70,7 @@ def main() -> None:
     th.set_num_threads(1)  # the networks are too small to share
     threshold = gym.spec(ENV).reward_threshold
     assert threshold is not None
-    _, hyperparams = hyperparams_of(ENV, {"zoo": "relaxa2c"})
+    hyperparams = read_entries(ROOT / "zoo_hyperparams" / "relaxa2c.yml")[ENV]
     model = RELAXA2C(
         hyperparams["policy"],
         make_vec_env(ENV, n_envs=hyperparams["n_envs"], seed=arguments.seed),

@@ -24,18 +24,16 @@ from rl_zoo3.utils import get_wrapper_class
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.environments import make_undrawn_vec_env
-from sb3_relax.zoo.hyperparams import RATES, to_rate
 from scripts.records import ROOT, Records, add_output, file_name, provenance
+from scripts.run.entries import model_arguments
+from scripts.run.recorder import Recorder
 from scripts.run.sweep import BACKENDS, asked_for, in_parallel
 
-#: keys that are no arguments of an algorithm
-OF_THE_RUN = ("n_envs", "n_timesteps", "normalize", "policy", "env_wrapper")
 #: by the name of their file in zoo_hyperparams (rl-zoo calls RecurrentPPO ppo_lstm)
 CLASSES = {
     "laxa2c": LAXA2C,
@@ -47,47 +45,6 @@ CLASSES = {
 }
 #: where those files are: ours, else rl-zoo's own (for what users would pick instead, as rl-zoo has tuned it)
 ZOO_FILES = (ROOT / "zoo_hyperparams", Path(rl_zoo3.__file__).parent / "hyperparams")
-
-
-class Recorder(BaseCallback):
-    """Every episode's return and step, the first step at which the mean of 100 reached the threshold, the variances.
-
-    :param until_solved: stop there
-    """
-
-    def __init__(self, threshold: float, until_solved: bool = False):
-        super().__init__()
-        self.threshold = threshold
-        self.until_solved = until_solved
-        self.returns: list[float] = []
-        self.steps: list[int] = []
-        self.solved_at: int | None = None
-        self.variances: list[tuple[int, float, float]] = []
-
-    def _on_step(self) -> bool:
-        for info in self.locals["infos"]:
-            if "episode" in info:
-                self.returns.append(round(float(info["episode"]["r"]), 2))
-                self.steps.append(self.num_timesteps)
-                mean = np.mean(self.returns[-100:])
-                if self.solved_at is None and len(self.returns) >= 100 and mean >= self.threshold:
-                    self.solved_at = self.num_timesteps
-        return not (self.until_solved and self.solved_at is not None)
-
-    def _on_rollout_start(self) -> None:
-        log = self.logger.name_to_value
-        if "train/grad_variance" in log:
-            with_cv, without = log["train/grad_variance"], log["train/grad_variance_no_cv"]
-            self.variances.append((self.num_timesteps, with_cv, without))
-
-
-def model_arguments(hyperparams: dict[str, Any]) -> dict[str, Any]:
-    """rl-zoo's spellings → constructor arguments."""
-    arguments = {k: v for k, v in hyperparams.items() if k not in OF_THE_RUN}
-    arguments |= {key: to_rate(key, arguments[key]) for key in (*RATES, "clip_range") if key in arguments}
-    if isinstance(arguments.get("policy_kwargs"), str):
-        arguments["policy_kwargs"] = eval(arguments["policy_kwargs"], {"nn": th.nn})  # rl-zoo's own way of writing them
-    return arguments
 
 
 def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ import copy
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -15,8 +16,9 @@ from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import DLAX, ESTIMATORS, LAX, NVIL, RELAX, Reinforce, TwoPhaseEstimator
 from sb3_relax.estimators.control_variates import MLPSurrogate, ThetaSurrogate
+from sb3_relax.estimators.estimate import expand_to
 from tests.estimators import twins
-from tests.helpers import ACTION_SPACES, TinyEnv, in_full
+from tests.helpers import ACTION_SPACES, TinyEnv, in_full, written_in
 
 SMALL = dict(policy_kwargs=dict(net_arch=dict(pi=[5], vf=[5], cv=[4, 3])), device="cpu", seed=0)
 #: those whose c is a function of several actions of one state, or of none
@@ -33,6 +35,10 @@ class OwnExample:
         names = {}
         exec(compile(source[: source.index("model = RELAXA2C(")], "own_control_variate.py", "exec"), names)
         return names["LinearControlVariate"](view, hyperparameters)
+
+
+#: what a reader of docs/examples, and of CONTRIBUTING.md, writes
+OWN = {"own": OwnExample(), "own mean": written_in("CONTRIBUTING.md", "MeanBaseline")}
 
 
 def agent(space, control_variate, **kwargs):
@@ -82,10 +88,10 @@ def bias_of(model, n_draws=400):
 
 
 @pytest.mark.parametrize("space", ACTION_SPACES)
-@pytest.mark.parametrize("name", [*CONTROL_VARIATES, "own"])
+@pytest.mark.parametrize("name", [*CONTROL_VARIATES, *OWN])
 @pytest.mark.parametrize("guard", [True, False])
 def test_every_control_variate_is_unbiased(name, space, guard):
-    spec = OwnExample() if name == "own" else name
+    spec = OWN.get(name, name)
     if not takes(ACTION_SPACES[space], spec):
         assert {name, space} & {"lax", "relax", "exact", "box", "own"}
         pytest.skip(f"{name} does not take {space} actions")
@@ -135,6 +141,34 @@ class Uncorrected(StateBaseline):
 @pytest.mark.parametrize("broken", [Flipped, Detached, Uncorrected])
 def test_broken_ones_are_rejected(broken):
     assert not bias_of(agent(ACTION_SPACES["multibinary"], broken, cv_guard=False), n_draws=2_000).unbiased
+
+
+class Forgetful(StateBaseline):
+    """A baseline whose estimate does not say what Â was: unbiased, and the guard cannot see what it changes."""
+
+    def gradient(self, output, signal, generator):
+        return Reinforce().finish(output.latent, output.sample, signal - self.network(output.features).detach())
+
+
+def score_terms(spec):
+    """What an estimate would be without its control variate: as it says, and by the policy's own score."""
+    space = next(space for space in ACTION_SPACES.values() if takes(space, spec))
+    model = agent(space, spec, cv_guard=False)
+    anything(model.control_variate)
+    output = model.view.evaluate(th.rand(5, 3), th.as_tensor(np.stack([space.sample() for _ in range(5)])).float())
+    signal = th.randn(5)
+    estimate = model.control_variate.gradient(output, signal, model.noise_generator)
+    return estimate.score_term, expand_to(signal, output.latent) * output.latent.score(output.sample)
+
+
+@pytest.mark.parametrize("name", [*CONTROL_VARIATES, *OWN])
+def test_an_estimate_says_what_it_would_be_without(name):
+    th.testing.assert_close(*score_terms(OWN.get(name, name)))
+
+
+def test_one_that_does_not_is_noticed():
+    ours, expected = score_terms(Forgetful)
+    assert not th.allclose(ours, expected)
 
 
 def test_float32_is_no_proof():

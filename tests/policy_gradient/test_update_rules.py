@@ -2,26 +2,17 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch as th
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.errors import UsageError
-from sb3_relax.policy_gradient import UPDATE_RULES, UpdateRule
-from sb3_relax.policy_gradient.gradients import parameters_of
-from tests.helpers import ACTION_SPACES, TinyEnv
+from sb3_relax.policy_gradient import UPDATE_RULES
+from tests.helpers import ACTION_SPACES, TinyEnv, written_in
 
-
-class PlainSGD(UpdateRule):
-    """What docs and CONTRIBUTING.md have a reader write: a step along the gradient."""
-
-    def step(self, output, estimate, loss, divisor, max_grad_norm):
-        norm = self.backward(estimate, loss, divisor, max_grad_norm)
-        with th.no_grad():
-            for parameter in parameters_of(self.optimizer):
-                if parameter.grad is not None:
-                    parameter -= self.optimizer.param_groups[0]["lr"] * parameter.grad
-        return norm
+#: what CONTRIBUTING.md has a reader write: a step along the gradient
+PlainSGD = written_in("CONTRIBUTING.md", "PlainSGD")
 
 
 class Backwards(PlainSGD):
@@ -57,7 +48,8 @@ def model_with(rule, space="discrete", **kwargs):
 def one_step(model, max_grad_norm=1e9, signal=None):
     """Of the policy alone, on a batch of its own; the objective along ĝ before and after."""
     th.manual_seed(0)
-    observations, actions = th.rand(50, 3) - 0.5, th.as_tensor([model.action_space.sample() for _ in range(50)]).float()
+    observations = th.rand(50, 3) - 0.5
+    actions = th.as_tensor(np.stack([model.action_space.sample() for _ in range(50)])).float()
     signal = th.randn(50) if signal is None else signal
     output = model.view.evaluate(observations, actions.reshape(50, -1))
     estimate = model.control_variate.gradient(output, signal, model.noise_generator)

@@ -1,14 +1,13 @@
-"""How an estimate of the policy gradient becomes a step of the policy's weights."""
+"""The contract of an update rule."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch as th
 from torch import nn
 
-from sb3_relax.errors import unknown_name
 from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.gradients import clear_gradients, parameters_of
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
@@ -18,21 +17,26 @@ from sb3_relax.policy_gradient.rollout import Batch, Rollout
 class UpdateRule(nn.Module, ABC):
     """One step of the policy's weights per batch. Override :meth:`step`; never ``train()``.
 
-    Buffers registered here are saved with the agent. The estimate is fixed when the rule gets it: a rule may scale,
+    The size of a step is each parameter group's ``"lr"`` in ``optimizer``, which follows ``learning_rate``. Buffers
+    registered here are saved with the agent. The estimate is fixed when the rule gets it: a rule may scale,
     precondition or clip it as a whole, as every optimizer does, but must not look at its samples one by one.
 
     :param view: of the policy
-    :param optimizer: the policy's own, which SB3 makes, whose rate follows ``learning_rate``, and which is saved
+    :param optimizer: the policy's own, which SB3 makes, and which is saved; the critic's further steps are its steps
 
     Example::
 
-        class PlainStep(UpdateRule):
+        class PlainSGD(UpdateRule):
             def step(self, output, estimate, loss, divisor, max_grad_norm):
                 norm = self.backward(estimate, loss, divisor, max_grad_norm)
-                ...
+                with torch.no_grad():
+                    for group in self.optimizer.param_groups:
+                        for weight in group["params"]:
+                            if weight.grad is not None:
+                                weight -= group["lr"] * weight.grad
                 return norm
 
-        RELAXA2C("MlpPolicy", "CartPole-v1", update_rule=PlainStep)
+        RELAXA2C("MlpPolicy", "CartPole-v1", update_rule=PlainSGD)
     """
 
     def __init__(self, view: PolicyView, optimizer: th.optim.Optimizer):
@@ -49,6 +53,8 @@ class UpdateRule(nn.Module, ABC):
         self, output: PolicyOutput, estimate: Estimate, loss: th.Tensor, divisor: float, max_grad_norm: float
     ) -> float:
         """Move the policy's weights along the estimate, and down the loss.
+
+        The clipped gradient of both is left in the weights' ``grad``, where :meth:`backward` puts it.
 
         :param output: the pass of the policy that ``estimate`` and ``loss`` were made of
         :param estimate: ĝ per step at the distribution's parameters, for ascent
@@ -67,42 +73,3 @@ class UpdateRule(nn.Module, ABC):
         roots = estimate.theta_root(-1 / divisor)
         th.autograd.backward([loss, *(root for root, _ in roots)], [None, *(vector for _, vector in roots)])
         return th.nn.utils.clip_grad_norm_(parameters_of(self.optimizer), max_grad_norm).item()
-
-
-class PolicyOptimizerStep(UpdateRule):
-    """A2C's rule: a step of the policy's optimizer, RMSprop unless ``policy_kwargs`` or ``use_rms_prop`` say else."""
-
-    def step(
-        self, output: PolicyOutput, estimate: Estimate, loss: th.Tensor, divisor: float, max_grad_norm: float
-    ) -> float:
-        norm = self.backward(estimate, loss, divisor, max_grad_norm)
-        self.optimizer.step()
-        return norm
-
-
-#: name → class. A new rule's one line: every shared test finds it here
-UPDATE_RULES: dict[str, type[UpdateRule]] = {"optimizer": PolicyOptimizerStep}
-
-
-def make_update_rule(
-    rule: str | Callable[[PolicyView, th.optim.Optimizer], UpdateRule],
-    view: PolicyView,
-    optimizer: th.optim.Optimizer,
-) -> UpdateRule:
-    """The rule that an algorithm was given.
-
-    :param rule: a name of :data:`UPDATE_RULES`, or what makes one, such as a class
-    :raises UsageError: for an unknown name
-    :raises TypeError: for something that makes no ``UpdateRule``
-    """
-    if isinstance(rule, str):
-        if rule not in UPDATE_RULES:
-            raise unknown_name("update_rule", rule, UPDATE_RULES)
-        rule = UPDATE_RULES[rule]
-    made = rule(view, optimizer) if callable(rule) else rule
-    if not isinstance(made, UpdateRule):
-        raise TypeError(
-            "update_rule must be a name, or a function of (view, optimizer) that makes an UpdateRule; "
-            f"it made a {type(made).__name__}"
-        )
-    return made

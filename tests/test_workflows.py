@@ -1,0 +1,78 @@
+"""The workflows of .github: they can be read, what they call exists, and a tag that is not the version stops a release.
+
+Whether a workflow means what it says is actionlint's to judge (CONTRIBUTING.md).
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sb3_relax
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+
+
+def commands(workflow):
+    return [step["run"] for job in workflow["jobs"].values() for step in job.get("steps", []) if "run" in step]
+
+
+def targets():
+    """Of the Makefile, those that are commands."""
+    return set(re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
+
+
+def test_there_are_two():
+    assert set(WORKFLOWS) == {"tests", "release"}
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_what_a_workflow_calls_exists(name):
+    for command in commands(WORKFLOWS[name]):
+        for target in re.findall(r"\bmake (\S+)", command):
+            assert target in targets(), command
+        for path in re.findall(r"\bcat ([^\s)]+)", command):
+            assert (ROOT / path).exists(), command
+    for job in WORKFLOWS[name]["jobs"].values():
+        if "uses" in job:
+            assert (ROOT / job["uses"]).exists()
+        for needed in [job["needs"]] if "needs" in job else []:
+            assert needed in WORKFLOWS[name]["jobs"]
+
+
+def test_every_python_is_linted_and_tested():
+    job = WORKFLOWS["tests"]["jobs"]["tests"]
+    assert job["strategy"]["matrix"]["python"] == ["3.10", "3.11", "3.12", "3.13"]
+    assert commands(WORKFLOWS["tests"]) == ["make lint", "make test"]
+    # YAML reads the key "on" as true
+    assert set(WORKFLOWS["tests"][True]) == {"push", "pull_request", "workflow_call"}
+
+
+def test_a_release_is_of_a_tag_and_tested_first():
+    release = WORKFLOWS["release"]
+    assert release[True] == {"push": {"tags": ["v*"]}}
+    jobs = release["jobs"]
+    assert [jobs[name].get("needs") for name in ("version", "tests", "build", "publish")] == [
+        None,
+        "version",
+        "tests",
+        "build",
+    ]
+    assert jobs["tests"]["uses"] == "./.github/workflows/tests.yml"
+    # a token of PyPI's trusted publishing, for the job that publishes and no other
+    assert {name for name, job in jobs.items() if "permissions" in job} == {"publish"}
+    assert jobs["publish"]["permissions"] == {"id-token": "write"}
+
+
+@pytest.mark.parametrize(
+    ("tag", "stops"), [("v{}", False), ("{}", True), ("v{}.1", True), ("v9.9.9", True), ("v", True)]
+)
+def test_a_tag_must_be_the_version(tag, stops):
+    (command,) = commands({"jobs": {"version": WORKFLOWS["release"]["jobs"]["version"]}})
+    environment = {**os.environ, "GITHUB_REF_NAME": tag.format(sb3_relax.__version__)}
+    done = subprocess.run(["bash", "-e", "-c", command], cwd=ROOT, env=environment, check=False)
+    assert (done.returncode != 0) == stops

@@ -8,7 +8,6 @@ import yaml
 
 import sb3_relax
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.algorithm.a2c import ControlVariateA2C
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sb3_relax.control_variates.learned import NetworkControlVariate
+from sb3_relax.control_variates.network import AtStates
 from sb3_relax.estimators import ExactCorrection, RelaxedLatent
-from sb3_relax.estimators.functions import Surrogate
 
 
 class ExactControlVariate(NetworkControlVariate):
@@ -15,5 +15,5 @@ class ExactControlVariate(NetworkControlVariate):
 
     latents = (RelaxedLatent,)
 
-    def estimator(self, c: Surrogate) -> ExactCorrection:
+    def estimator(self, c: AtStates) -> ExactCorrection:
         return ExactCorrection(c)

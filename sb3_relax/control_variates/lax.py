@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sb3_relax.control_variates.learned import NetworkControlVariate
+from sb3_relax.control_variates.network import AtStates
 from sb3_relax.estimators import LAX, ReparameterisedLatent
-from sb3_relax.estimators.functions import Surrogate
 
 
 class LAXControlVariate(NetworkControlVariate):
@@ -16,5 +16,5 @@ class LAXControlVariate(NetworkControlVariate):
 
     latents = (ReparameterisedLatent,)
 
-    def estimator(self, c: Surrogate) -> LAX:
+    def estimator(self, c: AtStates) -> LAX:
         return LAX(c)

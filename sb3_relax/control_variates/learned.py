@@ -8,9 +8,8 @@ from collections.abc import Iterable
 import torch as th
 
 from sb3_relax.control_variates.base import ControlVariate
-from sb3_relax.control_variates.network import ControlVariateNetwork
+from sb3_relax.control_variates.network import AtStates, ControlVariateNetwork
 from sb3_relax.estimators import Estimate, TwoPhaseEstimator
-from sb3_relax.estimators.functions import Surrogate
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 
@@ -83,12 +82,14 @@ class NetworkControlVariate(LearnedControlVariate):
         self.optimize(self.network.parameters())
 
     @abstractmethod
-    def estimator(self, c: Surrogate) -> TwoPhaseEstimator:
+    def estimator(self, c: AtStates) -> TwoPhaseEstimator:
         """The core's estimator for a batch, given c at the batch's states."""
 
     @property
     def draws_noise(self) -> bool:
-        return self.estimator(self.network).noise_shape(self.view.latent) is not None
+        latent = self.view.latent
+        c = self.network.at_states(latent, th.empty(0))
+        return self.estimator(c).noise_shape(latent) is not None
 
     def gradient(
         self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator, noise: th.Tensor | None = None

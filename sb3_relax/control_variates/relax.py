@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sb3_relax.control_variates.learned import NetworkControlVariate
+from sb3_relax.control_variates.network import AtStates
 from sb3_relax.estimators import RELAX, RelaxedLatent
-from sb3_relax.estimators.functions import Surrogate
 from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters, Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyView
 
@@ -27,5 +27,5 @@ class RELAXControlVariate(NetworkControlVariate):
         self.coupled = discrete.correction != "relaxed"
         self.draws = discrete.n_relaxed
 
-    def estimator(self, c: Surrogate) -> RELAX:
+    def estimator(self, c: AtStates) -> RELAX:
         return RELAX(c, coupled=self.coupled, draws=self.draws)

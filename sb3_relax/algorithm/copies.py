@@ -62,9 +62,9 @@ def frozen_copy(
     :param seed: of the copy's relaxation noise
     :param with_control_variate: whether the model's ĉ is copied; otherwise the copy's is as a constructor leaves it
     :param overrides: hyper-parameters of the copy, such as ``n_steps=64``. One that makes another control variate
-        (``correction="exact"``) needs ``with_control_variate=False``
+        (``cv_action_dependent=False``) needs ``with_control_variate=False``
     :raises TypeError: for an agent without such a policy, or with a maskable or recurrent one
-    :raises RuntimeError: where the overrides make a control variate that the model's weights do not fit
+    :raises UsageError: where the overrides make a control variate that the model's weights do not fit
 
     Example::
 

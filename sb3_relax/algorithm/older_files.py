@@ -17,18 +17,19 @@ OF_GUARD = ("cross", "square", "size")
 STATISTICS = "statistics._extra_state"
 
 
-def fitted_to(model: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) -> dict[str, Any]:
     """Parameters that fit the model's own, as far as they are of the same control variate.
 
     Version 0.1 kept ĉ's weights without the names of the parts around them, and its statistics as numbers; with
     ``cv_action_dependent=False`` it had weights that were never used. A control variate saved with its guard loads into
-    one without, and the other way round: the guard then starts without evidence. So do whole episodes, where the
-    parameters are of an agent that updated every ``n_steps``.
+    one without, and the other way round: the guard then starts without evidence. So does the temperature of a ĉ that
+    had none (``correction="exact"``), and so do whole episodes, where the agent updated every ``n_steps``.
 
     :param model: an algorithm whose parts have been made
     :param parameters: name → state dict, as ``get_parameters()`` gives them; left as it is
+    :param exact_match: whether all of ĉ's weights must be there, and no others
     :return: name → state dict
-    :raises UsageError: for weights of a ĉ(a, s) where the model has a ĉ(s)
+    :raises UsageError: for weights of a ĉ(a, s) where the model has a ĉ(s), or of another control variate
     """
     state = parameters.get("control_variate")
     if state is None:
@@ -44,7 +45,14 @@ def fitted_to(model: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     else:
         parameters.setdefault("expected_steps", model.expected_steps.state_dict())
     state = _with_guard(state, own, isinstance(model.control_variate, Guarded))
-    parameters["control_variate"] = _without_actions(parameters, state, own)
+    state = _with_temperature(parameters, _without_actions(state, own), own)
+    if exact_match and state.keys() != own.keys():
+        names = ", ".join(sorted(state.keys() ^ own.keys()))
+        raise UsageError(
+            f"these are the weights of another control variate than this agent's (they differ in {names}): give it the "
+            "control_variate, correction and cv_action_dependent of the agent that they are from"
+        )
+    parameters["control_variate"] = state
     return parameters
 
 
@@ -69,27 +77,36 @@ def _with_guard(state: dict[str, Any], own: dict[str, Any], guarded: bool) -> di
     return {name.removeprefix(INSIDE_GUARD): value for name, value in state.items() if name not in OF_GUARD}
 
 
-def _without_actions(parameters: dict[str, Any], state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Without what a ĉ(s) of version 0.1 had of the actions, in ``parameters``' optimizer too."""
-    unused = {name for name in state if name.endswith(("network.action_layer.weight", "network.log_temperature"))}
-    unused -= {*own}
-    (weight,) = [state[name] for name in unused if name.endswith("weight")] or [None]
-    if weight is None:
+def _without_actions(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Without the weights of the actions that a ĉ(s) of version 0.1 had, all of them zero."""
+    name = next((name for name in state if name.endswith("network.action_layer.weight")), None)
+    if name is None or name in own or not any(key.endswith("network.state_layer.weight") for key in own):
         return state
-    if weight.any():
+    if state[name].any():
         raise UsageError(
             "weights of a ĉ(a, s) cannot be loaded into a ĉ(s), which must not read the actions: set "
             "cv_action_dependent=True, or take the weights of an agent with cv_action_dependent=False"
         )
-    if len(unused) > 1 and "cv_optimizer" in parameters:  # the temperature, the first that the optimizer stepped
-        parameters["cv_optimizer"] = _without_first(parameters["cv_optimizer"])
-    return {name: value for name, value in state.items() if name not in unused}
+    return {key: value for key, value in state.items() if key != name}
 
 
-def _without_first(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state dict without its first parameter."""
+def _with_temperature(parameters: dict[str, Any], state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """With a temperature where the model relaxes actions, and without where it does not; φ's optimizer alike."""
+    ours, theirs = (next((n for n in names if n.endswith("network.log_temperature")), None) for names in (own, state))
+    if ours == theirs or not any(name.endswith("network.state_layer.weight") for name in own):
+        return state
+    optimizer = parameters.get("cv_optimizer")
+    if optimizer is not None:  # the temperature is the first parameter that it steps
+        parameters["cv_optimizer"] = _with_parameters_moved(optimizer, 1 if ours else -1)
+    if ours is not None:
+        return {**state, ours: own[ours]}
+    return {name: value for name, value in state.items() if name != theirs}
+
+
+def _with_parameters_moved(optimizer: dict[str, Any], by: int) -> dict[str, Any]:
+    """An optimizer's state dict with a parameter that it knows nothing of before the others, or without the first."""
     (group,) = optimizer["param_groups"]
     return {
-        "state": {index - 1: of_parameter for index, of_parameter in optimizer["state"].items() if index > 0},
-        "param_groups": [{**group, "params": group["params"][:-1]}],
+        "state": {index + by: of_parameter for index, of_parameter in optimizer["state"].items() if index + by >= 0},
+        "param_groups": [{**group, "params": list(range(len(group["params"]) + by))}],
     }

@@ -92,7 +92,7 @@ class Persistence(BaseAlgorithm):
             parameters = load_path_or_dict
         else:
             parameters = load_from_zip_file(load_path_or_dict, device=device)[1]
-        super().set_parameters(fitted_to(self, parameters), exact_match, device)
+        super().set_parameters(fitted_to(self, parameters, exact_match), exact_match, device)
 
     def save(
         self, path: str | pathlib.Path | Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None

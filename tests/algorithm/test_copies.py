@@ -8,6 +8,7 @@ from stable_baselines3 import A2C
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.algorithm.copies import frozen_copy
 from sb3_relax.control_variates import Guarded
+from sb3_relax.errors import UsageError
 from tests.helpers import ACTION_SPACES, TinyEnv, in_full
 
 
@@ -71,9 +72,35 @@ def test_a_fresh_control_variate_is_as_a_constructor_leaves_it():
     assert in_full(exact).network.log_temperature is None
 
 
-def test_another_control_variate_than_the_agents_is_refused():
-    with pytest.raises(RuntimeError, match="log_temperature"):
-        frozen_copy(trained(), 1, correction="exact")
+def test_the_temperature_comes_and_goes():
+    model = trained()
+    exact = frozen_copy(model, 1, correction="exact")
+    weights = {name: value for name, value in in_full(model).state_dict().items() if "temperature" not in name}
+    assert all(th.equal(value, weights[name]) for name, value in in_full(exact).state_dict().items())
+    again = frozen_copy(exact, 1, correction="relaxed", init_temperature=0.7)
+    assert in_full(again).network.log_temperature.exp().item() == pytest.approx(0.7)
+    assert th.equal(in_full(again).network.output_layer.weight, in_full(model).network.output_layer.weight)
+
+
+@pytest.mark.parametrize(("before", "after"), [("coupled", "exact"), ("exact", "coupled")])
+def test_an_agent_goes_on_with_another_correction(before, after, tmp_path):
+    model = trained(correction=before)
+    model.save(tmp_path / "agent")
+    loaded = RELAXA2C.load(tmp_path / "agent", env=TinyEnv(ACTION_SPACES["discrete"]), correction=after)
+    # each weight's moments are still its own
+    for each in ("state_layer", "action_layer", "output_layer"):
+        ours, theirs = (getattr(in_full(m).network, each).weight for m in (loaded, model))
+        assert th.equal(loaded.cv_optimizer.state[ours]["exp_avg"], model.cv_optimizer.state[theirs]["exp_avg"])
+    loaded.learn(50, reset_num_timesteps=False)
+
+
+def test_another_control_variate_than_the_agents_is_refused(tmp_path):
+    for overrides in (dict(cv_action_dependent=False), dict(control_variate="none")):
+        with pytest.raises(UsageError, match=r"ĉ\(s\)|another control variate"):
+            frozen_copy(trained(), 1, **overrides)
+    model = trained(cv_action_dependent=False)
+    with pytest.raises(UsageError, match="another control variate than this agent's"):
+        frozen_copy(model, 1, cv_action_dependent=True)
 
 
 @pytest.mark.parametrize("space", ["discrete", "box"])

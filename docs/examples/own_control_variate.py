@@ -29,12 +29,9 @@ from sb3_relax.estimators import ExactCorrection, GumbelOneHot, Reinforce
 class LinearControlVariate(ControlVariate):
     """ĉ(a, s) = w · (x(s) ⊗ a), fitted to Â by ridge regression on all batches so far, older ones fading.
 
-    Takes Discrete actions. Unbiased for any w, since E[ĉ(a, s)] is summed over the actions and added again.
-
-    :param view: of the policy: it says how large x and a are
-    :param hyperparameters: of the algorithm; nothing of them is needed here
-    :param ridge: added to the diagonal of the normal equations
-    :param decay: weight of the past
+    Takes Discrete actions. Unbiased for any w, since E[ĉ(a, s)] is summed over the actions and added again. Of the
+    policy's view it needs the sizes of x and a; of the hyper-parameters nothing. ``ridge`` is added to the diagonal of
+    the normal equations, ``decay`` is the weight of the past in them.
     """
 
     latents = (GumbelOneHot,)

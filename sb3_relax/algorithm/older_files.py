@@ -22,7 +22,8 @@ def fitted_to(model: Any, parameters: dict[str, Any]) -> dict[str, Any]:
 
     Version 0.1 kept ĉ's weights without the names of the parts around them, and its statistics as numbers; with
     ``cv_action_dependent=False`` it had weights that were never used. A control variate saved with its guard loads into
-    one without, and the other way round: the guard then starts without evidence.
+    one without, and the other way round: the guard then starts without evidence. So do whole episodes, where the
+    parameters are of an agent that updated every ``n_steps``.
 
     :param model: an algorithm whose parts have been made
     :param parameters: name → state dict, as ``get_parameters()`` gives them; left as it is
@@ -36,10 +37,12 @@ def fitted_to(model: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     own = model.control_variate.state_dict()
     state, statistics = _renamed(dict(state))
     has_steps = "expected_steps" in model.get_parameters()
-    if statistics is not None and has_steps:
-        parameters.setdefault("expected_steps", {"average": th.tensor(float(statistics["steps"]))})
     if not has_steps:
         parameters.pop("expected_steps", None)
+    elif statistics is not None:
+        parameters.setdefault("expected_steps", {"average": th.tensor(float(statistics["steps"]))})
+    else:
+        parameters.setdefault("expected_steps", model.expected_steps.state_dict())
     state = _with_guard(state, own, isinstance(model.control_variate, Guarded))
     parameters["control_variate"] = _without_actions(parameters, state, own)
     return parameters

@@ -114,7 +114,8 @@ class RecurrentRollout(Rollout):
             padded(self.actions),
             self.buffer.to_torch(take(self.advantages)).to(dtype),
             self.buffer.to_torch(take(self.returns)).to(dtype),
-            self.places()[order],
+            order,
+            self.shape,
             {
                 "lstm_states": RNNStates((pi_hidden, pi_cell), (vf_hidden, vf_cell)),
                 "episode_starts": th.zeros_like(real, dtype=th.float32),

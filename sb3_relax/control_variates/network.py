@@ -93,10 +93,11 @@ class StateNetwork(nn.Module):
     def observe(self, signal: th.Tensor) -> None:
         """Let ``scale`` take in the advantages of a batch, after it was used."""
         mean_square = signal.square().mean().item()
-        if self.seen_batches > 0:
-            mean_square = self.scale_decay * self.scale.item() ** 2 + (1 - self.scale_decay) * mean_square
-        self.scale.fill_(max(math.sqrt(mean_square), 1e-8))
-        self.seen_batches += 1
+        scale, seen_batches = self.scale, self.seen_batches
+        if seen_batches.item() > 0:
+            mean_square = self.scale_decay * scale.item() ** 2 + (1 - self.scale_decay) * mean_square
+        scale.fill_(max(math.sqrt(mean_square), 1e-8))
+        seen_batches.add_(1)
 
 
 class ControlVariateNetwork(StateNetwork):

@@ -34,6 +34,8 @@ class ExpectedSteps(nn.Module):
         return self.average.item() or self.longest
 
     def observe(self, n_steps: int) -> None:
-        """Take in a batch, after it was used."""
+        """Take in a batch of whole episodes, after it was used."""
+        if self.longest is None:
+            return
         past = self.average.item()
         self.average.fill_(n_steps if past == 0 else self.decay * past + (1 - self.decay) * n_steps)

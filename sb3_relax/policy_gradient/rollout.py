@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,8 +24,8 @@ class Batch:
     :param actions: as the buffer stores them, ``[N, D]``
     :param advantages: Â, ``[N]``, without padding
     :param returns: V's target, ``[N]``, without padding
-    :param index: where each step stands in the rollout's ``[T, E]`` arrays, flattened, as in
-        ``rollout.values.ravel()[index]``
+    :param order: the number of each step, environment after environment, ``[N]``
+    :param shape: T and E of the rollout
     :param context: what the policy needs beside observations and actions, by the names of its own arguments
     """
 
@@ -32,8 +33,15 @@ class Batch:
     actions: th.Tensor
     advantages: th.Tensor
     returns: th.Tensor
-    index: np.ndarray
+    order: np.ndarray
+    shape: tuple[int, int]
     context: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def index(self) -> np.ndarray:
+        """Where each step stands in a flattened ``[T, E]`` array, ``[N]``: ``rollout.values.ravel()[batch.index]``."""
+        length, envs = self.shape
+        return self.order % length * envs + self.order // length
 
 
 @dataclass
@@ -46,14 +54,13 @@ class Rollout:
 
     :param observations: ``[T, E, *obs_shape]``, or a dict of such
     :param actions: as the policy gave them, ``[T, E, D]``
-    :param rewards: the environment's, plus ``bootstraps``
+    :param rewards: the environment's, plus :attr:`bootstraps`
     :param episode_starts: whether a step is the first of its episode
     :param values: V(s), as the policy that acted had it
     :param log_probs: log π(a|s), of that policy too
     :param advantages: Â, by the buffer's GAE
     :param returns: V's target, Â + V(s)
-    :param truncations: whether a time limit cut the episode after this step
-    :param bootstraps: γV of the state in which a time limit cut the episode, which is part of ``rewards``; 0 elsewhere
+    :param time_limits: where time limits cut episodes
     :param buffer: where it was read from: it makes tensors on the device
     :param context: what else the policy acts on, by the names of its own arguments (``action_masks``)
     """
@@ -66,8 +73,7 @@ class Rollout:
     log_probs: np.ndarray
     advantages: np.ndarray
     returns: np.ndarray
-    truncations: np.ndarray
-    bootstraps: np.ndarray
+    time_limits: TimeLimits
     buffer: RolloutBuffer
     context: dict[str, np.ndarray]
 
@@ -91,7 +97,6 @@ class Rollout:
 
         obs: Any = buffer.observations
         sizes: Any = buffer.obs_shape
-        limits = time_limits or TimeLimits()
         return cls(
             observations={key: ordered(part, *sizes[key]) for key, part in obs.items()}
             if isinstance(obs, dict)
@@ -103,8 +108,7 @@ class Rollout:
             log_probs=ordered(buffer.log_probs),
             advantages=ordered(buffer.advantages),
             returns=ordered(buffer.returns),
-            truncations=limits.truncations(shape),
-            bootstraps=limits.bootstraps(ordered(buffer.rewards)),
+            time_limits=time_limits or TimeLimits(),
             buffer=buffer,
             context=cls.read_context(buffer),
         )
@@ -116,6 +120,16 @@ class Rollout:
         if masks is None:
             return {}
         return {"action_masks": in_time_order(masks, (buffer.buffer_size, buffer.n_envs), (buffer.mask_dims,))}
+
+    @cached_property
+    def truncations(self) -> np.ndarray:
+        """Whether a time limit cut the episode after a step, ``[T, E]``."""
+        return self.time_limits.truncations(self.shape)
+
+    @cached_property
+    def bootstraps(self) -> np.ndarray:
+        """γV of the state in which a time limit cut the episode, which is part of ``rewards``; 0 elsewhere."""
+        return self.time_limits.bootstraps(self.rewards)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -147,13 +161,10 @@ class Rollout:
             take(self.actions.astype(np.float32, copy=False)),
             take(self.advantages).to(dtype),
             take(self.returns).to(dtype),
-            self.places()[order],
+            order,
+            self.shape,
             {name: take(array) for name, array in self.context.items()},
         )
-
-    def places(self) -> np.ndarray:
-        """Where in a flattened ``[T, E]`` array each step stands, environment after environment: ``[T · E]``."""
-        return by_environment(np.arange(self.values.size).reshape(self.shape))
 
 
 class TimeLimits:

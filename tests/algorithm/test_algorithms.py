@@ -424,9 +424,14 @@ def test_tensorboard_keys(tmp_path):
     assert "train/temperature" not in box.logger.name_to_value
 
 
-def test_logged_variance_is_per_sample_at_the_distribution():
-    model = RELAXA2C("MlpPolicy", tiny("discrete"), seed=0, device="cpu", n_steps=32, cv_guard=False)
+@pytest.mark.parametrize("cv_guard", [False, True])
+def test_logged_variance_is_per_sample_at_the_distribution(cv_guard):
+    """Of the gradient as it is applied: with the guard, of a share of ĉ."""
+    model = RELAXA2C("MlpPolicy", tiny("discrete"), seed=0, device="cpu", n_steps=32, cv_guard=cv_guard)
     randomise(model)
+    if cv_guard:
+        model.control_variate.cross.fill_(-0.4)
+        model.control_variate.square.fill_(1.0)
     model.set_logger(configure(None, []))
     caught = []
     original = model.update_rule.step
@@ -440,6 +445,8 @@ def test_logged_variance_is_per_sample_at_the_distribution():
     assert log["train/grad_variance"] == pytest.approx(np.var(grad.flatten(1).numpy(), axis=0, ddof=1).sum(), rel=1e-4)
     plain = (estimate.value[:, None, None] * estimate.score).flatten(1).numpy()
     assert log["train/grad_variance_no_cv"] == pytest.approx(np.var(plain, axis=0, ddof=1).sum(), rel=1e-4)
+    assert log["train/grad_variance"] != pytest.approx(log["train/grad_variance_no_cv"], rel=1e-2)
+    assert log.get("train/cv_gain") == (pytest.approx(0.4) if cv_guard else None)
     ratio = log["train/grad_variance"] / log["train/grad_variance_no_cv"]
     assert log["train/grad_variance_ratio"] == pytest.approx(ratio)
 

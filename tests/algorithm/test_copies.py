@@ -1,0 +1,104 @@
+"""A copy of an agent to measure with: its own ĉ whatever is overridden, and nothing of the agent is touched."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import A2C
+
+from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.algorithm.copies import frozen_copy
+from sb3_relax.control_variates import Guarded
+from tests.helpers import ACTION_SPACES, TinyEnv, in_full
+
+
+def trained(space="discrete", **kwargs):
+    cls = LAXA2C if space == "box" else RELAXA2C
+    model = cls("MlpPolicy", TinyEnv(ACTION_SPACES[space]), seed=0, device="cpu", **kwargs).learn(100)
+    assert in_full(model).network.output_layer.weight.abs().max() > 0
+    return model
+
+
+def same(ours, theirs):
+    ours, theirs = ours.state_dict(), theirs.state_dict()
+    return ours.keys() == theirs.keys() and all(th.equal(value, theirs[name]) for name, value in ours.items())
+
+
+OVERRIDES = {
+    "nothing": {},
+    "the batch": dict(n_steps=64, n_envs=3),
+    "returns": dict(gamma=0.5, gae_lambda=0.5, normalize_advantage=True),
+    "the fit of ĉ": dict(cv_learning_rate=0.1, n_cv_steps=4, cv_objective="weights"),
+    "the noise of ĉ": dict(correction="relaxed", n_relaxed=3),
+    "the critic's steps": dict(n_critic_steps=3),
+}
+
+
+@pytest.mark.parametrize("what", OVERRIDES)
+def test_the_control_variate_is_kept_whatever_is_overridden(what):
+    model = trained()
+    copy = frozen_copy(model, 1, **OVERRIDES[what])
+    assert same(copy.policy, model.policy)
+    assert same(copy.control_variate, model.control_variate)
+    assert model.control_variate.square > 0
+    assert copy.control_variate.share == model.control_variate.share
+    for name, value in OVERRIDES[what].items():
+        assert getattr(copy, name) == value
+    others = {"gamma", "gae_lambda", "n_steps", "n_cv_steps", "n_relaxed"} - OVERRIDES[what].keys()
+    assert all(getattr(copy, name) == getattr(model, name) for name in others)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_guard_is_put_on_or_taken_off(guarded):
+    model = trained(cv_guard=not guarded)
+    copy = frozen_copy(model, 1, cv_guard=guarded)
+    assert isinstance(copy.control_variate, Guarded) == guarded
+    assert same(in_full(copy), in_full(model))
+    assert not guarded or copy.control_variate.share == 0
+
+
+def test_whole_episodes_are_divided_as_the_agents_are():
+    model = trained(n_episodes=2)
+    assert frozen_copy(model, 1).expected_steps.average == model.expected_steps.average > 0
+
+
+def test_a_fresh_control_variate_is_as_a_constructor_leaves_it():
+    model = trained()
+    copy = frozen_copy(model, 1, with_control_variate=False)
+    assert same(copy.policy, model.policy)
+    assert in_full(copy).network.output_layer.weight.abs().max() == 0
+    assert copy.control_variate.share == in_full(copy).network.seen_batches == 0
+    exact = frozen_copy(model, 1, with_control_variate=False, correction="exact")
+    assert in_full(exact).network.log_temperature is None
+
+
+def test_another_control_variate_than_the_agents_is_refused():
+    with pytest.raises(RuntimeError, match="log_temperature"):
+        frozen_copy(trained(), 1, correction="exact")
+
+
+@pytest.mark.parametrize("space", ["discrete", "box"])
+def test_nothing_of_the_agent_is_touched(space):
+    model = trained(space)
+    streams = [th.get_rng_state(), model.noise_generator.get_state(), th.as_tensor(np.random.get_state()[1])]  # noqa: NPY002
+    streams = [stream.clone() for stream in streams]
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    first, again, other = (frozen_copy(model, seed) for seed in (1, 1, 2))
+    draws = [th.rand(4, generator=copy.noise_generator) for copy in (first, again, other)]
+    assert th.equal(draws[0], draws[1])
+    assert not th.equal(draws[0], draws[2])
+    with th.no_grad():
+        for parameter in (*first.policy.parameters(), *first.control_variate.parameters()):
+            parameter.zero_()
+    assert all(th.equal(value, model.policy.state_dict()[name]) for name, value in before.items())
+    assert same(model.control_variate, again.control_variate)
+    after = [th.get_rng_state(), model.noise_generator.get_state(), th.as_tensor(np.random.get_state()[1])]  # noqa: NPY002
+    assert all(map(th.equal, streams, after))
+
+
+@pytest.mark.parametrize(("env", "kind"), [("CartPole-v1", RELAXA2C), ("Pendulum-v1", LAXA2C)])
+def test_an_agent_of_sb3s_gets_the_algorithm_of_its_actions(env, kind):
+    model = A2C("MlpPolicy", env, seed=0, device="cpu", gamma=0.7)
+    copy = frozen_copy(model, 1, n_steps=9)
+    assert type(copy) is kind
+    assert (copy.gamma, copy.n_steps) == (0.7, 9)
+    assert same(copy.policy, model.policy)

@@ -144,7 +144,9 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = full_signature(cls)  # type: ignore[attr-defined]
+        # a class with a constructor of its own shows that one
+        own = cls.__init__ is not ControlVariateA2C.__init__
+        cls.__signature__ = None if own else full_signature(cls)  # type: ignore[attr-defined]
 
     # -- construction -------------------------------------------------------------------------------------------------
 
@@ -173,7 +175,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             if "foreach" in group and group["foreach"] is None and not group.get("fused"):
                 group["foreach"] = True
         self.view = self.view_class(self.policy)
-        self.critic = Critic(self.view, self.policy.optimizer, values.n_critic_steps)
+        self.critic = Critic(self.view, values.n_critic_steps)
         longest = None if values.n_episodes is None else values.n_episodes * values.max_episode_steps
         self.expected_steps = ExpectedSteps(longest).to(self.device)
         # Making ĉ must not consume a random number that A2C would use; nor may the relaxation's noise later
@@ -186,8 +188,9 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             self.control_variate = (
                 Guarded(variate).to(self.device, dtype=self.view.dtype) if values.cv_guard else variate
             )
-            self.update_rule = make_update_rule(values.update_rule, self.view, self.policy.optimizer)
+            self.update_rule = make_update_rule(values.update_rule, self.view)
             self._setup_noise(seed)
+        self.view.twice_differentiable = self.control_variate.needs_second_derivative
 
     def check_hyperparameters(self) -> Hyperparameters:
         """All hyper-parameters as they are now.
@@ -204,6 +207,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
     def train(self) -> None:
         """Update policy, V and ĉ from the current rollout (one joint step over the whole batch)."""
+        if self.view.policy is not self.policy:
+            self.view.follow(self.policy)  # somebody put another policy into the agent
         self.policy.set_training_mode(True)
         rate_at("learning_rate", self.lr_schedule, self._current_progress_remaining)
         self._update_learning_rate(self.policy.optimizer)
@@ -213,12 +218,13 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         with unchecked_distributions():
             rollout = self.rollout_class.of(self.rollout_buffer, self.time_limits)
             self.control_variate.prepare(rollout)
-            for batch in self.update_rule.batches(rollout):
+            for batch in rollout.batches(self.view.dtype):
                 output = self.view.evaluate(batch.observations, batch.actions, **batch.context)
                 advantages = self.normalized(batch.advantages)
 
                 # ĝ in the place of A2C's policy loss: ĉ and its share are as earlier batches left them
                 estimate = self.control_variate.gradient(output, advantages, self.noise_generator)
+                require_score(estimate, self.control_variate)
                 # ĉ learns from the batch it was used on, before the weights move that its objective may run through
                 fitted = self.control_variate.fit(output, advantages, estimate, self.noise_generator)
 
@@ -330,6 +336,15 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             tb_log_name=tb_log_name or type(self).__name__,
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
+        )
+
+
+def require_score(estimate: Estimate, control_variate: ControlVariate) -> None:
+    """:raises TypeError: for an estimate that does not say what it would be without the control variate."""
+    if estimate.score is None:
+        raise TypeError(
+            f"{type(control_variate).__name__}.gradient() must give an Estimate with score=latent.score(sample), so "
+            "that it can be compared with what it would be without the control variate"
         )
 
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.older_files import fitted_to
 from sb3_relax.catalogue import load, takers
-from sb3_relax.errors import UsageError
+from sb3_relax.errors import UsageError, refuse_unknown_arguments
 from sb3_relax.policy_gradient.hyperparameters import ATTRIBUTES, hyperparameters_of
 
 #: hyper-parameters that a copy does not share: it has a seed of its own, and its policy learns nothing
@@ -72,6 +72,7 @@ def frozen_copy(
     """
     require_plain_policy(model)
     kind = type(model) if isinstance(model, ControlVariateA2C) else algorithm_of(model.action_space)
+    refuse_unknown_arguments(kind, overrides, [*signature(kind).parameters, "n_envs"])
     values = {**hyperparameters_of(model), **overrides}
     own = {ATTRIBUTES.get(name, name): value for name, value in values.items() if name not in NOT_COPIED}
     own |= {name: getattr(model, name) for name in ("observation_space", "action_space")}
@@ -82,9 +83,10 @@ def frozen_copy(
         copy._setup_model()
     copy.policy.load_state_dict(model.policy.state_dict())
     copy.policy.set_training_mode(False)
-    if with_control_variate and isinstance(model, ControlVariateA2C):
-        state = {"control_variate": model.control_variate.state_dict()}
-        copy.control_variate.load_state_dict(fitted_to(copy, state)["control_variate"])
+    if isinstance(model, ControlVariateA2C):
         copy.expected_steps.load_state_dict(model.expected_steps.state_dict())
+        if with_control_variate:
+            state = {"control_variate": model.control_variate.state_dict()}
+            copy.control_variate.load_state_dict(fitted_to(copy, state)["control_variate"])
     copy.seed_noise(seed)
     return copy

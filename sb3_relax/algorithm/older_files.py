@@ -6,7 +6,6 @@ from typing import Any
 
 import torch as th
 
-from sb3_relax.control_variates.guard import Guarded
 from sb3_relax.errors import UsageError
 
 #: what the parts of the control variate begin with, inside the guard
@@ -37,14 +36,13 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
     parameters = dict(parameters)
     own = model.control_variate.state_dict()
     state, statistics = _renamed(dict(state))
-    has_steps = "expected_steps" in model.get_parameters()
-    if not has_steps:
+    if model.expected_steps.longest is None:
         parameters.pop("expected_steps", None)
     elif statistics is not None:
         parameters.setdefault("expected_steps", {"average": th.tensor(float(statistics["steps"]))})
     else:
         parameters.setdefault("expected_steps", model.expected_steps.state_dict())
-    state = _with_guard(state, own, isinstance(model.control_variate, Guarded))
+    state = _with_guard(state, own)
     state = _with_temperature(parameters, _without_actions(state, own), own)
     if exact_match and state.keys() != own.keys():
         names = ", ".join(sorted(state.keys() ^ own.keys()))
@@ -67,10 +65,12 @@ def _renamed(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | No
     return renamed | {name: th.tensor(float(statistics[name])) for name in OF_GUARD}, statistics
 
 
-def _with_guard(state: dict[str, Any], own: dict[str, Any], guarded: bool) -> dict[str, Any]:
+def _with_guard(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """With the guard's names where the model has one, and without where it has none."""
-    is_guarded = {*OF_GUARD} <= {*state}
-    if is_guarded == guarded:
+    guarded, is_guarded = (
+        any(name.startswith(INSIDE_GUARD) for name in names) or {*names} == {*OF_GUARD} for names in (own, state)
+    )
+    if guarded == is_guarded:
         return state
     if guarded:
         return {f"{INSIDE_GUARD}{name}": value for name, value in state.items()} | {n: own[n] for n in OF_GUARD}

@@ -91,7 +91,7 @@ class Persistence(BaseAlgorithm):
         if isinstance(load_path_or_dict, dict):
             parameters = load_path_or_dict
         else:
-            parameters = load_from_zip_file(load_path_or_dict, device=device)[1]
+            parameters = load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
         super().set_parameters(fitted_to(self, parameters, exact_match), exact_match, device)
 
     def save(

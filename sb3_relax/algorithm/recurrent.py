@@ -41,13 +41,12 @@ class RecurrentView(PolicyView):
 
     The features are what comes out of the actor's LSTM: what the policy knows of the past.
 
+    Where ``twice_differentiable``, cuDNN is left out, which has no second derivative of an LSTM.
+
     :param policy: sb3-contrib's
-    :param twice_differentiable: whether the second derivative is needed, which cuDNN does not have of an LSTM
     """
 
     policy: RecurrentActorCriticPolicy
-
-    twice_differentiable = False
 
     @property
     def features_dim(self) -> int:
@@ -72,8 +71,8 @@ class RecurrentView(PolicyView):
 class RecurrentRollout(Rollout):
     """A rollout whose context is the LSTM's states before every step, ``[T, E, layers, hidden]``.
 
-    Its batch is made of sequences, cut at episode starts, at the rollout's start and at one random step, as
-    sb3-contrib's buffer makes them.
+    Its batch is made of sequences of steps that follow each other in ``order``, cut at episode starts, at the rollout's
+    start and at one random step, as sb3-contrib's buffer makes them.
     """
 
     @classmethod
@@ -182,7 +181,6 @@ class Recurrent(ControlVariateA2C):
         )
         zeros = th.zeros(lstm.num_layers, self.n_envs, lstm.hidden_size, device=self.device)
         self._last_lstm_states = RNNStates((zeros, zeros), (zeros, zeros))
-        self.view.twice_differentiable = self.cv_objective == "weights"  # type: ignore[attr-defined]
 
     def collect_steps(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -7,14 +7,11 @@ from inspect import Parameter, Signature, signature
 from typing import Any
 
 
-def full_signature(cls: Any) -> Signature | None:
+def full_signature(cls: Any) -> Signature:
     """The constructor's signature with the hyper-parameters of the class written out in the place of ``**kwargs``.
 
-    :param cls: an algorithm, whose ``hyperparameters`` is a dataclass
-    :return: ``None`` where the class has a constructor of its own: Python then shows that one's
+    :param cls: an algorithm, whose constructor ends in ``**kwargs`` and whose ``hyperparameters`` is a dataclass
     """
-    if "__init__" in vars(cls):
-        return None
     parameters = list(signature(cls.__init__).parameters.values())[1:-1]
     own = [
         Parameter(

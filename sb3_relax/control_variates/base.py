@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch as th
 from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 
 from sb3_relax.estimators import Estimate, Latent
-from sb3_relax.policy_gradient.policy_view import PolicyOutput
+from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
+from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Rollout
 
 
@@ -33,24 +33,33 @@ class ControlVariate(nn.Module, ABC):
             def gradient(self, output, signal, generator):
                 return Reinforce().finish(output.latent, output.sample, signal)
 
-        RELAXA2C("MlpPolicy", "CartPole-v1", control_variate=lambda view, hyperparameters: Nothing())
+        RELAXA2C("MlpPolicy", "CartPole-v1", control_variate=Nothing)
     """
 
-    #: the latents it takes
-    latents: ClassVar[tuple[type[Latent], ...]] = (Latent,)
+    #: the latents it takes: ``GumbelOneHot`` for Discrete and MultiDiscrete, ``LogisticBernoulli`` for MultiBinary,
+    #: ``RelaxedLatent`` for all three, ``Gaussian`` for Box
+    latents: tuple[type[Latent], ...] = (Latent,)
+    #: whether :meth:`gradient` draws random numbers, so that two calls differ
+    draws_noise: bool = True
+    #: whether :meth:`fit` differentiates the policy twice, which cuDNN cannot do of an LSTM
+    needs_second_derivative: bool = False
 
     #: of φ; its rate follows ``cv_learning_rate``. ``None`` where φ is not trained by one
     optimizer: th.optim.Optimizer | None = None
 
-    @property
-    def draws_noise(self) -> bool:
-        """Whether :meth:`gradient` draws random numbers, so that two calls differ."""
-        return True
+    def __init__(self, view: PolicyView | None = None, hyperparameters: Hyperparameters | None = None):
+        """Neither is kept: a control variate that needs them takes what it needs.
+
+        :param view: of the policy
+        :param hyperparameters: of the algorithm
+        """
+        super().__init__()
 
     def prepare(self, rollout: Rollout) -> None:
         """Once per rollout, in time order, before any batch of it: scales, sums along trajectories.
 
-        ``rollout.advantages`` and ``rollout.returns`` may be replaced here.
+        ``rollout.advantages`` and ``rollout.returns`` may be replaced here. What is put there is used in full, by the
+        guard too: it is the signal of :meth:`gradient`, with and without the control variate.
         """
 
     @abstractmethod

@@ -32,13 +32,10 @@ class FromEstimator(LearnedControlVariate):
                 "gives one: use an estimator of one sample, such as NVIL"
             )
         estimator.require_latent(view.latent)
-        self.latents = type(estimator).latents  # type: ignore[misc]
+        self.latents = type(estimator).latents
+        self.draws_noise = estimator.noise_shape(view.latent) is not None
         self.estimator = estimator
         self.optimize(estimator.parameters())
-
-    @property
-    def draws_noise(self) -> bool:
-        return self.estimator.noise_shape(self.view.latent) is not None
 
     def gradient(self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator) -> Estimate:
         return self.estimator.finish(output.latent, output.sample, signal, None, generator)

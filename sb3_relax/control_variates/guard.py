@@ -51,7 +51,8 @@ class Guarded(ControlVariate):
         super().__init__()
         self.variate = variate
         self.decay = decay
-        self.latents = variate.latents  # type: ignore[misc]
+        self.latents, self.draws_noise = variate.latents, variate.draws_noise
+        self.needs_second_derivative = variate.needs_second_derivative
         for name in ("cross", "square", "size"):
             self.register_buffer(name, th.zeros(()))
 
@@ -65,9 +66,8 @@ class Guarded(ControlVariate):
     def optimizer(self) -> th.optim.Optimizer | None:  # type: ignore[override]
         return self.variate.optimizer
 
-    @property
-    def draws_noise(self) -> bool:
-        return self.variate.draws_noise
+    def set_learning_rate(self, rate: float) -> None:
+        self.variate.set_learning_rate(rate)
 
     def prepare(self, rollout: Rollout) -> None:
         self.variate.prepare(rollout)

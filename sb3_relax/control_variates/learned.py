@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch as th
 
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.network import AtStates, ControlVariateNetwork
 from sb3_relax.estimators import Estimate, TwoPhaseEstimator
+from sb3_relax.policy_gradient.gradients import parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 
@@ -28,7 +29,7 @@ class LearnedControlVariate(ControlVariate):
         super().__init__()
         self.view = view
         self.n_steps = hyperparameters.n_cv_steps
-        self.at_weights = hyperparameters.cv_objective == "weights"
+        self.at_weights = self.needs_second_derivative = hyperparameters.cv_objective == "weights"
 
     def optimize(self, parameters: Iterable[th.nn.Parameter]) -> None:
         """Make the optimizer, of those parameters that are trained; its rate is set before every step."""
@@ -40,23 +41,29 @@ class LearnedControlVariate(ControlVariate):
     ) -> dict[str, float]:
         if self.optimizer is None:
             return {}
-        phi = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        loss: float | None = None
+        phi = parameters_of(self.optimizer)
+        log = {"cv_loss": self.objective(estimate)}
         for step in range(self.n_steps):
             again = estimate if step == 0 else self.gradient(output, signal, generator)
-            value, gradients = self.objective(again, phi)
-            loss = value if loss is None else loss
-            for parameter, gradient in zip(phi, gradients, strict=True):
+            for parameter, gradient in zip(phi, self.phi_gradients(again, phi), strict=True):
                 parameter.grad = gradient
             self.optimizer.step()
-        assert loss is not None
-        return {"cv_loss": loss}
+        return log
 
-    def objective(self, estimate: Estimate, phi: list[th.nn.Parameter]) -> tuple[float, list[th.Tensor | None]]:
-        """What φ descends on, and its gradient, which reaches neither the policy nor the signal."""
-        if not self.at_weights:
-            return estimate.moments.square_at(1), list(estimate.phi_gradients(phi))
-        # ‖mean ĝ‖² at the policy's weights, whose graph runs through the policy: never to be backpropagated whole
+    def objective(self, estimate: Estimate) -> float:
+        """What φ descends on: the estimator's own loss where it has one, else the mean square of ĝ."""
+        if estimate.phi_loss is not None:
+            return estimate.phi_loss.item()
+        return self._square_at_weights(estimate).item() if self.at_weights else estimate.moments.square_at(1)
+
+    def phi_gradients(self, estimate: Estimate, phi: Sequence[th.Tensor]) -> Sequence[th.Tensor | None]:
+        """Its gradient, which reaches neither the policy nor the signal."""
+        if estimate.phi_loss is not None or not self.at_weights:
+            return estimate.phi_gradients(phi)
+        return th.autograd.grad(self._square_at_weights(estimate), phi, retain_graph=True, allow_unused=True)
+
+    def _square_at_weights(self, estimate: Estimate) -> th.Tensor:
+        """‖mean ĝ‖² at the policy's weights, whose graph runs through the policy: never to be backpropagated whole."""
         at_weights = th.autograd.grad(
             estimate.latent.theta,
             self.view.actor_weights,
@@ -64,8 +71,7 @@ class LearnedControlVariate(ControlVariate):
             create_graph=True,
             retain_graph=True,
         )
-        square = th.stack([gradient.square().sum() for gradient in at_weights]).sum()
-        return square.item(), list(th.autograd.grad(square, phi, retain_graph=True, allow_unused=True))
+        return th.stack([gradient.square().sum() for gradient in at_weights]).sum()
 
 
 class NetworkControlVariate(LearnedControlVariate):
@@ -80,26 +86,16 @@ class NetworkControlVariate(LearnedControlVariate):
         super().__init__(view, hyperparameters)
         self.network = ControlVariateNetwork.of(view, init_temperature)
         self.optimize(self.network.parameters())
+        c = self.network.at_states(view.latent, th.empty(0))
+        self.draws_noise = self.estimator(c).noise_shape(view.latent) is not None
 
     @abstractmethod
     def estimator(self, c: AtStates) -> TwoPhaseEstimator:
         """The core's estimator for a batch, given c at the batch's states."""
 
-    @property
-    def draws_noise(self) -> bool:
-        latent = self.view.latent
-        c = self.network.at_states(latent, th.empty(0))
-        return self.estimator(c).noise_shape(latent) is not None
-
-    def gradient(
-        self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator, noise: th.Tensor | None = None
-    ) -> Estimate:
-        """As every control variate's.
-
-        :param noise: in the place of ``generator``'s; shape as the estimator's ``noise_shape``
-        """
+    def gradient(self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator) -> Estimate:
         c = self.network.at_states(output.latent, output.features)
-        return self.estimator(c).finish(output.latent, output.sample, signal, noise, generator)
+        return self.estimator(c).finish(output.latent, output.sample, signal, None, generator)
 
     def fit(
         self, output: PolicyOutput, signal: th.Tensor, estimate: Estimate, generator: th.Generator

@@ -33,54 +33,39 @@ def control_variate_arch(net_arch: list[int] | dict[str, list[int]]) -> list[int
     return list(net_arch) or FALLBACK_ARCH
 
 
-class StateNetwork(nn.Module):
-    """ĉ_φ(s) = scale · MLP(features(s)), whose last hidden layer is a tanh.
+class ScaledNetwork(nn.Module):
+    """What the networks have in common: layers of the state, a last layer that starts at zero, and the scale.
 
-    It reads the features of the policy's own extractor, detached: an Mlp, a Cnn, a MultiInput or a user's extractor
+    They read the features of the policy's own extractor, detached: an Mlp, a Cnn, a MultiInput or a user's extractor
     serves without a second copy, and training φ never moves the policy.
 
-    The last layer starts at zero, so that training starts as plain A2C. ``scale`` is the root mean square of earlier
-    advantages, which makes φ's learning rate independent of the reward's scale.
+    ``scale`` is the root mean square of earlier advantages, which makes φ's learning rate independent of the reward's
+    scale. With the last layer at zero, training starts as plain A2C.
 
-    :param features_dim: F, size of the state features
-    :param net_arch: hidden layer sizes, at least one
-    :param activation_fn: of the layers before the last
     :param scale_decay: weight of the past in ``scale``
     """
 
     scale: th.Tensor
     seen_batches: th.Tensor
 
-    def __init__(
-        self,
-        features_dim: int,
-        net_arch: list[int],
-        activation_fn: type[nn.Module] = nn.Tanh,
-        scale_decay: float = 0.95,
-    ):
+    def __init__(self, scale_decay: float = 0.95):
         super().__init__()
-        *encoder, width = net_arch
         self.scale_decay = scale_decay
-        self.state_encoder = nn.Sequential(*create_mlp(features_dim, 0, encoder, activation_fn))
-        self.state_layer = nn.Linear(encoder[-1] if encoder else features_dim, width)
-        self.add_layers(width)
-        self.output_layer = nn.Linear(width, 1)
-        nn.init.zeros_(self.output_layer.weight)
-        nn.init.zeros_(self.output_layer.bias)
         self.register_buffer("scale", th.ones(()))
         self.register_buffer("seen_batches", th.zeros((), dtype=th.int64))
 
-    @classmethod
-    def of(cls, view: PolicyView) -> StateNetwork:
-        """Of the sizes that the policy's ``net_arch`` names, or its value head has."""
-        return cls(view.features_dim, control_variate_arch(view.net_arch), view.policy.activation_fn)
+    def make_state_layers(self, features_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> int:
+        """The hidden layers, the last of them without its tanh; its width is returned."""
+        *encoder, width = net_arch
+        self.state_encoder = nn.Sequential(*create_mlp(features_dim, 0, encoder, activation_fn))
+        self.state_layer = nn.Linear(encoder[-1] if encoder else features_dim, width)
+        return width
 
-    def add_layers(self, width: int) -> None:
-        """Make what a network of more than the state has besides, between the state's layers and the last."""
-
-    def forward(self, features: th.Tensor) -> th.Tensor:
-        """ĉ for ``features [N, F]`` → ``[N]``."""
-        return F.linear(th.tanh(self.of_state(features)), *self.output()).squeeze(-1)
+    def make_output_layer(self, width: int) -> None:
+        """The last layer, at zero."""
+        self.output_layer = nn.Linear(width, 1)
+        nn.init.zeros_(self.output_layer.weight)
+        nn.init.zeros_(self.output_layer.bias)
 
     def of_state(self, features: th.Tensor) -> th.Tensor:
         """What the state adds to the last hidden layer before its tanh, ``[N, H]``."""
@@ -100,15 +85,39 @@ class StateNetwork(nn.Module):
         seen_batches.add_(1)
 
 
-class ControlVariateNetwork(StateNetwork):
-    """ĉ_φ(a, s) = scale · MLP(features(s), relaxed a), a :class:`StateNetwork` that reads the action as well.
+class StateNetwork(ScaledNetwork):
+    """ĉ_φ(s) = scale · MLP(features(s)), whose last hidden layer is a tanh.
+
+    :param features_dim: F, size of the state features
+    :param net_arch: hidden layer sizes, at least one
+    :param activation_fn: of the layers before the last
+    """
+
+    def __init__(self, features_dim: int, net_arch: list[int], activation_fn: type[nn.Module] = nn.Tanh):
+        super().__init__()
+        self.make_output_layer(self.make_state_layers(features_dim, net_arch, activation_fn))
+
+    @classmethod
+    def of(cls, view: PolicyView) -> StateNetwork:
+        """Of the sizes that the policy's ``net_arch`` names, or its value head has."""
+        return cls(
+            view.features_dim, control_variate_arch(getattr(view.policy, "net_arch", [])), view.policy.activation_fn
+        )
+
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        """ĉ for ``features [N, F]`` → ``[N]``."""
+        return F.linear(th.tanh(self.of_state(features)), *self.output()).squeeze(-1)
+
+
+class ControlVariateNetwork(ScaledNetwork):
+    """ĉ_φ(a, s) = scale · MLP(features(s), relaxed a).
 
     A relaxed discrete action enters as softmax(z/τ) or sigmoid(z/τ), with the temperature τ part of φ; a Box action
     enters as it is before any tanh.
 
-    The action joins at the last hidden layer, as in DDPG's critic (Lillicrap et al. 2016). The slope ∂ĉ/∂a that LAX and
-    RELAX need is then a closed form, so that training φ on Eq 6 takes one backward pass instead of a second one through
-    the gradient of the first.
+    The action joins at the last hidden layer, a tanh, as in DDPG's critic (Lillicrap et al. 2016). The slope ∂ĉ/∂a that
+    LAX and RELAX need is then a closed form, so that training φ on Eq 6 takes one backward pass instead of a second one
+    through the gradient of the first.
 
     :param features_dim: F, size of the state features
     :param action_dim: size of the flattened action as the network sees it
@@ -125,8 +134,11 @@ class ControlVariateNetwork(StateNetwork):
         activation_fn: type[nn.Module] = nn.Tanh,
         init_temperature: float | None = None,
     ):
-        self.action_dim = action_dim
-        super().__init__(features_dim, net_arch, activation_fn)
+        super().__init__()
+        width = self.make_state_layers(features_dim, net_arch, activation_fn)
+        # one layer on (encoded state, action), kept in two so that one encoding serves many actions of the same state
+        self.action_layer = nn.Linear(action_dim, width, bias=False)
+        self.make_output_layer(width)
         self.log_temperature: nn.Parameter | None
         self.register_parameter(
             "log_temperature", None if init_temperature is None else nn.Parameter(th.tensor(math.log(init_temperature)))
@@ -134,14 +146,11 @@ class ControlVariateNetwork(StateNetwork):
 
     @classmethod
     def of(cls, view: PolicyView, init_temperature: float | None = None) -> ControlVariateNetwork:
-        arch = control_variate_arch(view.net_arch)
+        """As :meth:`StateNetwork.of`, for the policy's actions."""
+        arch = control_variate_arch(getattr(view.policy, "net_arch", []))
         return cls(view.features_dim, view.action_dim, arch, view.policy.activation_fn, init_temperature)
 
-    def add_layers(self, width: int) -> None:
-        # one layer on (encoded state, action), kept in two so that one encoding serves many actions of the same state
-        self.action_layer = nn.Linear(self.action_dim, width, bias=False)
-
-    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:  # type: ignore[override]
+    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """ĉ for ``features [N, F]`` and ``actions [..., N, A]`` → ``[..., N]``."""
         hidden = th.tanh(self.of_state(features) + self.action_layer(actions))
         return F.linear(hidden, *self.output()).squeeze(-1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch as th
 
 from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.guard import Guarded
 from sb3_relax.estimators.estimate import expand_to
 from sb3_relax.estimators.proofs.exact import samples_with_probability
 from sb3_relax.policy_gradient.policy_view import PolicyOutput
@@ -48,10 +49,13 @@ def measure_bias(
 ) -> Bias:
     """The bias of a control variate at one state, whatever ĉ has learned.
 
+    A guard is taken off: what is unbiased in full is unbiased at every share that was fixed before.
+
     Every action is visited with its probability (a Gaussian's by Gauss-Hermite quadrature), so that nothing of the
     action is left to chance. Noise that the control variate draws is drawn ``n_draws`` times.
 
-    :param control_variate: in float64 (``.double()``), with weights that matter; it is not trained here
+    :param control_variate: in float64 (``.double()``), with weights that matter; it is not trained here. Of an agent
+        that goes on training, take that of a :func:`~sb3_relax.algorithm.copies.frozen_copy`
     :param output: a pass of the policy over one step: ``view.evaluate(observations[:1], actions[:1])``
     :param signal: Â of every action, ``[M]``: as many numbers as :func:`actions_of` gives actions
     :param generator: of the control variate's noise
@@ -66,14 +70,15 @@ def measure_bias(
     numbers = [x for x in (*control_variate.parameters(), *control_variate.buffers()) if x.is_floating_point()]
     if any(x.dtype != th.float64 for x in numbers):
         raise ValueError("the control variate must be float64 for this to mean anything: control_variate.double()")
+    variate = control_variate.variate if isinstance(control_variate, Guarded) else control_variate
     output = _in_float64(output)
     b, probability = actions_of(output, nodes)
     everything = _repeated(output, b)
     weight = expand_to(probability, everything.latent)
     exact = (weight * expand_to(signal, everything.latent) * everything.latent.score(b)).sum(0)
     draws, size = [], exact.abs().max().item()
-    for _ in range(n_draws if control_variate.draws_noise else 1):
-        grad = control_variate.gradient(everything, signal, generator).grad
+    for _ in range(n_draws if variate.draws_noise else 1):
+        grad = variate.gradient(everything, signal, generator).grad
         size = max(size, grad.abs().max().item())
         draws.append((weight * grad).sum(0) - exact)
     stacked = th.stack(draws)
@@ -88,7 +93,7 @@ def actions_of(output: PolicyOutput, nodes: int = 40) -> tuple[th.Tensor, th.Ten
     :param nodes: of Gauss-Hermite quadrature per dimension, for a Gaussian
     """
     output = _in_float64(output)
-    return samples_with_probability(output.latent.at(output.latent.theta[0]), nodes)
+    return samples_with_probability(output.latent.select(0), nodes)
 
 
 def _in_float64(output: PolicyOutput) -> PolicyOutput:

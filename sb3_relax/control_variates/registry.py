@@ -14,7 +14,7 @@ from sb3_relax.control_variates.lax import LAXControlVariate
 from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.control_variates.state_baseline import StateBaseline
 from sb3_relax.errors import UsageError, unknown_name
-from sb3_relax.estimators import Reinforce, TwoPhaseEstimator
+from sb3_relax.estimators import ESTIMATORS, Estimator, Reinforce, TwoPhaseEstimator
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyView
 
@@ -31,8 +31,14 @@ CONTROL_VARIATES: dict[str, Maker] = {
 }
 
 
+WHAT_IT_MUST_BE = (
+    "control_variate must be a name, a class of control variates, a TwoPhaseEstimator (or its class), or a function of "
+    "(view, hyperparameters) that makes one of them"
+)
+
+
 def make_control_variate(
-    spec: str | type[TwoPhaseEstimator] | TwoPhaseEstimator | ControlVariate | Maker,
+    spec: str | type[TwoPhaseEstimator] | TwoPhaseEstimator | Maker,
     view: PolicyView,
     hyperparameters: Hyperparameters,
 ) -> ControlVariate:
@@ -40,30 +46,27 @@ def make_control_variate(
 
     :param spec: a name of :data:`CONTROL_VARIATES`; a function of (view, hyperparameters) that makes a control variate
         or an estimator of the core, such as a class of control variates; an estimator's class, whose default parts are
-        made to fit; or one already made, which is copied
+        made to fit; or an estimator already made, which is copied
     :raises UsageError: for an unknown name, a control variate that does not take the policy's actions, or an estimator
         that needs several of them
     :raises TypeError: for what makes neither
     """
+    refuse_what_makes_none(spec)
     if isinstance(spec, str):
-        if spec not in CONTROL_VARIATES:
-            raise unknown_name("control_variate", spec, CONTROL_VARIATES)
         made: Any = CONTROL_VARIATES[spec](view, hyperparameters)
-    elif isinstance(spec, (ControlVariate, TwoPhaseEstimator)):
+    elif isinstance(spec, TwoPhaseEstimator):
         made = copy.deepcopy(spec)
     elif isclass(spec) and issubclass(spec, TwoPhaseEstimator):
         made = spec.make(view.latent)
-    elif callable(spec):
+    else:
         maker: Any = spec
         made = maker(view, hyperparameters)
-    else:
-        made = spec
     if isinstance(made, TwoPhaseEstimator):
         made = FromEstimator(made.to(view.device, view.dtype), view, hyperparameters)
     if not isinstance(made, ControlVariate):
         raise TypeError(
-            "control_variate must be a name, a ControlVariate, a TwoPhaseEstimator, or a function of "
-            f"(view, hyperparameters) that makes one of them; it made a {type(made).__name__}"
+            f"{WHAT_IT_MUST_BE}; it gave "
+            + (f"the class {made.__name__}, not one made of it" if isclass(made) else f"a {type(made).__name__}")
         )
     if not isinstance(view.latent, made.latents):
         accepted = ", ".join(kind.__name__ for kind in made.latents)
@@ -71,3 +74,36 @@ def make_control_variate(
             f"control_variate {spec!r} takes {accepted}; the actions of this policy are a {type(view.latent).__name__}"
         )
     return made.to(view.device, dtype=view.dtype)
+
+
+def refuse_what_makes_none(spec: Any) -> None:
+    """What is known to make no control variate, before it is called.
+
+    :raises UsageError: for an unknown name, a control variate of another policy, or an estimator that needs more of f
+        than its value
+    :raises TypeError: for another class, or what cannot be called
+    """
+    if isinstance(spec, str):
+        if spec not in CONTROL_VARIATES:
+            of_the_core = ESTIMATORS.get(spec)
+            if of_the_core is not None:
+                raise UsageError(
+                    f"{spec!r} is an estimator of the core: give its class, control_variate={of_the_core.__name__}"
+                )
+            raise unknown_name("control_variate", spec, CONTROL_VARIATES)
+        return
+    if isinstance(spec, ControlVariate):
+        raise UsageError(
+            f"a control variate belongs to the policy that it was made for: give the class {type(spec).__name__}, or a "
+            "function of (view, hyperparameters) that makes one"
+        )
+    kind = spec if isclass(spec) else type(spec)
+    if issubclass(kind, Estimator) and not issubclass(kind, TwoPhaseEstimator):
+        raise UsageError(
+            f"{kind.__name__} asks for f at values of its own choice, and an environment gives the advantage of the "
+            "executed action alone: use an estimator that needs no more, such as Reinforce, NVIL, LAX, DLAX or RELAX"
+        )
+    if isclass(spec) and not issubclass(spec, (ControlVariate, TwoPhaseEstimator)):
+        raise TypeError(f"{WHAT_IT_MUST_BE}; got the class {spec.__name__}")
+    if not callable(spec):
+        raise TypeError(f"{WHAT_IT_MUST_BE}; got {spec!r}")

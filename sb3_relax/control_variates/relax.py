@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sb3_relax.control_variates.learned import NetworkControlVariate
 from sb3_relax.control_variates.network import AtStates
 from sb3_relax.estimators import RELAX, RelaxedLatent
@@ -23,9 +25,8 @@ class RELAXControlVariate(NetworkControlVariate):
 
     def __init__(self, view: PolicyView, hyperparameters: Hyperparameters):
         discrete = DiscreteHyperparameters.extending(hyperparameters)
+        self.options: Any = {"coupled": discrete.correction != "relaxed", "draws": discrete.n_relaxed}
         super().__init__(view, hyperparameters, discrete.init_temperature)
-        self.coupled = discrete.correction != "relaxed"
-        self.draws = discrete.n_relaxed
 
     def estimator(self, c: AtStates) -> RELAX:
-        return RELAX(c, coupled=self.coupled, draws=self.draws)
+        return RELAX(c, **self.options)

@@ -19,14 +19,12 @@ class StateBaseline(LearnedControlVariate):
     variance (Greensmith et al. 2004). Without it beside them, no gain can be put down to the actions.
     """
 
+    draws_noise = False
+
     def __init__(self, view: PolicyView, hyperparameters: Hyperparameters):
         super().__init__(view, hyperparameters)
         self.network = StateNetwork.of(view)
         self.optimize(self.network.parameters())
-
-    @property
-    def draws_noise(self) -> bool:
-        return False
 
     def gradient(self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator) -> Estimate:
         score = output.latent.score(output.sample)

@@ -126,13 +126,12 @@ def diagnose(
     check_settings(settings)
     require_extra("diagnose", "scipy")
     source = EnvSource(env)
-    base = frozen_copy(model, seed, n_steps=settings["n_steps"])
+    whole_episodes = getattr(model, "n_episodes", None) is not None and n_steps is None
+    # rollouts of n_steps bootstrap at a time limit, as SB3's do
+    by_steps: dict[str, Any] = {} if whole_episodes else {"n_episodes": None, "bootstrap_truncated": True}
+    base = frozen_copy(model, seed, n_steps=settings["n_steps"], **by_steps)
     settings["normalize_advantage"] = base.normalize_advantage
     base.sde_sample_freq = 1  # as the continuations, whose steps each have a noise matrix of their own
-    whole_episodes = base.n_episodes is not None and n_steps is None
-    if not whole_episodes:
-        # rollouts of n_steps bootstrap at a time limit, as SB3's do
-        base.n_episodes, base.bootstrap_truncated = None, True
     streams = iter(np.random.SeedSequence(seed).generate_state(8) % 2**30)
     with th.random.fork_rng():
         th.manual_seed(int(next(streams)))

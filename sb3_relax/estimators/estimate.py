@@ -52,7 +52,7 @@ class Estimate:
         self.phi = phi
         self._grad = grad
         self._phi_vjp = phi_vjp
-        self._phi_loss = phi_loss
+        self.phi_loss = phi_loss
         self._learn = learn
 
     @property
@@ -128,8 +128,8 @@ class Estimate:
 
     def phi_gradients(self, phi: Sequence[Tensor], retain_graph: bool = False) -> Sequence[Tensor | None]:
         """Eq 6's gradient (or that of the estimator's own loss for φ) for each of ``phi``, accumulated nowhere."""
-        if self._phi_loss is not None:
-            return torch.autograd.grad(self._phi_loss, phi, allow_unused=True)
+        if self.phi_loss is not None:
+            return torch.autograd.grad(self.phi_loss, phi, allow_unused=True)
         # ∂φ mean ‖ĝ‖² = 2/N ĝ · ∂φ ĝ
         cotangent = self.grad * (2 / self.samples)
         gradients: list[Tensor | None] = [None] * len(phi)

@@ -14,14 +14,12 @@ from sb3_relax.policy_gradient.rollout import Batch
 class Critic:
     """V by squared error: A2C's joint step, and further steps of the weights that V alone depends on.
 
-    :param view: of the policy, whose value head V is
-    :param optimizer: of the policy's weights, which steps V too
+    :param view: of the policy, whose value head V is, and whose optimizer steps it
     :param n_steps: of V per update, the joint one included
     """
 
-    def __init__(self, view: PolicyView, optimizer: th.optim.Optimizer, n_steps: int):
+    def __init__(self, view: PolicyView, n_steps: int):
         self.view = view
-        self.optimizer = optimizer
         self.n_steps = n_steps
 
     def loss(self, output: PolicyOutput, batch: Batch) -> th.Tensor:
@@ -39,12 +37,12 @@ class Critic:
         :param vf_coef: of the loss, as in the joint step
         :param max_grad_norm: that the gradient of V's own weights is clipped to
         """
-        critic = self.view.critic_weights
+        critic, optimizer = self.view.critic_weights, self.view.policy.optimizer
         for _ in range(self.n_steps - 1):
             values = self.view.predict_values(batch.observations, **batch.context)
             gradients = th.autograd.grad(vf_coef * F.mse_loss(batch.returns, values), critic)
-            clear_gradients(self.optimizer)
+            clear_gradients(optimizer)
             for parameter, gradient in zip(critic, gradients, strict=True):
                 parameter.grad = gradient
             th.nn.utils.clip_grad_norm_(critic, max_grad_norm)
-            self.optimizer.step()
+            optimizer.step()

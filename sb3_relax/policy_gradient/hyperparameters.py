@@ -51,8 +51,9 @@ class Hyperparameters:
     The constructors' checks, copies of an agent, the zoo's search, tensorboard's table of hyper-parameters and the
     documentation all read this class. An algorithm keeps each value as an attribute of its own name.
 
-    :param cv_learning_rate: φ's own learning rate (Adam), a number or a schedule; 0 leaves ĉ = 0, which is A2C. ĉ is
-        scaled by the size of earlier advantages, so one rate serves all reward scales
+    :param cv_learning_rate: φ's own learning rate (Adam), a number or a schedule; 0 leaves ĉ = 0, which is A2C (with
+        ``control_variate``, A2C is ``"none"``). ĉ is scaled by the size of earlier advantages, so one rate serves all
+        reward scales
     :param n_cv_steps: steps of φ per update, each with relaxation noise of its own
     :param cv_objective: what trains φ. ``"distribution"``: Σ_t ‖ĝ_t‖² at the distribution's parameters (Eq 6, cheap).
         ``"weights"``: ‖Σ_t ĝ_t‖² at the policy's weights (the paper's), by a second pass through the policy
@@ -65,10 +66,10 @@ class Hyperparameters:
     :param control_variate: another control variate than the algorithm's own: a name of
         :data:`~sb3_relax.control_variates.CONTROL_VARIATES`, a function of (view, hyperparameters) that makes one, such
         as the class itself, or one of the estimator core's ``TwoPhaseEstimator`` (the class, or one made, which is
-        copied)
+        copied), whose c reads the action alone, or the action and θ
     :param update_rule: how the estimate becomes a step of the policy's weights: a name of
-        :data:`~sb3_relax.policy_gradient.UPDATE_RULES`, or a function of (view, optimizer) that makes an
-        ``UpdateRule``, such as the class itself
+        :data:`~sb3_relax.policy_gradient.UPDATE_RULES`, or a function of (view) that makes an ``UpdateRule``, such as
+        the class itself
     :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action
         distribution does not depend on, so neither the policy's weights nor its optimizer state notice
     :param n_episodes: update after this many whole episodes, without bootstrapping, instead of after ``n_steps``
@@ -135,6 +136,11 @@ class Hyperparameters:
         require_count("n_critic_steps", self.n_critic_steps)
         require_choice("cv_objective", self.cv_objective, CV_OBJECTIVES)
         require_count("max_episode_steps", self.max_episode_steps)
+        if self.control_variate not in (None, "state") and not self.cv_action_dependent:
+            raise UsageError(
+                f"control_variate={self.control_variate!r} decides by itself what ĉ reads: leave out "
+                "cv_action_dependent=False, or use control_variate='state'"
+            )
         if self.n_episodes is not None:
             require_count("n_episodes", self.n_episodes, low=n_envs)
         elif not self.bootstrap_truncated:
@@ -171,6 +177,12 @@ class DiscreteHyperparameters(Hyperparameters):
         super().check(action_space, n_envs)
         require_choice("correction", self.correction, CORRECTIONS)
         require_count("n_relaxed", self.n_relaxed)
+        allowed = {"relax": ("coupled", "relaxed"), "exact": ("coupled", "exact")}.get(str(self.control_variate))
+        if self.control_variate is not None and self.correction not in (allowed or ("coupled",)):
+            raise UsageError(
+                f"control_variate={self.control_variate!r} has a correction of its own: leave out "
+                f"correction={self.correction!r}, or leave out control_variate"
+            )
         require_within("init_temperature", self.init_temperature, 1e-3, 1e3)
         if self.correction == "exact" and joint_actions(action_space) > MAX_SUPPORT:
             raise UsageError(

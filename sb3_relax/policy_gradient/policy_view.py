@@ -30,7 +30,7 @@ class PolicyOutput(NamedTuple):
         :param index: numbers of steps, or a mask
         """
         return PolicyOutput(
-            self.latent.at(self.latent.theta[index]),
+            self.latent.select(index),
             self.sample[index],
             self.features[index],
             self.values[index],
@@ -54,7 +54,14 @@ class PolicyView:
         output.latent.theta, output.values
     """
 
+    #: whether the second derivative of a pass is needed
+    twice_differentiable: bool = False
+
     def __init__(self, policy: ActorCriticPolicy):
+        self.follow(policy)
+
+    def follow(self, policy: ActorCriticPolicy) -> None:
+        """Read this policy from now on: whoever has the view sees the new one."""
         self.policy = policy
         self._weights: tuple[list[th.nn.Parameter], list[th.nn.Parameter]] | None = None
 
@@ -82,11 +89,6 @@ class PolicyView:
         """Size of the flattened b: K or D · K for one-hots, D for bits and numbers."""
         latent = self.latent
         return latent.theta.shape[: latent.sample_ndim].numel()
-
-    @property
-    def net_arch(self) -> list[int] | dict[str, list[int]]:
-        """The sizes of the policy's layers, as ``policy_kwargs`` gives them."""
-        return getattr(self.policy, "net_arch", [])
 
     @property
     def actor_weights(self) -> list[th.nn.Parameter]:

@@ -18,7 +18,10 @@ from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, in_full, random
 
 def estimated(model, output, advantages, noise=None):
     """ĝ with ĉ in full, its noise drawn from the model's stream or given."""
-    return in_full(model).gradient(output, advantages, model.noise_generator, noise)
+    if noise is None:
+        return in_full(model).gradient(output, advantages, model.noise_generator)
+    c = in_full(model).network.at_states(output.latent, output.features)
+    return in_full(model).estimator(c).finish(output.latent, output.sample, advantages, noise)
 
 
 def enumerate_actions(space):

@@ -38,3 +38,11 @@ def test_signatures_can_still_be_read():
     assert not any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
     assert inspect.signature(RELAXA2C).parameters["n_relaxed"].default == 1
     assert {"own", "n_relaxed", "cv_guard", "gamma", "env"} <= constructor_arguments(Mine)
+    assert "own" in inspect.signature(Mine).parameters
+
+
+def test_a_subclass_of_a_class_with_a_constructor_of_its_own():
+    class More(Mine):
+        pass
+
+    assert inspect.signature(More) == inspect.signature(Mine)

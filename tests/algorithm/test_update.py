@@ -165,7 +165,7 @@ def test_further_steps_of_v_are_clipped_steps_towards_the_returns(max_grad_norm)
     returns = th.randn(N, dtype=th.float64) + 3
     model.view.evaluate(observations, actions)  # finds out which weights are V's alone
     critic = model.view.critic_weights
-    model.critic.optimizer = th.optim.SGD(model.policy.parameters(), 0.1)
+    model.policy.optimizer = th.optim.SGD(model.policy.parameters(), 0.1)
     loss = 0.5 * F.mse_loss(model.policy.predict_values(observations).flatten(), returns)
     gradients = th.autograd.grad(loss, critic)
     norm = th.cat([g.flatten() for g in gradients]).norm().item()

@@ -48,7 +48,8 @@ def test_it_starts_at_zero_and_scales(with_actions):
 
 def test_the_scale_is_the_root_mean_square_of_earlier_advantages():
     """Of the first batch alone, and then an average of squares; never zero, where ĉ could not grow again."""
-    cv = StateNetwork(3, [4], scale_decay=0.75)
+    cv = StateNetwork(3, [4])
+    cv.scale_decay = 0.75
     assert cv.scale == 1
     cv.observe(th.tensor([3.0, -3.0, 3.0]))
     assert cv.scale.item() == pytest.approx(3)

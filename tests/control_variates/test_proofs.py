@@ -1,6 +1,7 @@
 """What every control variate must pass, those of the registry, the core's estimators, and a user's own."""
 
 import copy
+import itertools
 import runpy
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.control_variates import CONTROL_VARIATES, FromEstimator, Guarded, StateBaseline
+from sb3_relax.control_variates import CONTROL_VARIATES, ControlVariate, FromEstimator, Guarded, StateBaseline
 from sb3_relax.control_variates.proofs import actions_of, measure_bias
 from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.errors import UsageError
-from sb3_relax.estimators import DLAX, ESTIMATORS, LAX, NVIL, RELAX, Reinforce, TwoPhaseEstimator
+from sb3_relax.estimators import DLAX, ESTIMATORS, LAX, NVIL, RELAX, Estimate, Reinforce, TwoPhaseEstimator
 from sb3_relax.estimators.control_variates import MLPSurrogate, ThetaSurrogate
 from sb3_relax.estimators.estimate import expand_to
+from sb3_relax.policy_gradient import Hyperparameters
 from tests.estimators import twins
 from tests.helpers import ACTION_SPACES, TinyEnv, in_full, written_in
 
@@ -93,7 +95,6 @@ def bias_of(model, n_draws=400):
 def test_every_control_variate_is_unbiased(name, space, guard):
     spec = OWN.get(name, name)
     if not takes(ACTION_SPACES[space], spec):
-        assert {name, space} & {"lax", "relax", "exact", "box", "own"}
         pytest.skip(f"{name} does not take {space} actions")
     model = agent(ACTION_SPACES[space], spec, cv_guard=guard)
     bias = bias_of(model)
@@ -111,8 +112,10 @@ class WithNoise(RELAXControlVariate):
     """The twins below do not draw their noise."""
 
     def gradient(self, output, signal, generator):
-        shape = self.estimator(self.network).noise_shape(output.latent)
-        return super().gradient(output, signal, generator, th.rand(shape, generator=generator, dtype=th.float64))
+        estimator = self.estimator(self.network.at_states(output.latent, output.features))
+        shape = estimator.noise_shape(output.latent)
+        noise = th.rand(shape, generator=generator, dtype=th.float64)
+        return estimator.finish(output.latent, output.sample, signal, noise)
 
 
 class Flipped(WithNoise):
@@ -169,6 +172,26 @@ def test_an_estimate_says_what_it_would_be_without(name):
 def test_one_that_does_not_is_noticed():
     ours, expected = score_terms(Forgetful)
     assert not th.allclose(ours, expected)
+
+
+def test_one_of_another_policy_is_refused():
+    made = in_full(agent(ACTION_SPACES["discrete"], "state"))
+    with pytest.raises(UsageError, match="belongs to the policy that it was made for: give the class StateBaseline"):
+        agent(ACTION_SPACES["discrete"], made)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(control_variate="relax", cv_action_dependent=False),
+        dict(control_variate="relax", correction="exact"),
+        dict(control_variate="exact", correction="relaxed"),
+        dict(control_variate=NVIL, correction="relaxed"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings):
+    with pytest.raises(UsageError, match="leave out"):
+        agent(ACTION_SPACES["discrete"], **settings)
 
 
 def test_float32_is_no_proof():
@@ -257,15 +280,20 @@ def test_one_that_is_made_already():
     ("spec", "error", "message"),
     [
         ("relaxed", UsageError, "unknown control_variate 'relaxed', did you mean 'relax'"),
+        ("nvil", UsageError, "'nvil' is an estimator of the core: give its class, control_variate=NVIL"),
+        (ESTIMATORS["rebar"], UsageError, "REBAR asks for f at values of its own choice"),
+        (ESTIMATORS["disarm"](), UsageError, "DisARM asks for f at values of its own choice"),
+        (th.nn.Linear, TypeError, "got the class Linear"),
+        (lambda view, hyperparameters: NVIL, TypeError, "it gave the class NVIL, not one made of it"),
         (
             "lax",
             UsageError,
             "control_variate 'lax' takes ReparameterisedLatent; the actions of this",
         ),
-        (lambda view, hyperparameters: 3, TypeError, "it made a int"),
+        (lambda view, hyperparameters: 3, TypeError, "it gave a int"),
         (LAX, TypeError, "LAX takes ReparameterisedLatent; got GumbelOneHot"),
         (LAX(MLPSurrogate(3)), TypeError, "LAX takes ReparameterisedLatent; got GumbelOneHot"),
-        (7, TypeError, "it made a int"),
+        (7, TypeError, "got 7"),
     ],
 )
 def test_errors(spec, error, message):
@@ -295,18 +323,155 @@ def test_state_is_saved_and_holds_tensors(name, tmp_path):
     assert all(map(th.equal, model.control_variate.parameters(), loaded.control_variate.parameters()))
 
 
-def test_what_a_batch_taught_is_not_used_on_it():
-    """ĝ is the same whether or not the batch was fitted before: φ may only know earlier ones."""
+def test_the_order_of_an_update():
+    """φ and η may only know earlier batches: they learn when the batch has been used."""
     model = agent(ACTION_SPACES["discrete"], "relax", n_steps=30)
     seen = []
-    variate = model.control_variate
-    gradient, fit = variate.gradient, variate.fit
-    variate.gradient = lambda *args: seen.append("gradient") or gradient(*args)
-    variate.fit = lambda *args: seen.append("fit") or fit(*args)
-    observe = variate.observe
-    variate.observe = lambda *args: seen.append("observe") or observe(*args)
+
+    def spy(name):
+        original = getattr(model.control_variate, name)
+        setattr(model.control_variate, name, lambda *args: seen.append(name) or original(*args))
+
+    for name in ("prepare", "gradient", "fit", "observe"):
+        spy(name)
     model.learn(60)
-    assert seen == ["gradient", "fit", "observe"] * 2
+    assert seen == ["prepare", "gradient", "fit", "observe"] * 2
+
+
+class Peeking(StateBaseline):
+    """A control variate that learns from the batch before it is used on it."""
+
+    def gradient(self, output, signal, generator):
+        self.network.observe(signal)
+        return super().gradient(output, signal, generator)
+
+
+class BatchMean(StateBaseline):
+    """A baseline that is the mean of the very batch."""
+
+    def gradient(self, output, signal, generator):
+        return super().gradient(output, signal - signal.mean(), generator)
+
+
+def leaks(space, spec):
+    """Whether a step's ĝ changes with the advantages of the other steps, or anything is learned before it is used."""
+    model = agent(space, spec, n_steps=30).learn(90)
+    output = model.view.evaluate(
+        th.rand(20, 3), th.as_tensor([space.sample() for _ in range(20)]).reshape(20, -1).float()
+    )
+    signal = th.randn(20)
+    other = signal.clone()
+    other[1:] = th.randn(19)
+    before = copy.deepcopy(model.control_variate.state_dict())
+    gradients = []
+    for advantages in (signal, other):
+        model.noise_generator.manual_seed(0)
+        gradients.append(model.control_variate.gradient(output, advantages, model.noise_generator).grad[0])
+    after = model.control_variate.state_dict()
+    return not (th.equal(*gradients) and all(th.equal(value, after[name]) for name, value in before.items()))
+
+
+@pytest.mark.parametrize("spec", [*CONTROL_VARIATES, *ONE_SAMPLE.values(), OwnExample()])
+def test_a_steps_gradient_knows_nothing_of_the_batch(spec):
+    spaces_taken = [space for space in ACTION_SPACES.values() if takes(space, spec)]
+    assert spaces_taken
+    assert not leaks(spaces_taken[0], spec)
+
+
+@pytest.mark.parametrize("spec", [Peeking, BatchMean])
+def test_a_leak_is_noticed(spec):
+    assert leaks(ACTION_SPACES["discrete"], spec)
+
+
+def test_further_steps_of_phi_draw_noise_of_their_own():
+    model = agent(ACTION_SPACES["discrete"], "relax", n_cv_steps=3)
+    variate, states = in_full(model), []
+    original = variate.gradient
+    variate.gradient = lambda *args: states.append(args[2].get_state()) or original(*args)
+    model.learn(5)
+    assert len(states) == 3
+    assert not any(th.equal(a, b) for a, b in itertools.combinations(states, 2))
+
+
+@pytest.mark.parametrize("objective", ["distribution", "weights"])
+def test_an_estimators_own_rule_holds_whatever_the_objective(objective):
+    model = agent(ACTION_SPACES["discrete"], NVIL(ThetaBaseline(3)), cv_objective=objective, n_steps=20)
+    before = in_full(model).estimator.baseline.linear.weight.clone()
+    model.learn(40)
+    assert not th.equal(in_full(model).estimator.baseline.linear.weight, before)
+
+
+def test_the_guard_passes_everything_on():
+    """A method that is added to the contract must not be forgotten there."""
+    contract = {name for name, member in vars(ControlVariate).items() if callable(member) and name[0] != "_"}
+    assert contract <= vars(Guarded).keys()
+    guarded, seen = Guarded(StateBaseline(agent(ACTION_SPACES["discrete"], "state").view, Hyperparameters())), []
+    guarded.variate.set_learning_rate = seen.append
+    guarded.set_learning_rate(0.25)
+    assert seen == [0.25]
+
+
+class HalvesAdvantages(StateBaseline):
+    """Something that is prepared in time order."""
+
+    def prepare(self, rollout):
+        self.prepared = rollout
+        rollout.advantages = rollout.advantages / 2
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_what_is_prepared_is_trained_on(guard):
+    model = agent(ACTION_SPACES["discrete"], HalvesAdvantages, n_steps=14, cv_guard=guard)
+    seen, original = [], in_full(model).gradient
+    in_full(model).gradient = lambda output, signal, generator: (
+        seen.append(signal) or original(output, signal, generator)
+    )
+    model.learn(14)
+    rollout = in_full(model).prepared
+    assert rollout.shape == (14, 1)
+    assert rollout.episode_starts.ravel().tolist() == [1.0, *[0.0] * 6, 1.0, *[0.0] * 6]
+    assert sorted(seen[0].tolist()) == pytest.approx(sorted((model.rollout_buffer.advantages / 2).ravel().tolist()))
+
+
+def test_without_a_score_the_contract_is_named():
+    class NoScore(StateBaseline):
+        def gradient(self, output, signal, generator):
+            estimate = super().gradient(output, signal, generator)
+            return Estimate(output.latent, signal, estimate.grad)
+
+    model = agent(ACTION_SPACES["discrete"], NoScore, cv_guard=False)
+    before = [p.clone() for p in model.policy.parameters()]
+    with pytest.raises(TypeError, match=r"NoScore.gradient\(\) must give an Estimate with score"):
+        model.learn(10)
+    assert all(map(th.equal, before, model.policy.parameters()))
+
+
+@pytest.mark.parametrize("space", ["discrete", "multibinary"])
+@pytest.mark.parametrize("name", ["none", "state", "relax", "exact"])
+def test_under_masks(name, space):
+    """A masked agent passes the same proof, and a batch's masks stay with its steps."""
+    pytest.importorskip("sb3_contrib")
+    from sb3_relax import MaskableRELAXA2C
+
+    model = MaskableRELAXA2C("MlpPolicy", TinyEnv(ACTION_SPACES[space]), control_variate=name, **SMALL)
+    n = 3 if space == "discrete" else 4
+    variate = anything(copy.deepcopy(in_full(model)).double())
+    masks = th.ones(2, n, dtype=th.bool)
+    masks[0, 0] = masks[1, n - 1] = False
+    output = model.view.evaluate(th.rand(2, 3), th.ones(2, 1 if space == "discrete" else 2), action_masks=masks)
+    for step in (0, 1):
+        one = output.at(th.tensor([step]))
+        b, probability = actions_of(one)
+        assert len(b) == 2
+        assert probability.sum().item() == pytest.approx(1, abs=1e-9)
+        signal = th.randn(2, dtype=th.float64)
+        assert measure_bias(variate, one, signal, model.noise_generator, 400).unbiased
+    swapped = output.at(th.tensor([1, 0]))
+    assert th.equal(swapped.latent.theta, output.latent.theta[[1, 0]])
+    assert th.equal(swapped.latent.score(swapped.sample), output.latent.score(output.sample)[[1, 0]])
+    z = output.latent.conditional(output.sample, th.full_like(output.latent.theta, 0.3))
+    slope = output.latent.pull_back(z.detach())
+    assert th.equal(swapped.latent.pull_back(z.detach()[[1, 0]]), slope[[1, 0]])
 
 
 def test_the_example_stays_under_sixty_lines():

@@ -25,8 +25,8 @@ class Backwards(PlainSGD):
 class Averaging(PlainSGD):
     """A rule with a state of its own."""
 
-    def __init__(self, view, optimizer):
-        super().__init__(view, optimizer)
+    def __init__(self, view):
+        super().__init__(view)
         self.register_buffer("steps", th.zeros(()))
 
     def step(self, output, estimate, loss, divisor, max_grad_norm):
@@ -34,7 +34,7 @@ class Averaging(PlainSGD):
         return super().step(output, estimate, loss, divisor / self.steps.item(), max_grad_norm)
 
 
-RULES = {**UPDATE_RULES, "sgd": PlainSGD, "averaging": Averaging}
+RULES = {**UPDATE_RULES, "own sgd": PlainSGD, "own averaging": Averaging}
 
 
 def model_with(rule, space="discrete", **kwargs):
@@ -127,5 +127,5 @@ def test_plain_sgd_is_torchs():
 def test_errors():
     with pytest.raises(UsageError, match="unknown update_rule 'optimiser', did you mean 'optimizer'"):
         model_with("optimiser")
-    with pytest.raises(TypeError, match="makes an UpdateRule; it made a int"):
-        model_with(lambda view, optimizer: 3)
+    with pytest.raises(TypeError, match="makes an UpdateRule, such as its class; it made a int"):
+        model_with(lambda view: 3)

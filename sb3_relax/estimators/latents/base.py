@@ -61,6 +61,10 @@ class Latent(ABC):
     def score(self, b: Tensor) -> Tensor:
         """∂θ log p(b|θ), shape of ``theta``, detached from θ."""
 
+    def select(self: SelfLatent, index: Tensor | int) -> SelfLatent:
+        """Some elements of the batch, by their number along its first dimension (a number, several, or a mask)."""
+        return self.at(self.theta[index])
+
     def detach(self: SelfLatent) -> SelfLatent:
         """The same latent cut from whatever made θ."""
         return self.at(self.theta.detach())

@@ -46,6 +46,12 @@ class GumbelOneHot(RelaxedLatent):
         latent.mask = self.mask  # theta carries the masked logits already
         return latent
 
+    def select(self, index: Tensor | int) -> GumbelOneHot:
+        latent = self.at(self.theta[index])
+        if self.mask is not None:
+            latent.mask = self.mask.expand(self.theta.shape)[index]
+        return latent
+
     @cached_property
     def probabilities(self) -> Tensor:
         """p(class), shape of θ, detached."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 import torch as th
 from torch import nn
@@ -11,18 +10,16 @@ from torch import nn
 from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.gradients import clear_gradients, parameters_of
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
-from sb3_relax.policy_gradient.rollout import Batch, Rollout
 
 
 class UpdateRule(nn.Module, ABC):
     """One step of the policy's weights per batch. Override :meth:`step`; never ``train()``.
 
     The size of a step is each parameter group's ``"lr"`` in ``optimizer``, which follows ``learning_rate``. Buffers
-    registered here are saved with the agent. The estimate is fixed when the rule gets it: a rule may scale,
-    precondition or clip it as a whole, as every optimizer does, but must not look at its samples one by one.
+    registered in the constructor are saved with the agent. The estimate is fixed when the rule gets it: a rule may
+    scale, precondition or clip it as a whole, as every optimizer does, but must not look at its samples one by one.
 
     :param view: of the policy
-    :param optimizer: the policy's own, which SB3 makes, and which is saved; the critic's further steps are its steps
 
     Example::
 
@@ -39,14 +36,14 @@ class UpdateRule(nn.Module, ABC):
         RELAXA2C("MlpPolicy", "CartPole-v1", update_rule=PlainSGD)
     """
 
-    def __init__(self, view: PolicyView, optimizer: th.optim.Optimizer):
+    def __init__(self, view: PolicyView):
         super().__init__()
         self.view = view
-        self.optimizer = optimizer
 
-    def batches(self, rollout: Rollout) -> Iterator[Batch]:
-        """What is stepped on, one after the other: the whole rollout once, as A2C does."""
-        return rollout.batches(self.view.dtype)
+    @property
+    def optimizer(self) -> th.optim.Optimizer:
+        """The policy's own, which SB3 makes, and which is saved; the critic's further steps are its steps."""
+        return self.view.policy.optimizer
 
     @abstractmethod
     def step(
@@ -67,7 +64,7 @@ class UpdateRule(nn.Module, ABC):
     def backward(self, estimate: Estimate, loss: th.Tensor, divisor: float, max_grad_norm: float) -> float:
         """Clipped gradients of ``loss`` minus the policy's part into the weights' ``grad``; the norm before clipping.
 
-        One backward pass serves both, so that weights which both reach are reached as in A2C, to the last bit.
+        One backward pass serves both, so that weights which both reach are reached as in A2C.
         """
         clear_gradients(self.optimizer)
         roots = estimate.theta_root(-1 / divisor)

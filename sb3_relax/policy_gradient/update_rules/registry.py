@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import isclass
+from typing import Any
 
 import torch as th
 
-from sb3_relax.errors import unknown_name
+from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.policy_gradient.policy_view import PolicyView
 from sb3_relax.policy_gradient.update_rules.base import UpdateRule
 from sb3_relax.policy_gradient.update_rules.optimizer_step import PolicyOptimizerStep
@@ -15,25 +17,27 @@ from sb3_relax.policy_gradient.update_rules.optimizer_step import PolicyOptimize
 UPDATE_RULES: dict[str, type[UpdateRule]] = {"optimizer": PolicyOptimizerStep}
 
 
-def make_update_rule(
-    rule: str | Callable[[PolicyView, th.optim.Optimizer], UpdateRule],
-    view: PolicyView,
-    optimizer: th.optim.Optimizer,
-) -> UpdateRule:
-    """The rule that an algorithm was given.
+def make_update_rule(rule: str | Callable[[PolicyView], UpdateRule], view: PolicyView) -> UpdateRule:
+    """The rule that an algorithm was given, on the policy's device.
 
     :param rule: a name of :data:`UPDATE_RULES`, or what makes one, such as a class
-    :raises UsageError: for an unknown name
+    :raises UsageError: for an unknown name, or an optimizer of torch's, which ``policy_kwargs`` choose
     :raises TypeError: for something that makes no ``UpdateRule``
     """
     if isinstance(rule, str):
         if rule not in UPDATE_RULES:
             raise unknown_name("update_rule", rule, UPDATE_RULES)
         rule = UPDATE_RULES[rule]
-    made = rule(view, optimizer) if callable(rule) else rule
-    if not isinstance(made, UpdateRule):
-        raise TypeError(
-            "update_rule must be a name, or a function of (view, optimizer) that makes an UpdateRule; "
-            f"it made a {type(made).__name__}"
+    if isclass(rule) and issubclass(rule, th.optim.Optimizer):
+        raise UsageError(
+            f"update_rule={rule.__name__}: torch's optimizers are chosen by "
+            f"policy_kwargs=dict(optimizer_class=torch.optim.{rule.__name__}), with the rule 'optimizer'"
         )
-    return made
+    wanted = "update_rule must be a name, or a function of (view) that makes an UpdateRule, such as its class"
+    if isinstance(rule, th.nn.Module) or not callable(rule):
+        raise TypeError(f"{wanted}; got {rule!r}")
+    maker: Any = rule
+    made = maker(view)
+    if not isinstance(made, UpdateRule):
+        raise TypeError(f"{wanted}; it made a {type(made).__name__}")
+    return made.to(view.device)

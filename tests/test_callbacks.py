@@ -61,6 +61,25 @@ def test_a_callback_that_draws_from_training_is_noticed(monkeypatch):
     assert not all(th.equal(x, y) for x, y in zip(expected, found, strict=True))
 
 
+def test_what_is_measured_is_the_agents_own(monkeypatch):
+    """Its policy, its ĉ, and the share of it that the next update will apply."""
+    seen, right = [], callbacks.frozen_copy
+
+    def noting(model, seed):
+        copy = right(model, seed)
+        ours, theirs = model.control_variate.state_dict(), copy.control_variate.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(th.equal(value, theirs[name]) for name, value in ours.items())
+        assert all(map(th.equal, model.policy.parameters(), copy.policy.parameters()))
+        seen.append(copy.control_variate.share)
+        return copy
+
+    monkeypatch.setattr(callbacks, "frozen_copy", noting)
+    trained("discrete", True)
+    assert len(seen) > 3
+    assert seen[0] == 0 < max(seen)
+
+
 def test_variance_of_a_bandit_in_closed_form():
     """One-step episodes: a batch of N has 1/N of one step's variance, known by enumeration."""
     env, model, tables = discrete(3, 0.5)

@@ -210,6 +210,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         if self.view.policy is not self.policy:
             self.view.follow(self.policy)  # somebody put another policy into the agent
         self.policy.set_training_mode(True)
+        # the last rollout may end after total_timesteps, where a schedule may have no rate any more
+        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
         rate_at("learning_rate", self.lr_schedule, self._current_progress_remaining)
         self._update_learning_rate(self.policy.optimizer)
         cv_rate = rate_at("cv_learning_rate", self.cv_lr_schedule, self._current_progress_remaining)

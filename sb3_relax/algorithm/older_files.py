@@ -22,7 +22,8 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
     Version 0.1 kept ĉ's weights without the names of the parts around them, and its statistics as numbers; with
     ``cv_action_dependent=False`` it had weights that were never used. A control variate saved with its guard loads into
     one without, and the other way round: the guard then starts without evidence. So does the temperature of a ĉ that
-    had none (``correction="exact"``), and so do whole episodes, where the agent updated every ``n_steps``.
+    had none (``correction="exact"``), and so do whole episodes, where the agent updated every ``n_steps`` (version 0.1
+    noted the size of its batches there too, and that is where the average then starts).
 
     :param model: an algorithm whose parts have been made
     :param parameters: name → state dict, as ``get_parameters()`` gives them; left as it is
@@ -42,6 +43,11 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
         parameters.setdefault("expected_steps", {"average": th.tensor(float(statistics["steps"]))})
     else:
         parameters.setdefault("expected_steps", model.expected_steps.state_dict())
+    if exact_match and ("update_rule" in parameters) != bool(model.update_rule.state_dict()):
+        raise UsageError(
+            "these are the parameters of an agent with another update rule, of which one has a state and the other has "
+            "none: give it the update_rule of the agent that they are from"
+        )
     state = _with_guard(state, own)
     state = _with_temperature(parameters, _without_actions(state, own), own)
     if exact_match and state.keys() != own.keys():

@@ -3,7 +3,6 @@
 - In a page, ``<!-- table: NAME -->`` stands for the table in the block of that name in README.md or in a
   page (scripts/tables/blocks.py), and ``<!-- table: NAME of ALGORITHM -->`` for its rows of the environments on which
   that algorithm was run.
-- ``<!-- hyperparameters -->`` stands for the table of our hyper-parameters.
 - Pages show pictures of the repository by their path there, so that they are seen where the page is read as a file too.
 - The scripts of docs/examples become pages, and so does CONTRIBUTING.md.
 - The site's name has the package's version.
@@ -26,11 +25,9 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT))  # MkDocs loads this file by its path
-from scripts.docs import hyperparameters  # noqa: E402
 from scripts.tables.blocks import BlockError, body_of, pages  # noqa: E402
 
 INCLUDE = re.compile(r"^<!-- table: (\S+)(?: of (\w+))? -->$", re.MULTILINE)
-HYPERPARAMETERS = "<!-- hyperparameters -->"
 #: a picture by its path from the page, where that leads out of docs/
 OUTSIDE = re.compile(r"(!\[[^\]]*\]\()(\.\./[^)\s]+)\)")
 #: a link from the repository's root to a page of docs/, or to a script that becomes one
@@ -95,5 +92,4 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         return match[0] if path is None else f"{match[1]}{relpath(path, PurePosixPath(uri).parent)})"
 
     filled = INCLUDE.sub(lambda match: table(match[1], match[2]), markdown)
-    filled = filled.replace(HYPERPARAMETERS, hyperparameters.table())
     return OUTSIDE.sub(in_the_site, filled)

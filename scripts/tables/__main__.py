@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/, from the records in scripts/results and nothing else.
+"""The tables of README.md and docs/, from the records in scripts/results, and of the arguments from their dataclass.
 
     python -m scripts.tables            # rewrites what stands between <!-- table:NAME --> and <!-- /table:NAME -->
     python -m scripts.tables --check    # fails where a page is not what the records say
@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 
 from scripts.records import ROOT
-from scripts.tables import bench, decomposition, diagnose, learning, summary, table2, toy, vae
+from scripts.tables import bench, decomposition, diagnose, hyperparameters, learning, summary, table2, toy, vae
 from scripts.tables.blocks import BlockError, filled, pages, require_agreement
 
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary.summary_table,
+    "hyperparameters": hyperparameters.table,
     "agents": learning.agents_table,
     "learning": learning.learning_table,
     "statistics": learning.statistics_table,

@@ -584,3 +584,30 @@ def test_whole_episodes_are_divided_by_what_earlier_ones_lead_to_expect(n_episod
     ours, total = applied[0]
     assert th.allclose(ours, total / (14 if n_episodes is None else 10), atol=1e-6)
     assert ours.abs().max() > 0
+
+
+@pytest.mark.parametrize("rate", ["learning_rate", "cv_learning_rate"])
+def test_a_schedule_has_no_rate_past_the_end(rate):
+    """The last rollout ends after total_timesteps: 20 steps of 18 here."""
+    asked = []
+
+    def schedule(progress):
+        asked.append(progress)
+        return progress * 1e-3
+
+    model = RELAXA2C("MlpPolicy", tiny("discrete", 1), seed=0, device="cpu", **{rate: schedule})
+    model.learn(18)
+    assert model.num_timesteps == 20
+    assert min(asked) == 0
+
+
+def test_another_policy_or_optimizer_put_into_an_agent_is_trained():
+    model = RELAXA2C("MlpPolicy", tiny("discrete", 1), seed=0, device="cpu", n_critic_steps=2).learn(20)
+    model.policy.optimizer = th.optim.Adam(model.policy.parameters(), lr=1e-2)
+    model.learn(20)
+    assert len(model.policy.optimizer.state) > 0
+    other = RELAXA2C("MlpPolicy", tiny("discrete", 1), seed=1, device="cpu").policy
+    before = [p.clone() for p in other.parameters()]
+    model.policy = other
+    model.learn(20)
+    assert not any(map(th.equal, before, other.parameters()))

@@ -10,7 +10,7 @@ from scipy import stats
 from stable_baselines3 import A2C, DQN, PPO
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.diagnose import Diagnosis, diagnose
+from sb3_relax.diagnose import Diagnosis, diagnose, measure
 from sb3_relax.diagnose.cost import Cost
 from sb3_relax.diagnose.report import Number, Row
 from sb3_relax.diagnose.verdict import verdict
@@ -104,6 +104,22 @@ def test_errors():
         diagnose(model, TinyEnv(spaces.Discrete(4)), **SMALL)
     with pytest.raises(TypeError, match="on-policy"):
         diagnose(DQN("MlpPolicy", "CartPole-v1", device="cpu"), "CartPole-v1")
+
+
+def test_rollouts_of_steps_of_an_agent_of_whole_episodes_are_divided_by_their_steps(monkeypatch):
+    env = TinyEnv(spaces.Discrete(3))
+    model = RELAXA2C("MlpPolicy", env, n_episodes=2, seed=0, device="cpu").learn(28)
+    assert model.expected_steps.average == 14
+    divisors, right = [], measure.gradient_grams
+
+    def noting(base, *arguments):
+        divisors.append(base.expected_steps.divisor(5))
+        return right(base, *arguments)
+
+    monkeypatch.setattr(measure, "gradient_grams", noting)
+    for n_steps in (5, None):
+        diagnose(model, TinyEnv(spaces.Discrete(3)), n_steps=n_steps, **SMALL)
+    assert divisors == [5, 14]
 
 
 MEASURE = dict(n_episodes=400, n_states=400, n_actions=4, n_rollouts=200, n_fit_steps=3_000, n_fit_updates=300)

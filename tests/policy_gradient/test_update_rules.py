@@ -129,3 +129,18 @@ def test_errors():
         model_with("optimiser")
     with pytest.raises(TypeError, match="makes an UpdateRule, such as its class; it made a int"):
         model_with(lambda view: 3)
+
+
+def test_what_is_no_rule_says_why():
+    with pytest.raises(UsageError, match=r"optimizer_class=torch.optim.SGD"):
+        model_with(th.optim.SGD)
+    made = model_with("optimizer").update_rule
+    with pytest.raises(TypeError, match="such as its class; got PolicyOptimizerStep"):
+        model_with(made)
+
+
+@pytest.mark.parametrize(("before", "after"), [(Averaging, "optimizer"), ("optimizer", Averaging)])
+def test_a_file_of_another_rule_is_refused(before, after, tmp_path):
+    model_with(before).save(tmp_path / "agent")
+    with pytest.raises(UsageError, match="another update rule"):
+        RELAXA2C.load(tmp_path / "agent", update_rule=after)

@@ -10,7 +10,7 @@ DEMO_EXTRAS := extra,plots,scripts
 .PHONY: help demo test test-slow lint format bench tables docs docs-serve dist clean
 
 help:
-	@echo "make demo       RELAXA2C learns CartPole-v1 in under a minute; writes demo/"
+	@echo "make demo       RELAXA2C learns CartPole-v1 (a minute and a half, installation included); writes demo/"
 	@echo "make test       the tests (minutes); make test-slow: the long ones"
 	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
 	@echo "make bench      speed and memory against SB3's A2C"

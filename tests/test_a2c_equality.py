@@ -1,4 +1,4 @@
-"""With ĉ = 0 and SB3's settings, RELAXA2C and LAXA2C are SB3's A2C, step for step."""
+"""With ĉ = 0 and SB3's settings, RELAXA2C and LAXA2C are SB3's A2C, up to rounding."""
 
 import numpy as np
 import pytest

@@ -108,10 +108,6 @@ def test_relative_links_lead_somewhere(page):
     for link in links:
         file, _, anchor = link.partition("#")
         target = (path.parent / file).resolve() if file else path
-        if target.parent == DOCS / "examples" and target.suffix == ".md":
-            target = target.with_suffix(".py")  # the site makes a page of it
-        if target == DOCS / "contributing.md":
-            target = ROOT / "CONTRIBUTING.md"  # and of this
         assert target.exists(), f"{page}: {link}"
         if anchor and target.suffix == ".md":
             assert anchor in heading_anchors(target), f"{page}: {link}"
@@ -229,6 +225,12 @@ def test_a_pages_tables_and_pictures(tools):
     assert filled("![](../agents/a.gif)", "zoo.md") == "![](agents/a.gif)"
     for kept in ("![](../assets/a.png)", "![](assets/a.png)", "![](https://x.org/../a.png)", "[text](../../a.md)"):
         assert filled(kept) == kept
+    # links to what becomes a page lead to the page; a script's page itself links the script
+    assert filled("[a](examples/a.py), [b](examples/b.py)", "index.md") == "[a](examples/a.md), [b](examples/b.md)"
+    assert filled("[a](../examples/a.py)") == "[a](../examples/a.md)"
+    assert filled("[a](../CONTRIBUTING.md#set-up)", "index.md") == "[a](contributing.md#set-up)"
+    assert filled("[a](../../CONTRIBUTING.md)") == "[a](../contributing.md)"
+    assert filled("[a.py](a.py)", "examples/a.md") == "[a.py](a.py)"
 
 
 def test_docstrings_to_markdown(tools):

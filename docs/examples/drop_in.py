@@ -13,8 +13,9 @@
 # %% [markdown]
 # # A drop-in for A2C
 #
-# RELAXA2C is SB3's A2C with a learned control variate in its policy gradient. A script that trains A2C changes in one
-# place, the class; environments, wrappers, callbacks, `save` and `load` stay as they are.
+# RELAXA2C is SB3's A2C with a learned control variate in its policy gradient. A script that trains A2C changes one
+# import, to `from sb3_relax import RELAXA2C as A2C`. Environments, wrappers, callbacks, `save` and `load` stay as they
+# are.
 #
 # This is a script and a notebook: `jupytext --to notebook drop_in.py`.
 
@@ -42,8 +43,8 @@ model = RELAXA2C("MlpPolicy", env, **arguments)
 # %% [markdown]
 # ## The same algorithm, but for the control variate
 #
-# With `cv_learning_rate=0` the control variate stays at zero, and what is left is A2C, weight for weight. So a
-# comparison of the two measures the control variate and nothing else.
+# With `cv_learning_rate=0` the control variate stays at zero, and what is left is A2C up to rounding. So a comparison
+# of the two measures the control variate and nothing else.
 
 # %%
 baseline = RELAXA2C("MlpPolicy", env, cv_learning_rate=0, **arguments)
@@ -75,10 +76,11 @@ print(f"{model.num_timesteps:,} steps after loading and going on")
 # %% [markdown]
 # ## Is the control variate helping?
 #
-# Each update logs the variance of the policy gradient with and without ĉ on the same batch, and their ratio: below 1 it
-# helps. `tensorboard_log="logs"` shows them as `train/grad_variance*`; here they are read from the logger. CartPole has
-# two actions, so ĉ can do no more there than a better state baseline would
-# (see [RELAXA2C](../relaxa2c.md#when-to-use)).
+# Each update logs the variance of the policy gradient with and without ĉ on the same batch, and their ratio: below 1, ĉ
+# lowers the variance. With one critic step per update, as here, that is mostly what V has not learned yet
+# (see [The control variate](../control_variate.md#in-tensorboard)). CartPole has two actions, so ĉ can do no more there
+# than a better state baseline would (see [RELAXA2C](../relaxa2c.md#when-to-use)). `tensorboard_log="logs"` shows the
+# variances as `train/grad_variance*`; here they are read from the logger.
 
 # %%
 ratios = []

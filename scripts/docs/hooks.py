@@ -4,7 +4,8 @@
   page (scripts/tables/blocks.py), and ``<!-- table: NAME of ALGORITHM -->`` for its rows of the environments on which
   that algorithm was run.
 - Pages show pictures of the repository by their path there, so that they are seen where the page is read as a file too.
-- The scripts of docs/examples become pages, and so does CONTRIBUTING.md.
+- The scripts of docs/examples become pages, and so does CONTRIBUTING.md. Pages link the files themselves, so that the
+  links lead somewhere where the page is read as a file, and in the site the links lead to the pages.
 - The site's name has the package's version.
 """
 
@@ -32,6 +33,9 @@ INCLUDE = re.compile(r"^<!-- table: (\S+)(?: of (\w+))? -->$", re.MULTILINE)
 OUTSIDE = re.compile(r"(!\[[^\]]*\]\()(\.\./[^)\s]+)\)")
 #: a link from the repository's root to a page of docs/, or to a script that becomes one
 INTO_DOCS = re.compile(r"\]\(docs/([^)\s]+)\.(?:md|py)\)")
+#: a link from a page of docs/ to a script that becomes a page, or to CONTRIBUTING.md
+TO_SCRIPT = re.compile(r"(\]\((?:\.\./)*examples/\w+)\.py\)")
+TO_CONTRIBUTING = re.compile(r"(\]\((?:\.\./)*)\.\./CONTRIBUTING\.md\b")
 
 
 def table(name: str, algorithm: str | None = None) -> str:
@@ -84,7 +88,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Fill in a page's tables, and let its pictures of the repository be found in the site."""
+    """Fill in a page's tables, and let links and pictures of the repository lead to where these are in the site."""
     uri = page.file.src_uri
 
     def in_the_site(match: re.Match[str]) -> str:
@@ -92,4 +96,5 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         return match[0] if path is None else f"{match[1]}{relpath(path, PurePosixPath(uri).parent)})"
 
     filled = INCLUDE.sub(lambda match: table(match[1], match[2]), markdown)
+    filled = TO_CONTRIBUTING.sub(r"\1contributing.md", TO_SCRIPT.sub(r"\1.md)", filled))
     return OUTSIDE.sub(in_the_site, filled)

@@ -52,8 +52,8 @@ class LinearControlVariate(ControlVariate):
         return (x.unsqueeze(-1) * actions.flatten(-2).unsqueeze(-2)).flatten(-2)
 
     def gradient(self, output, signal, generator):
-        c = lambda actions: self.products(output, actions) @ self.weights  # noqa: E731
-        return ExactCorrection(c).finish(output.latent, output.sample, signal)
+        exact = ExactCorrection(lambda actions: self.products(output, actions) @ self.weights)
+        return exact.finish(output.latent, output.sample, signal)
 
     def fit(self, output, signal, estimate, generator):
         # after the batch was used: w may know this batch when the next one comes, and not before

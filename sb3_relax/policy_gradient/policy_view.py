@@ -68,7 +68,7 @@ class PolicyView:
     @property
     def dtype(self) -> th.dtype:
         """Of the policy's weights."""
-        return next(self.policy.parameters()).dtype
+        return self.policy.optimizer.param_groups[0]["params"][0].dtype
 
     @property
     def device(self) -> th.device:

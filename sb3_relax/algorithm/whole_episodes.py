@@ -12,7 +12,6 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.policy_gradient.action_latents import executable
-from sb3_relax.policy_gradient.rollout import TimeLimits
 
 
 def _of_env(obs: np.ndarray | dict[str, np.ndarray], index: int) -> Any:
@@ -31,7 +30,7 @@ def collect_episodes(
     episodes end first would favour short ones. An environment that has paid its due is stepped on with the others and
     its steps are counted but not used; all start afresh at the next rollout.
 
-    :param model: an algorithm, whose ``n_episodes`` mode this is; its ``time_limits`` are made here
+    :param model: an algorithm, whose ``n_episodes`` mode this is; its ``time_limits`` are noted
     :return: ``False`` where the callback stopped training
     :raises RuntimeError: where an episode outlasts ``model.max_episode_steps``
     """
@@ -105,7 +104,6 @@ def collect_episodes(
     rollout_buffer.buffer_size = sum(map(len, transitions))
     rollout_buffer.n_envs = 1
     rollout_buffer.reset()
-    model.time_limits = TimeLimits()
     for transition in (step for of_env in transitions for step in of_env):
         rollout_buffer.add(*transition[:-1], **transition[-1])
     starts = np.cumsum([0, *map(len, transitions)])

@@ -42,25 +42,33 @@ class LearnedControlVariate(ControlVariate):
         if self.optimizer is None:
             return {}
         phi = parameters_of(self.optimizer)
-        log = {"cv_loss": self.objective(estimate)}
+        log = {}
         for step in range(self.n_steps):
             again = estimate if step == 0 else self.gradient(output, signal, generator)
-            for parameter, gradient in zip(phi, self.phi_gradients(again, phi), strict=True):
+            objective = self.objective(again)
+            if step == 0:
+                log["cv_loss"] = again.moments.square_at(1) if objective is None else objective.item()
+            for parameter, gradient in zip(phi, self.phi_gradients(again, objective, phi), strict=True):
                 parameter.grad = gradient
             self.optimizer.step()
         return log
 
-    def objective(self, estimate: Estimate) -> float:
-        """What φ descends on: the estimator's own loss where it has one, else the mean square of ĝ."""
-        if estimate.phi_loss is not None:
-            return estimate.phi_loss.item()
-        return self._square_at_weights(estimate).item() if self.at_weights else estimate.moments.square_at(1)
+    def objective(self, estimate: Estimate) -> th.Tensor | None:
+        """What φ descends on where it is not Eq 6 at the distribution's parameters.
 
-    def phi_gradients(self, estimate: Estimate, phi: Sequence[th.Tensor]) -> Sequence[th.Tensor | None]:
-        """Its gradient, which reaches neither the policy nor the signal."""
-        if estimate.phi_loss is not None or not self.at_weights:
+        That is the estimator's own loss, where it has one, or else the square of ĝ at the policy's weights.
+        """
+        if estimate.phi_loss is not None:
+            return estimate.phi_loss
+        return self._square_at_weights(estimate) if self.at_weights else None
+
+    def phi_gradients(
+        self, estimate: Estimate, objective: th.Tensor | None, phi: Sequence[th.Tensor]
+    ) -> Sequence[th.Tensor | None]:
+        """The gradient of the objective, which reaches neither the policy nor the signal."""
+        if objective is None:
             return estimate.phi_gradients(phi)
-        return th.autograd.grad(self._square_at_weights(estimate), phi, retain_graph=True, allow_unused=True)
+        return th.autograd.grad(objective, phi, retain_graph=True, allow_unused=True)
 
     def _square_at_weights(self, estimate: Estimate) -> th.Tensor:
         """‖mean ĝ‖² at the policy's weights, whose graph runs through the policy: never to be backpropagated whole."""

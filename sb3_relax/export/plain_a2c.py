@@ -6,12 +6,17 @@ from copy import deepcopy
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
-from sb3_relax.export.controller import takes_masks, takes_memory
+from sb3_relax.catalogue import family_of
+from sb3_relax.errors import UsageError
+from sb3_relax.export.controller import EXAMPLE_STEPS, takes_masks, takes_memory
+from sb3_relax.export.normalizer import parts_of
 
 #: A2C's arguments that it does not get from the agent: the environment, the seed, which would start every stream of
 #: random numbers anew, and the optimizer's settings, which are in policy_kwargs already
@@ -27,8 +32,10 @@ def to_a2c(model: ControlVariateA2C) -> A2C:
 
     :param model: an agent of LAXA2C or RELAXA2C
     :return: A2C
-    :raises TypeError: for a maskable or recurrent agent, which no A2C is equal to, naming sb3-contrib's class that is;
-        and for one that is not of this package
+    :raises TypeError: for an agent with a policy that SB3 does not have, naming sb3-contrib's class that has it; and
+        for one that is not of this package
+    :raises UsageError: (a ``ValueError``) where A2C acts otherwise all the same: the agent's class, or its policy's
+        object, was made to act in a way that is not saved with the policy
 
     Example::
 
@@ -38,7 +45,7 @@ def to_a2c(model: ControlVariateA2C) -> A2C:
     """
     if not isinstance(model, ControlVariateA2C):
         raise TypeError(f"to_a2c() takes an agent of LAXA2C or RELAXA2C; got {type(model).__name__}")
-    if takes_masks(model.policy) or takes_memory(model.policy):
+    if family_of(model.policy_class) is not None:
         raise TypeError(_what_to_do_instead(model))
     taken: dict[str, Any] = {name: getattr(model, name) for name in signature(A2C).parameters if name not in NOT_TAKEN}
     taken["policy_kwargs"] = deepcopy(taken["policy_kwargs"])
@@ -52,7 +59,23 @@ def to_a2c(model: ControlVariateA2C) -> A2C:
     a2c.seed = model.seed
     a2c.policy.load_state_dict(model.policy.state_dict())
     _copy_optimizer_state(model.policy, a2c.policy)
+    _require_equal_actions(model, a2c)
     return a2c
+
+
+def _require_equal_actions(model: ControlVariateA2C, a2c: A2C) -> None:
+    """For observations of zeros, which tells of other weights, bounds or numbers of the actions."""
+    space = model.observation_space
+    zeros: Any = {
+        name: np.zeros((EXAMPLE_STEPS, *(part.shape or ())), part.dtype) for name, part in parts_of(space).items()
+    }
+    observation = zeros if isinstance(space, spaces.Dict) else zeros[""]
+    ours, theirs = (each.predict(observation, deterministic=True)[0] for each in (model, a2c))
+    if not np.array_equal(ours, theirs):
+        raise UsageError(
+            f"SB3's A2C acts otherwise than this {type(model).__name__} with the same weights, in "
+            f"{model.action_space}: export it with to_onnx() or to_torchscript()"
+        )
 
 
 def _copy_optimizer_state(source: BasePolicy, target: BasePolicy) -> None:
@@ -65,15 +88,15 @@ def _copy_optimizer_state(source: BasePolicy, target: BasePolicy) -> None:
 
 
 def _what_to_do_instead(model: ControlVariateA2C) -> str:
+    name = type(model).__name__
+    message = f"SB3's A2C has no policies like {type(model.policy).__name__}, so that none is equal to this {name}: "
     masked, recurrent = takes_masks(model.policy), takes_memory(model.policy)
-    needs = " and ".join(["action masks"] * masked + ["LSTM states"] * recurrent)
-    message = f"SB3's A2C takes no {needs}, so that none is equal to this {type(model).__name__}: "
-    if masked and recurrent:
-        return message + "export it with to_onnx() or to_torchscript(), since no class of sb3-contrib takes both either"
+    if masked == recurrent:
+        return message + "export it with to_onnx() or to_torchscript(), since sb3-contrib has none either"
     ppo = "MaskablePPO" if masked else "RecurrentPPO"
     sde = ", use_sde=True" if model.use_sde else ""
     return message + (
-        f"sb3_contrib.{ppo} has the same policies, and is loaded without sb3_relax. Use "
-        f"plain = {ppo}(model.policy_class, model.get_env(), policy_kwargs=model.policy_kwargs{sde}), "
-        "and plain.policy.load_state_dict(model.policy.state_dict())"
+        f"sb3_contrib.{ppo} has them, and is loaded without sb3_relax. Use "
+        f"plain = {ppo}(model.policy_class, env, policy_kwargs=model.policy_kwargs{sde}), "
+        "and plain.policy.load_state_dict(model.policy.state_dict()), where env is the agent's environment"
     )

@@ -12,7 +12,9 @@ from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import sb3_relax
 from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.errors import UsageError
 from sb3_relax.export import to_a2c
 from tests.export.running import decided, seen
 from tests.helpers import ACTION_SPACES, TinyEnv
@@ -35,16 +37,18 @@ AGENTS = {
     "adam": (spaces.Discrete(3), VECTOR, "MlpPolicy", {"use_rms_prop": False, "learning_rate": lambda p: 1e-3 * p}),
 }
 
+#: for each agent in the folder: what A2C loads of it predicts for what was met
 WITHOUT_THE_PACKAGE = """
-import sys
+import pathlib, sys
 sys.modules["sb3_relax"] = None  # an import of it, or of anything in it, is an error
 import numpy as np
 from stable_baselines3 import A2C
 
-model = A2C.load(sys.argv[1], device="cpu")
-assert type(model) is A2C
-given = dict(np.load(sys.argv[2]))
-np.save(sys.argv[3], model.predict(given.get("", given), deterministic=True)[0])
+for file in pathlib.Path(sys.argv[1]).glob("*.zip"):
+    model = A2C.load(file, device="cpu")
+    assert type(model) is A2C
+    given = dict(np.load(file.with_suffix(".npz")))
+    np.save(file.with_suffix(".npy"), model.predict(given.get("only", given), deterministic=True)[0])
 """
 
 
@@ -67,22 +71,23 @@ def met(model, steps=20):
     return np.concatenate(observations)
 
 
-@pytest.mark.parametrize("case", AGENTS)
-def test_it_predicts_the_same_and_is_loaded_without_the_package(case, tmp_path):
-    model = make(case)
-    observations = met(model)
-    expected, _ = model.predict(observations, deterministic=True)
-    assert seen([expected]) > 1
-    a2c = to_a2c(model)
-    assert type(a2c) is A2C
-    np.testing.assert_array_equal(a2c.predict(observations, deterministic=True)[0], expected)
-    a2c.save(tmp_path / "plain.zip")
-    for name in zipfile.ZipFile(tmp_path / "plain.zip").namelist():
-        assert b"sb3_relax" not in zipfile.ZipFile(tmp_path / "plain.zip").read(name), name
-    np.savez(tmp_path / "given.npz", **(observations if isinstance(observations, dict) else {"": observations}))
-    files = [str(tmp_path / name) for name in ("plain.zip", "given.npz", "actions.npy")]
-    subprocess.run([sys.executable, "-c", WITHOUT_THE_PACKAGE, *files], check=True, cwd=tmp_path)
-    np.testing.assert_array_equal(np.load(files[-1]), expected)
+def test_it_predicts_the_same_and_is_loaded_without_the_package(tmp_path):
+    expected = {}
+    for case in AGENTS:
+        model = make(case)
+        observations = met(model)
+        expected[case], _ = model.predict(observations, deterministic=True)
+        assert seen([expected[case]]) > 1, case
+        a2c = to_a2c(model)
+        assert type(a2c) is A2C
+        np.testing.assert_array_equal(a2c.predict(observations, deterministic=True)[0], expected[case], case)
+        a2c.save(tmp_path / case)
+        with zipfile.ZipFile(tmp_path / f"{case}.zip") as file:
+            assert not [name for name in file.namelist() if b"sb3_relax" in file.read(name)], case
+        np.savez(tmp_path / case, **(observations if isinstance(observations, dict) else {"only": observations}))
+    subprocess.run([sys.executable, "-c", WITHOUT_THE_PACKAGE, str(tmp_path)], check=True, cwd=tmp_path)
+    for case in AGENTS:
+        np.testing.assert_array_equal(np.load(tmp_path / f"{case}.npy"), expected[case], case)
 
 
 def test_it_shares_nothing_with_the_agent_and_learns_on_where_that_was():
@@ -130,25 +135,43 @@ def test_no_random_number_is_drawn():
 @pytest.mark.parametrize("kind", ["Maskable", "Recurrent"])
 def test_what_has_no_equal_says_what_to_do_instead(kind):
     sb3_contrib = pytest.importorskip("sb3_contrib")
-    import sb3_relax
-
+    algorithm = getattr(sb3_relax, f"{kind}RELAXA2C")
     policy = {"Maskable": "MlpPolicy", "Recurrent": "MlpLstmPolicy"}[kind]
-    model = getattr(sb3_relax, f"{kind}RELAXA2C")(policy, TinyEnv(spaces.Discrete(3)), device="cpu")
-    decided(model)
-    with pytest.raises(TypeError) as caught:
+    model = decided(algorithm(policy, TinyEnv(spaces.Discrete(3)), device="cpu"))
+    with pytest.raises(TypeError, match=f"no policies like {kind}ActorCriticPolicy, so that none is equal") as caught:
         to_a2c(model)
-    message = str(caught.value)
-    needs = {"Maskable": "action masks", "Recurrent": "LSTM states"}[kind]
-    assert message.startswith(f"SB3's A2C takes no {needs}, so that none is equal to this {kind}RELAXA2C")
     # what it says is done as it says
-    call, load = message.partition("Use plain = ")[2].split(", and ")
-    names = {"model": model, f"{kind}PPO": getattr(sb3_contrib, f"{kind}PPO")}
+    call, load = str(caught.value).partition("Use plain = ")[2].partition(", where")[0].split(", and ")
+    names = {"model": model, "env": model.get_env(), f"{kind}PPO": getattr(sb3_contrib, f"{kind}PPO")}
     plain = names["plain"] = eval(call, names)
     eval(load, names)
     observations = np.random.default_rng(0).uniform(-1, 1, (30, 3)).astype(np.float32)
     expected = model.predict(observations, deterministic=True)[0]
     np.testing.assert_array_equal(plain.predict(observations, deterministic=True)[0], expected)
     assert len(np.unique(expected)) > 1
+
+
+def test_what_has_no_equal_anywhere_says_to_export_it():
+    pytest.importorskip("sb3_contrib")
+    from tests.export.test_masks_and_memory import MaskableRecurrentPolicy
+
+    model = sb3_relax.RecurrentRELAXA2C(MaskableRecurrentPolicy, "CartPole-v1", device="cpu")
+    with pytest.raises(TypeError, match=r"export it with to_onnx\(\).*, since sb3-contrib has none either"):
+        to_a2c(model)
+
+
+class Shifted(RELAXA2C):
+    """Acts as its policy says, plus one: A2C has the policy alone."""
+
+    def predict(self, *args, **kwargs):
+        action, state = super().predict(*args, **kwargs)
+        return action + 1, state
+
+
+def test_an_agent_that_would_act_otherwise_is_refused():
+    model = Shifted("MlpPolicy", TinyEnv(spaces.Discrete(3)), device="cpu")
+    with pytest.raises(UsageError, match=r"acts otherwise than this Shifted with the same weights, in Discrete\(3\)"):
+        to_a2c(model)
 
 
 def test_others_are_refused():

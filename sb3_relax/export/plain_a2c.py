@@ -71,7 +71,7 @@ def _require_equal_actions(model: ControlVariateA2C, a2c: A2C) -> None:
     }
     observation = zeros if isinstance(space, spaces.Dict) else zeros[""]
     ours, theirs = (each.predict(observation, deterministic=True)[0] for each in (model, a2c))
-    if not np.array_equal(ours, theirs):
+    if not np.allclose(ours, theirs, equal_nan=True):
         raise UsageError(
             f"SB3's A2C acts otherwise than this {type(model).__name__} with the same weights, in "
             f"{model.action_space}: export it with to_onnx() or to_torchscript()"

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_relax.control_variates import Guarded
@@ -55,6 +56,28 @@ class TinyEnv(gym.Env):
 class NeverEnding(TinyEnv):
     def __init__(self):
         super().__init__(spaces.Discrete(2), length=10**9)
+
+
+class AllShared(ActorCriticPolicy):
+    """V is read off the actor's own layers."""
+
+    def _build(self, lr_schedule):
+        super()._build(lr_schedule)
+        self.value_net = th.nn.Identity()
+
+    def evaluate_actions(self, obs, actions):
+        distribution = self.get_distribution(obs)
+        values = distribution.distribution.logits.sum(-1, keepdim=True)
+        self.vf_features_extractor(obs)
+        return values, distribution.log_prob(actions), distribution.entropy()
+
+    def forward(self, obs, deterministic=False):
+        distribution = self.get_distribution(obs)
+        actions = distribution.get_actions(deterministic)
+        return actions, distribution.distribution.logits.sum(-1, keepdim=True), distribution.log_prob(actions)
+
+    def predict_values(self, obs):
+        return self.get_distribution(obs).distribution.logits.sum(-1, keepdim=True)
 
 
 class DoubleExtractor(BaseFeaturesExtractor):

@@ -9,7 +9,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.errors import UsageError
-from tests.helpers import ACTION_SPACES, TinyEnv
+from tests.helpers import ACTION_SPACES, AllShared, TinyEnv
 
 
 def test_a_wrong_action_space_names_the_class_to_use():
@@ -114,33 +114,10 @@ def test_enumeration_that_cannot_be_is_refused_at_construction():
 
 
 def test_critic_steps_need_weights_of_their_own():
-    from stable_baselines3.common.policies import ActorCriticPolicy
-
-    class Shared(ActorCriticPolicy):
-        """V is read off the actor's own layers."""
-
-        def _build(self, lr_schedule):
-            super()._build(lr_schedule)
-            self.value_net = th.nn.Identity()
-
-        def evaluate_actions(self, obs, actions):
-            distribution = self.get_distribution(obs)
-            values = distribution.distribution.logits.sum(-1, keepdim=True)
-            self.vf_features_extractor(obs)
-            return values, distribution.log_prob(actions), distribution.entropy()
-
-        def forward(self, obs, deterministic=False):
-            distribution = self.get_distribution(obs)
-            actions = distribution.get_actions(deterministic)
-            return actions, distribution.distribution.logits.sum(-1, keepdim=True), distribution.log_prob(actions)
-
-        def predict_values(self, obs):
-            return self.get_distribution(obs).distribution.logits.sum(-1, keepdim=True)
-
     env = TinyEnv(ACTION_SPACES["discrete"])
-    RELAXA2C(Shared, env, device="cpu").learn(10)
+    RELAXA2C(AllShared, env, device="cpu").learn(10)
     with pytest.raises(ValueError, match="weights that V alone depends on"):
-        RELAXA2C(Shared, env, device="cpu", n_critic_steps=2).learn(10)
+        RELAXA2C(AllShared, env, device="cpu", n_critic_steps=2).learn(10)
 
 
 @pytest.mark.parametrize("space", ["discrete", "multibinary", "box"])

@@ -11,7 +11,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor, update_learning_rate
 
 from sb3_relax.algorithm.collection import Collection
 from sb3_relax.algorithm.persistence import Persistence, mixed_seed
@@ -24,7 +24,7 @@ from sb3_relax.errors import refuse_unknown_arguments
 from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.critic import Critic
 from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
-from sb3_relax.policy_gradient.hyperparameters import Hyperparameters, check_a2c, rate_at
+from sb3_relax.policy_gradient.hyperparameters import Hyperparameters, check_a2c, scheduled_values
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Rollout
 from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
@@ -75,6 +75,9 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
     control_variate: ControlVariate
     cv_learning_rate: float | Schedule
+    ent_coef: float | Schedule  # type: ignore[assignment]
+    vf_coef: float | Schedule  # type: ignore[assignment]
+    critic_learning_rate: float | Schedule | None
     n_critic_steps: int
 
     def __init__(
@@ -85,8 +88,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         n_steps: int = 5,
         gamma: float = 0.99,
         gae_lambda: float = 1.0,
-        ent_coef: float = 0.0,
-        vf_coef: float = 0.5,
+        ent_coef: float | Schedule = 0.0,
+        vf_coef: float | Schedule = 0.5,
         max_grad_norm: float = 0.5,
         rms_prop_eps: float = 1e-5,
         use_rms_prop: bool = True,
@@ -114,8 +117,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 n_steps=n_steps,
                 gamma=gamma,
                 gae_lambda=gae_lambda,
-                ent_coef=ent_coef,
-                vf_coef=vf_coef,
+                ent_coef=ent_coef,  # type: ignore[arg-type]
+                vf_coef=vf_coef,  # type: ignore[arg-type]
                 max_grad_norm=max_grad_norm,
                 rms_prop_eps=rms_prop_eps,
                 use_rms_prop=use_rms_prop,
@@ -175,7 +178,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             if "foreach" in group and group["foreach"] is None and not group.get("fused"):
                 group["foreach"] = True
         self.view = self.view_class(self.policy)
-        self.critic = Critic(self.view, values.n_critic_steps)
+        self.critic = self.make_critic()
         longest = None if values.n_episodes is None else values.n_episodes * values.max_episode_steps
         self.expected_steps = ExpectedSteps(longest).to(self.device)
         # Making ĉ must not consume a random number that A2C would use; nor may the relaxation's noise later
@@ -191,6 +194,10 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             self.update_rule = make_update_rule(values.update_rule, self.view)
             self._setup_noise(seed)
         self.view.twice_differentiable = self.control_variate.needs_second_derivative
+
+    def make_critic(self) -> Critic:
+        """The fit of the policy's V."""
+        return Critic(self.view, self.n_critic_steps, self.critic_learning_rate is not None)
 
     def check_hyperparameters(self) -> Hyperparameters:
         """All hyper-parameters as they are now.
@@ -209,13 +216,12 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         """Update policy, V and ĉ from the current rollout (one joint step over the whole batch)."""
         if self.view.policy is not self.policy:
             self.view.follow(self.policy)  # somebody put another policy into the agent
+            self.critic = self.make_critic()
         self.policy.set_training_mode(True)
-        # the last rollout may end after total_timesteps, where a schedule may have no rate any more
-        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
-        rate_at("learning_rate", self.lr_schedule, self._current_progress_remaining)
-        self._update_learning_rate(self.policy.optimizer)
-        cv_rate = rate_at("cv_learning_rate", self.cv_lr_schedule, self._current_progress_remaining)
-        self.control_variate.set_learning_rate(cv_rate)
+        now = scheduled_values(self, self._current_progress_remaining)
+        update_learning_rate(self.policy.optimizer, now["learning_rate"])
+        self.control_variate.set_learning_rate(now["cv_learning_rate"])
+        self.critic.set_learning_rate(now.get("critic_learning_rate", now["learning_rate"]))
 
         with unchecked_distributions():
             rollout = self.rollout_class.of(self.rollout_buffer, self.time_limits)
@@ -233,14 +239,14 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 # the rest of A2C's loss, and one step along all of it
                 value_loss = self.critic.loss(output, batch)
                 entropy_loss = -(-output.log_prob if output.entropy is None else output.entropy).mean()
-                loss = self.vf_coef * value_loss
-                if self.ent_coef != 0:
-                    loss = loss + self.ent_coef * entropy_loss
+                loss = now["vf_coef"] * value_loss
+                if now["ent_coef"] != 0:
+                    loss = loss + now["ent_coef"] * entropy_loss
                 divisor = self.expected_steps.divisor(estimate.samples)
                 grad_norm = self.update_rule.step(output, estimate, loss, divisor, self.max_grad_norm)
 
                 # V's further steps, on weights that the policy does not share
-                self.critic.fit(batch, self.vf_coef, self.max_grad_norm)
+                self.critic.fit(batch, now["vf_coef"], self.max_grad_norm)
 
                 # what the next batch may know of this one
                 self.control_variate.observe(estimate)
@@ -254,7 +260,10 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         self.logger.record("train/policy_loss", -(advantages * output.log_prob.detach()).mean().item())
         self.logger.record("train/value_loss", value_loss.item())
         self.logger.record("train/grad_norm", grad_norm)
-        self.logger.record("train/cv_learning_rate", cv_rate)
+        for name, value in now.items():
+            # a coefficient that never changes is no curve
+            if name.endswith("learning_rate") or callable(getattr(self, name)):
+                self.logger.record(f"train/{name}", value)
         for name, value in {**fitted, **gradient_variance(estimate)}.items():
             self.logger.record(f"train/{name}", value)
         if hasattr(self.policy, "log_std"):

@@ -48,6 +48,11 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
             "these are the parameters of an agent with another update rule, of which one has a state and the other has "
             "none: give it the update_rule of the agent that they are from"
         )
+    if exact_match and ("critic.optimizer" in parameters) != (model.critic.optimizer is not None):
+        raise UsageError(
+            "these are the parameters of an agent of which V's weights have an optimizer of their own where this "
+            "agent's have none, or the other way round: give both a critic_learning_rate, or neither"
+        )
     state = _with_guard(state, own)
     state = _with_temperature(parameters, _without_actions(state, own), own)
     if exact_match and state.keys() != own.keys():

@@ -15,6 +15,7 @@ from sb3_relax.algorithm.older_files import fitted_to
 from sb3_relax.algorithm.saved_agents import require_own_file
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.files import write_atomically
+from sb3_relax.policy_gradient.critic import Critic
 from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
 from sb3_relax.policy_gradient.hyperparameters import ATTRIBUTES
 from sb3_relax.policy_gradient.update_rules.base import UpdateRule
@@ -31,6 +32,7 @@ class Persistence(BaseAlgorithm):
     control_variate: ControlVariate
     update_rule: UpdateRule
     expected_steps: ExpectedSteps
+    critic: Critic
     noise_generator: th.Generator
 
     @property
@@ -115,6 +117,7 @@ class Persistence(BaseAlgorithm):
         names = ["control_variate", *(["cv_optimizer"] if self.cv_optimizer is not None else [])]
         names += ["expected_steps"] if self.expected_steps.longest is not None else []
         names += ["update_rule"] if self.update_rule.state_dict() else []
+        names += ["critic.optimizer"] if self.critic.optimizer is not None else []
         return [*names, "policy", "policy.optimizer"], []
 
 

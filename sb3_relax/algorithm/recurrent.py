@@ -57,6 +57,13 @@ class RecurrentView(PolicyView):
         with th.backends.cudnn.flags(enabled=False) if self.twice_differentiable else nullcontext():
             return super().evaluate(observations, actions, **context).at(real)
 
+    def context_of_zeros(self) -> dict[str, Any]:
+        lstm = self.policy.lstm_actor
+        zeros = th.zeros(lstm.num_layers, 1, lstm.hidden_size, device=self.device)
+        starts = th.zeros(1, device=self.device)
+        states = RNNStates((zeros, zeros), (zeros, zeros))
+        return {"lstm_states": states, "episode_starts": starts, "mask": th.ones_like(starts, dtype=th.bool)}
+
     def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
         states, starts = context["lstm_states"].vf, context["episode_starts"]
         values: th.Tensor = self.policy.predict_values(observations, states, starts)  # type: ignore[arg-type]

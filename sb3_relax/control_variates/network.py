@@ -86,7 +86,7 @@ class ScaledNetwork(nn.Module):
 
         By hand where every activation is a tanh, SB3's default: three layers are less work than autograd's bookkeeping.
         """
-        if not all(isinstance(layer, (nn.Linear, nn.Tanh)) for layer in self.state_encoder):
+        if not all(type(layer) in (nn.Linear, nn.Tanh) for layer in self.state_encoder):
             of_state = self.of_state(features)
             trained = [
                 p for layers in (self.state_encoder, self.state_layer) for p in layers.parameters() if p.requires_grad

@@ -17,6 +17,7 @@ from sb3_relax.catalogue import family_of
 from sb3_relax.errors import UsageError
 from sb3_relax.export.controller import EXAMPLE_STEPS, takes_masks, takes_memory
 from sb3_relax.export.normalizer import parts_of
+from sb3_relax.policy_gradient.hyperparameters import COEFFICIENTS, value_at
 
 #: A2C's arguments that it does not get from the agent: the environment, the seed, which would start every stream of
 #: random numbers anew, and the optimizer's settings, which are in policy_kwargs already
@@ -49,6 +50,8 @@ def to_a2c(model: ControlVariateA2C) -> A2C:
         raise TypeError(_what_to_do_instead(model))
     taken: dict[str, Any] = {name: getattr(model, name) for name in signature(A2C).parameters if name not in NOT_TAKEN}
     taken["policy_kwargs"] = deepcopy(taken["policy_kwargs"])
+    # A2C has no schedules of coefficients
+    taken |= {name: value_at(taken[name], max(model._current_progress_remaining, 0.0)) for name in COEFFICIENTS}
     # SB3's policies draw their first weights: that must not change what the agent draws next
     with th.random.fork_rng():
         a2c = A2C(model.policy_class, None, use_rms_prop=False, _init_setup_model=False, **taken)  # type: ignore[arg-type]
@@ -58,7 +61,8 @@ def to_a2c(model: ControlVariateA2C) -> A2C:
         a2c._setup_model()
     a2c.seed = model.seed
     a2c.policy.load_state_dict(model.policy.state_dict())
-    _copy_optimizer_state(model.policy, a2c.policy)
+    for optimizer in (model.policy.optimizer, model.critic.optimizer):
+        _copy_optimizer_state(optimizer, model.policy, a2c.policy)
     _require_equal_actions(model, a2c)
     return a2c
 
@@ -78,13 +82,13 @@ def _require_equal_actions(model: ControlVariateA2C, a2c: A2C) -> None:
         )
 
 
-def _copy_optimizer_state(source: BasePolicy, target: BasePolicy) -> None:
-    """What an optimizer remembers of each weight, where both are of one class."""
-    if type(source.optimizer) is not type(target.optimizer):
+def _copy_optimizer_state(optimizer: th.optim.Optimizer | None, source: BasePolicy, target: BasePolicy) -> None:
+    """What an optimizer remembers of each weight of ``source``, where ``target`` has one of its class."""
+    if optimizer is None or type(optimizer) is not type(target.optimizer):
         return
     for old, new in zip(source.parameters(), target.parameters(), strict=True):
-        if old in source.optimizer.state:
-            target.optimizer.state[new] = deepcopy(source.optimizer.state[old])
+        if old in optimizer.state:
+            target.optimizer.state[new] = deepcopy(optimizer.state[old])
 
 
 def _what_to_do_instead(model: ControlVariateA2C) -> str:

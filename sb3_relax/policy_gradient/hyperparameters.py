@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from inspect import signature
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.preprocessing import get_action_dim
@@ -26,6 +25,9 @@ CORRECTIONS = ("coupled", "relaxed", "exact")
 NO_HYPERPARAMETERS = {
     "self", "policy", "env", "stats_window_size", "tensorboard_log", "verbose", "device", "_init_setup_model",
 }  # fmt: skip
+
+#: A2C's coefficients that may be schedules here, and the least that each may be
+COEFFICIENTS = {"ent_coef": -math.inf, "vf_coef": 0.0}
 
 #: those that an algorithm keeps under another name, since the part that is made of it has its own
 ATTRIBUTES = {"control_variate": "control_variate_spec", "update_rule": "update_rule_spec"}
@@ -70,6 +72,8 @@ class Hyperparameters:
     :param update_rule: how the estimate becomes a step of the policy's weights: a name of
         :data:`~sb3_relax.policy_gradient.UPDATE_RULES`, or a function of (view) that makes an ``UpdateRule``, such as
         the class itself
+    :param critic_learning_rate: of the weights that V alone depends on, a number or a schedule; they then have an
+        optimizer of their own, of the policy's kind, and their gradient is clipped apart. ``None``: ``learning_rate``
     :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action
         distribution does not depend on, so neither the policy's weights nor its optimizer state notice
     :param n_episodes: update after this many whole episodes, without bootstrapping, instead of after ``n_steps``
@@ -88,6 +92,7 @@ class Hyperparameters:
     cv_action_dependent: bool = True
     control_variate: Any = None
     update_rule: str | Callable[..., Any] = "optimizer"
+    critic_learning_rate: float | Schedule | None = None
     n_critic_steps: int = field(default=1, metadata={"search": Choices((1, 5, 10))})
     n_episodes: int | None = None
     bootstrap_truncated: bool = True
@@ -132,6 +137,8 @@ class Hyperparameters:
     def check(self, action_space: spaces.Space, n_envs: int) -> None:
         """:raises UsageError: for a value out of range, or one that does not go with the others."""
         require_schedule("cv_learning_rate", self.cv_learning_rate)
+        if self.critic_learning_rate is not None:
+            require_schedule("critic_learning_rate", self.critic_learning_rate)
         require_count("n_cv_steps", self.n_cv_steps)
         require_count("n_critic_steps", self.n_critic_steps)
         require_choice("cv_objective", self.cv_objective, CV_OBJECTIVES)
@@ -220,15 +227,34 @@ def check_a2c(owner: Any) -> None:
     require_count("n_steps", owner.n_steps)
     require_within("gamma", owner.gamma, 0, 1)
     require_within("gae_lambda", owner.gae_lambda, 0, 1)
-    require_within("ent_coef", owner.ent_coef, -np.inf)
-    require_within("vf_coef", owner.vf_coef, 0)
+    for name, low in COEFFICIENTS.items():
+        require_within(name, value_at(getattr(owner, name), 1.0), low)
     require_within("max_grad_norm", owner.max_grad_norm, 0)
     require_schedule("learning_rate", owner.learning_rate)
 
 
-def rate_at(name: str, schedule: Schedule, progress_remaining: float) -> float:
-    """A schedule's value.
+def value_at(value: float | Schedule, progress_remaining: float) -> float:
+    """A number, or what a schedule makes of the share of training that remains."""
+    return value(progress_remaining) if callable(value) else value
 
-    :raises UsageError: where it is not a finite number of at least 0
+
+def scheduled_values(owner: Any, progress_remaining: float) -> dict[str, float]:
+    """Everything of an algorithm that may be a schedule and is set, by name: rates and coefficients as they are now.
+
+    :param owner: the algorithm, which has them as attributes
+    :param progress_remaining: the share of training that remains. It is below 0 after a last rollout that ends after
+        ``total_timesteps``; schedules are asked for 0 then, since they may have no value there
+    :raises UsageError: where one is out of range
     """
-    return require_rate(name, schedule(progress_remaining))
+    progress = max(progress_remaining, 0.0)
+    # SB3 keeps the learning rate as a schedule of that name, which callbacks replace
+    kept = {"learning_rate": "lr_schedule", "cv_learning_rate": "cv_lr_schedule"}
+    values = {}
+    for name in ("learning_rate", *owner.hyperparameters.schedules()):
+        value = getattr(owner, kept.get(name, name))
+        if value is not None:
+            values[name] = require_rate(name, value_at(value, progress))
+    for name, low in COEFFICIENTS.items():
+        values[name] = value_at(getattr(owner, name), progress)
+        require_within(name, values[name], low)
+    return values

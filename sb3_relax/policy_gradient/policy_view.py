@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -92,12 +93,12 @@ class PolicyView:
 
     @property
     def actor_weights(self) -> list[th.nn.Parameter]:
-        """The weights that the action distribution depends on. Known after the first :meth:`evaluate`."""
+        """The weights that the action distribution depends on."""
         return self._known_weights()[0]
 
     @property
     def critic_weights(self) -> list[th.nn.Parameter]:
-        """The weights that V alone depends on. Known after the first :meth:`evaluate`."""
+        """The weights that V alone depends on."""
         return self._known_weights()[1]
 
     def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
@@ -135,7 +136,7 @@ class PolicyView:
                     f"{type(self.policy).__name__}.evaluate_actions() does not evaluate its own action_dist, "
                     "so the action distribution's parameters cannot be read from it"
                 )
-            self._weights = self._tell_apart(latent, values)
+            self._weights = tell_apart(self.policy, latent, values)
         sample = to_sample(distribution, latent, actions)
         return PolicyOutput(latent, sample, seen[-1], values.flatten(), log_prob, entropy)
 
@@ -150,13 +151,43 @@ class PolicyView:
 
     def _known_weights(self) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:
         if self._weights is None:
-            raise RuntimeError("which weights are the actor's is found out by evaluate(): call it once first")
+            # before the first batch, one step of zeros tells: in evaluation mode, since it is no data
+            training = self.policy.training
+            self.policy.set_training_mode(False)
+            with th.enable_grad():
+                self.evaluate(*step_of_zeros(self.policy), **self.context_of_zeros())
+            self.policy.set_training_mode(training)
+        assert self._weights is not None
         return self._weights
 
-    def _tell_apart(self, latent: Latent, values: th.Tensor) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:
-        weights = [p for p in self.policy.parameters() if p.requires_grad]
-        to_actor = th.autograd.grad(latent.theta.sum(), weights, retain_graph=True, allow_unused=True)
-        to_value = th.autograd.grad(values.sum(), weights, retain_graph=True, allow_unused=True)
-        actor = [p for p, g in zip(weights, to_actor, strict=True) if g is not None]
-        critic = [p for p, a, v in zip(weights, to_actor, to_value, strict=True) if a is None and v is not None]
-        return actor, critic
+    def context_of_zeros(self) -> dict[str, Any]:
+        """What :meth:`evaluate` needs for that step beside it."""
+        return {}
+
+
+def step_of_zeros(policy: ActorCriticPolicy) -> tuple[PyTorchObs, th.Tensor]:
+    """Observation and action of one step, as :meth:`PolicyView.evaluate` takes them."""
+
+    def zeros(space: spaces.Space) -> th.Tensor:
+        return th.as_tensor(np.zeros((1, *(space.shape or ())), space.dtype), device=policy.device)
+
+    space = policy.observation_space
+    parts = space.spaces if isinstance(space, spaces.Dict) else None
+    observation = zeros(space) if parts is None else {name: zeros(part) for name, part in parts.items()}
+    return observation, zeros(policy.action_space).reshape(1, -1)
+
+
+def tell_apart(
+    policy: ActorCriticPolicy, latent: Latent, values: th.Tensor
+) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:
+    """The weights that the action distribution depends on, and those that V alone does, by what a pass reaches.
+
+    :param latent: of the pass
+    :param values: V of the pass
+    """
+    weights = [p for p in policy.parameters() if p.requires_grad]
+    to_actor = th.autograd.grad(latent.theta.sum(), weights, retain_graph=True, allow_unused=True)
+    to_value = th.autograd.grad(values.sum(), weights, retain_graph=True, allow_unused=True)
+    actor = [p for p, g in zip(weights, to_actor, strict=True) if g is not None]
+    critic = [p for p, a, v in zip(weights, to_actor, to_value, strict=True) if a is None and v is not None]
+    return actor, critic

@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_relax.errors import UnknownName, UsageError, constructor_arguments, require_count, require_within, unknown_name
-from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
+from sb3_relax.policy_gradient.hyperparameters import COEFFICIENTS, Hyperparameters
 
 #: a link to the checkout's zoo_hyperparams/, and a folder of its own in a built package
 FOLDER = Path(__file__).resolve().parent.parent / "zoo_hyperparams"
@@ -37,7 +37,7 @@ ZOO_KEYS = frozenset(
 SET_BY_ZOO = frozenset(["env", "tensorboard_log", "verbose", "seed", "device"])
 
 #: keys whose values may be ``lin_x``
-RATES = ("learning_rate", *Hyperparameters.schedules())
+RATES = ("learning_rate", *COEFFICIENTS, *Hyperparameters.schedules())
 
 
 def hyperparams_file(algorithm: str) -> Path | None:

@@ -19,6 +19,10 @@ class UsageError(ValueError):
     """
 
 
+class ParametersDoNotFit(UsageError, RuntimeError):
+    """Parameters of another agent than the one they are given to: a ``RuntimeError`` too, as torch raises it."""
+
+
 class AgentNotFound(FileNotFoundError):
     """There is no trained agent where one was asked for; the message says where that was."""
 

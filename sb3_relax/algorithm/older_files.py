@@ -6,7 +6,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_relax.errors import UsageError
+from sb3_relax.errors import ParametersDoNotFit
 
 #: what the parts of the control variate begin with, inside the guard
 INSIDE_GUARD = "variate."
@@ -29,7 +29,7 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
     :param parameters: name → state dict, as ``get_parameters()`` gives them; left as it is
     :param exact_match: whether all of ĉ's weights must be there, and no others
     :return: name → state dict
-    :raises UsageError: for weights of a ĉ(a, s) where the model has a ĉ(s), or of another control variate
+    :raises ParametersDoNotFit: (a ``ValueError`` and a ``RuntimeError``) for weights of a ĉ(a, s) where the model has a ĉ(s), or of another control variate
     """
     state = parameters.get("control_variate")
     if state is None:
@@ -44,12 +44,12 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
     else:
         parameters.setdefault("expected_steps", model.expected_steps.state_dict())
     if exact_match and ("update_rule" in parameters) != bool(model.update_rule.state_dict()):
-        raise UsageError(
+        raise ParametersDoNotFit(
             "these are the parameters of an agent with another update rule, of which one has a state and the other has "
             "none: give it the update_rule of the agent that they are from"
         )
     if exact_match and ("critic.optimizer" in parameters) != (model.critic.optimizer is not None):
-        raise UsageError(
+        raise ParametersDoNotFit(
             "these are the parameters of an agent of which V's weights have an optimizer of their own where this "
             "agent's have none, or the other way round: give both a critic_learning_rate, or neither"
         )
@@ -57,7 +57,7 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
     state = _with_temperature(parameters, _without_actions(state, own), own)
     if exact_match and state.keys() != own.keys():
         names = ", ".join(sorted(state.keys() ^ own.keys()))
-        raise UsageError(
+        raise ParametersDoNotFit(
             f"these are the weights of another control variate than this agent's (they differ in {names}): give it the "
             "control_variate, correction and cv_action_dependent of the agent that they are from"
         )
@@ -94,7 +94,7 @@ def _without_actions(state: dict[str, Any], own: dict[str, Any]) -> dict[str, An
     if name is None or name in own or not any(key.endswith("network.state_layer.weight") for key in own):
         return state
     if state[name].any():
-        raise UsageError(
+        raise ParametersDoNotFit(
             "weights of a ĉ(a, s) cannot be loaded into a ĉ(s), which must not read the actions: set "
             "cv_action_dependent=True, or take the weights of an agent with cv_action_dependent=False"
         )

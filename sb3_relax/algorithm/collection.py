@@ -78,18 +78,15 @@ class Collection(OnPolicyAlgorithm):
                 )
 
 
-class NotesTimeLimits(BaseCallback):
-    """The user's callback, and on the way a note of every time limit: SB3 adds γV to the reward there, and forgets it.
+class PassedOn(BaseCallback):
+    """A callback that passes everything on to another: what is to see a rollout on the way derives from it.
 
-    :param callback: everything is passed on to it
-    :param time_limits: where the notes go
+    :param callback: which is passed everything
     """
 
-    def __init__(self, callback: BaseCallback, time_limits: TimeLimits):
+    def __init__(self, callback: BaseCallback):
         super().__init__()
         self.callback = callback
-        self.time_limits = time_limits
-        self.step = 0
 
     def on_rollout_start(self) -> None:
         self.callback.on_rollout_start()
@@ -102,6 +99,24 @@ class NotesTimeLimits(BaseCallback):
         self.callback.update_locals(locals_)
 
     def on_step(self) -> bool:
+        return self.callback.on_step()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class NotesTimeLimits(PassedOn):
+    """The user's callback, and on the way a note of every time limit: SB3 adds γV to the reward there, and forgets it.
+
+    :param time_limits: where the notes go
+    """
+
+    def __init__(self, callback: BaseCallback, time_limits: TimeLimits):
+        super().__init__(callback)
+        self.time_limits = time_limits
+        self.step = 0
+
+    def on_step(self) -> bool:
         # before SB3 adds to the rewards
         dones: np.ndarray = self.locals["dones"]
         if dones.any():
@@ -109,7 +124,4 @@ class NotesTimeLimits(BaseCallback):
                 if self.locals["infos"][env].get("TimeLimit.truncated", False):
                     self.time_limits.note(self.step, int(env), float(self.locals["rewards"][env]))
         self.step += 1
-        return self.callback.on_step()
-
-    def _on_step(self) -> bool:
-        return True
+        return super().on_step()

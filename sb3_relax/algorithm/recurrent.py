@@ -41,6 +41,8 @@ class RecurrentView(PolicyView):
 
     The features are what comes out of the actor's LSTM: what the policy knows of the past.
 
+    What masks forbid in the steps that pad does not matter either.
+
     Where ``twice_differentiable``, cuDNN is left out, which has no second derivative of an LSTM.
 
     :param policy: sb3-contrib's
@@ -54,6 +56,9 @@ class RecurrentView(PolicyView):
 
     def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
         real = context.pop("mask")
+        masks = context.get("action_masks")
+        if masks is not None:
+            context["action_masks"] = th.as_tensor(masks, dtype=th.bool, device=real.device) | ~real.unsqueeze(-1)
         with th.backends.cudnn.flags(enabled=False) if self.twice_differentiable else nullcontext():
             return super().evaluate(observations, actions, **context).at(real)
 
@@ -69,7 +74,7 @@ class RecurrentView(PolicyView):
 
 
 class RecurrentRollout(Rollout):
-    """A rollout whose context is the LSTM's states before every step, ``[T, E, layers, hidden]``.
+    """A rollout whose context holds the LSTM's states before every step, ``[T, E, layers, hidden]``, beside any masks.
 
     Its batch is made of sequences of steps that follow each other in ``order``, cut at episode starts, at the rollout's
     start and at one random step, as sb3-contrib's buffer makes them.
@@ -79,7 +84,8 @@ class RecurrentRollout(Rollout):
     def read_context(cls, buffer: Any) -> dict[str, np.ndarray]:
         shape = (buffer.buffer_size, buffer.n_envs)
         _, layers, _, hidden = buffer.hidden_state_shape
-        return {name: _states_in_time_order(getattr(buffer, name), shape, layers, hidden) for name in STATES}
+        states = {name: _states_in_time_order(getattr(buffer, name), shape, layers, hidden) for name in STATES}
+        return {**super().read_context(buffer), **states}
 
     def batches(self, dtype: th.dtype) -> Iterator[Batch]:
         split = np.random.randint(self.values.size)  # noqa: NPY002  (sb3-contrib's generator, and its order)
@@ -116,6 +122,7 @@ class RecurrentRollout(Rollout):
             order,
             self.shape,
             {
+                **{name: padded(array) for name, array in self.context.items() if name not in STATES},
                 "lstm_states": RNNStates((pi_hidden, pi_cell), (vf_hidden, vf_cell)),
                 "episode_starts": th.zeros_like(real, dtype=th.float32),
                 "mask": real,
@@ -146,6 +153,11 @@ class Recurrent(ControlVariateA2C):
     policy_base = RECURRENT
     view_class = RecurrentView
     rollout_class = RecurrentRollout
+    #: by default, of rollouts without and with Dict observations
+    buffer_classes: ClassVar[tuple[type[RolloutBuffer], type[RolloutBuffer]]] = (
+        RecurrentRolloutBuffer,
+        RecurrentDictRolloutBuffer,
+    )
 
     policy: RecurrentActorCriticPolicy
 
@@ -165,8 +177,7 @@ class Recurrent(ControlVariateA2C):
 
     def _setup_model(self) -> None:
         if self.rollout_buffer_class is None:
-            has_parts = isinstance(self.observation_space, spaces.Dict)
-            self.rollout_buffer_class = RecurrentDictRolloutBuffer if has_parts else RecurrentRolloutBuffer
+            self.rollout_buffer_class = self.buffer_classes[isinstance(self.observation_space, spaces.Dict)]
         buffer_class: Any = self.rollout_buffer_class
         # SB3 makes the buffer before the policy, whose LSTM's size the buffer must know: all but that is bound here
         self.rollout_buffer_class = partial(partial, buffer_class)  # type: ignore[assignment]
@@ -198,6 +209,7 @@ class Recurrent(ControlVariateA2C):
         lstm_states: RNNStates,
         episode_starts: th.Tensor,
         mask: th.Tensor | None = None,
+        **context: Any,
     ) -> dict[str, th.Tensor]:
         """As :meth:`ControlVariateA2C.policy_gradient`, for S sequences of up to T steps, one after the other.
 
@@ -207,6 +219,7 @@ class Recurrent(ControlVariateA2C):
         :param lstm_states: of actor and critic before each sequence, each tensor ``[layers, S, hidden]``
         :param episode_starts: ``[S·T]``, 1 where a step is the first of its episode
         :param mask: ``[S·T]``, 0 where a step is padding; ``None``: there is none
+        :param context: what else the policy takes: ``action_masks``, ``[S·T, n]``, with MaskableRecurrentRELAXA2C
         :return: name → gradient; the mean is over the steps that are not padding
 
         Example::
@@ -225,6 +238,7 @@ class Recurrent(ControlVariateA2C):
             lstm_states=lstm_states,
             episode_starts=episode_starts,
             mask=real,
+            **context,
         )
 
     def _excluded_save_params(self) -> list[str]:

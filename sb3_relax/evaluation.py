@@ -16,7 +16,7 @@ from sb3_relax.errors import UsageError
 
 
 class UnderMasks:
-    """A masked agent that asks an environment which actions are allowed, for whatever calls ``predict()`` without masks.
+    """A masked agent that asks an environment which actions are allowed, for what calls ``predict()`` without masks.
 
     SB3's ``evaluate_policy`` and rl-zoo's commands are of that kind. sb3-contrib's ``evaluate_policy`` gives masks, but
     loses the state of a policy with an LSTM, and does not see masks that a VecEnv's wrapper offers.

@@ -162,7 +162,7 @@ class Masked(ControlVariateA2C):
 
 
 class HandsMasks(PassedOn):
-    """The masks in a rollout that SB3's or sb3-contrib's own code collects: the policy gets them, the buffer keeps them.
+    """The masks in a rollout that SB3's or sb3-contrib's code collects: the policy gets them, the buffer keeps them.
 
     Only where that code asks the policy for actions, and not where the user's callback does in between, which may be
     about other states.

@@ -14,10 +14,12 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.hooks import RemovableHandle
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.algorithm.collection import of_each
 from sb3_relax.algorithm.contrib import (
     RecurrentActorCriticPolicy,
     RecurrentDictRolloutBuffer,
@@ -137,13 +139,19 @@ def _states_in_time_order(array: np.ndarray, shape: tuple[int, int], layers: int
     return in_time_order(array, shape, (layers, hidden))
 
 
+def states_of(states: RNNStates, env_index: int) -> RNNStates:
+    """Of one environment, ``[layers, 1, hidden]``."""
+    pi, vf = (tuple(state[:, env_index : env_index + 1].contiguous() for state in part) for part in states)
+    return RNNStates(pi, vf)
+
+
 class Recurrent(ControlVariateA2C):
     """Sequences of steps in the place of single ones, as sb3-contrib's RecurrentPPO has them.
 
-    To be put before LAXA2C or RELAXA2C among a class's bases. Rollouts, LSTM states, episode starts and the bootstrap
-    at time limits are RecurrentPPO's own code. An update is one pass over its sequences (cut at episode starts and one
-    random step) from the states they started with; steps that pad the shorter ones are dropped as soon as the policy
-    has evaluated them, before any loss, estimate or statistic.
+    To be put before LAXA2C or RELAXA2C among a class's bases. Rollouts of ``n_steps``, with LSTM states, episode starts
+    and the bootstrap at time limits, are RecurrentPPO's own code. An update is one pass over its sequences (cut at
+    episode starts and one random step) from the states they started with; steps that pad the shorter ones are dropped
+    as soon as the policy has evaluated them, before any loss, estimate or statistic.
 
     ĉ reads the output of the actor's LSTM, detached: what the policy knows of the past, and nothing that came after the
     action, so that it stays a function of the state the policy acted in.
@@ -163,11 +171,6 @@ class Recurrent(ControlVariateA2C):
 
     def check_hyperparameters(self) -> Hyperparameters:
         values = super().check_hyperparameters()
-        if self.n_episodes is not None:
-            raise UsageError(
-                f"{type(self).__name__} updates every n_steps: n_episodes must be None, since sb3-contrib's recurrent "
-                f"rollouts are of fixed length; got {self.n_episodes}"
-            )
         if self.policy_kwargs.get("squash_output"):
             raise UsageError(
                 "squash_output must be False: sb3-contrib's recurrent rollouts hand squashed actions to the "
@@ -199,6 +202,26 @@ class Recurrent(ControlVariateA2C):
         # sb3-contrib's own collection, which needs nothing of RecurrentPPO but what every on-policy algorithm has
         collect: Any = RecurrentPPO.collect_rollouts
         return collect(self, env, callback, rollout_buffer, n_rollout_steps)
+
+    def act(self, env: VecEnv) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor], list[dict[str, Any]]]:
+        before, context = self._last_lstm_states, self.acting_context(env)
+        *acted, self._last_lstm_states = self.policy(
+            obs_as_tensor(self._last_obs, self.device),  # type: ignore[arg-type]
+            before,
+            th.as_tensor(self._last_episode_starts, dtype=th.float32, device=self.device),
+            **context,
+        )
+        kept = of_each(context, env.num_envs)
+        return tuple(acted), [{**of_one, "lstm_states": states_of(before, i)} for i, of_one in enumerate(kept)]
+
+    def value_at_end(self, observation: PyTorchObs, env_index: int) -> float:
+        states = states_of(self._last_lstm_states, env_index).vf
+        return self.policy.predict_values(observation, states, th.zeros(1, device=self.device)).item()  # type: ignore[arg-type]
+
+    def make_room(self, rollout_buffer: Any, n_steps: int) -> None:
+        _, layers, _, hidden = rollout_buffer.hidden_state_shape
+        rollout_buffer.hidden_state_shape = (n_steps, layers, 1, hidden)
+        super().make_room(rollout_buffer, n_steps)
 
     def policy_gradient(  # type: ignore[override]
         self,

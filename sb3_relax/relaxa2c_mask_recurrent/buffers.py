@@ -43,13 +43,15 @@ class MasksOfSequences:
         yield from super().get(batch_size)  # type: ignore[misc]
 
     def _get_samples(self: Any, batch_inds: np.ndarray, *args: Any) -> MaskableRecurrentSamples:
-        samples = super()._get_samples(batch_inds, *args)  # type: ignore[misc]
+        samples: Any = super()._get_samples(batch_inds, *args)  # type: ignore[misc]
         return MaskableRecurrentSamples(*samples, self.pad(self.action_masks[batch_inds]).flatten(0, 1))
 
 
-class MaskableRecurrentRolloutBuffer(MasksOfSequences, RecurrentRolloutBuffer, MaskableRolloutBuffer):
+class MaskableRecurrentRolloutBuffer(MasksOfSequences, RecurrentRolloutBuffer, MaskableRolloutBuffer):  # type: ignore[misc]
     """A rollout of steps with LSTM states and masks; arguments are RecurrentRolloutBuffer's."""
 
 
-class MaskableRecurrentDictRolloutBuffer(MasksOfSequences, RecurrentDictRolloutBuffer, MaskableDictRolloutBuffer):
+class MaskableRecurrentDictRolloutBuffer(  # type: ignore[misc]
+    MasksOfSequences, RecurrentDictRolloutBuffer, MaskableDictRolloutBuffer
+):
     """The same with Dict observations; arguments are RecurrentDictRolloutBuffer's."""

@@ -52,8 +52,8 @@ class MaskableRecurrentActorCriticPolicy(RecurrentActorCriticPolicy):
         finally:
             self._action_masks = before
 
-    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> MaskableDistribution:
-        distribution = self.action_dist.proba_distribution(action_logits=self.action_net(latent_pi))
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Any:
+        distribution: Any = self.action_dist.proba_distribution(action_logits=self.action_net(latent_pi))
         if self._action_masks is not None:
             distribution.apply_masking(self._action_masks)
         return distribution
@@ -91,18 +91,7 @@ class MaskableRecurrentActorCriticPolicy(RecurrentActorCriticPolicy):
     ) -> tuple[MaskableDistribution, tuple[th.Tensor, ...]]:
         """The distribution of actions and the next states, as RecurrentActorCriticPolicy's."""
         with self._under(action_masks):
-            return super().get_distribution(obs, lstm_states, episode_starts)
-
-    def _predict(  # type: ignore[override]
-        self,
-        observation: th.Tensor,
-        lstm_states: tuple[th.Tensor, th.Tensor],
-        episode_starts: th.Tensor,
-        deterministic: bool = False,
-        action_masks: np.ndarray | th.Tensor | None = None,
-    ) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
-        distribution, states = self.get_distribution(observation, lstm_states, episode_starts, action_masks)
-        return distribution.get_actions(deterministic=deterministic), states
+            return super().get_distribution(obs, lstm_states, episode_starts)  # type: ignore[return-value]
 
     def predict(
         self,

@@ -354,8 +354,6 @@ def test_errors_say_what_is_allowed():
         RecurrentRELAXA2C("MlpPolicy", "CartPole-v1")
     with pytest.raises(ValueError, match="derive from sb3-contrib's RecurrentActorCriticPolicy"):
         RecurrentRELAXA2C(RELAXA2C.policy_aliases["MlpPolicy"], "CartPole-v1")
-    with pytest.raises(ValueError, match="n_episodes must be None"):
-        RecurrentRELAXA2C("MlpLstmPolicy", "CartPole-v1", n_episodes=2)
     with pytest.raises(ValueError, match="squash_output must be False"):
         RecurrentLAXA2C("MlpLstmPolicy", "Pendulum-v1", use_sde=True, policy_kwargs=dict(squash_output=True))
     with pytest.raises(ValueError, match=r"use sb3_relax\.RecurrentRELAXA2C instead"):

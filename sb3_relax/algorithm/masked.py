@@ -200,6 +200,10 @@ class HandsMasks(PassedOn):
         self.collecting = True
         return goes_on
 
+    def on_rollout_end(self) -> None:
+        self.collecting = False
+        super().on_rollout_end()
+
 
 def evaluates_without_masks(callback: Any) -> bool:
     """Whether a callback, or one of those in it, is SB3's ``EvalCallback`` and not sb3-contrib's.

@@ -51,14 +51,20 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int) -> np.ndar
     size, entries = _entries(action_space)
     try:
         array = np.asarray(masks.cpu() if isinstance(masks, th.Tensor) else masks, dtype=bool)
-        got = f"an array of shape {array.shape}"
-    except ValueError:  # they differ in size
+    except ValueError:  # their sizes differ
         array = np.empty(0, dtype=bool)
-        got = f"masks of {', '.join(str(np.size(mask)) for mask in masks)} entries"
     if array.size != count * size or (count > 1 and len(array) != count):
         right = f"{size} entries" if count == 1 else f"{size} entries for each of the {count} environments"
-        raise UsageError(f"action_masks must have {right} with {action_space} ({entries}); got {got}")
+        raise UsageError(f"action_masks must have {right} with {action_space} ({entries}); got {_shape(masks)}")
     return array.reshape(count, size)
+
+
+def _shape(masks: Any) -> str:
+    """Of an array, or of each part where they differ."""
+    try:
+        return f"shape {tuple(np.shape(masks))}"
+    except ValueError:
+        return f"[{', '.join(map(_shape, masks))}]"
 
 
 def _entries(action_space: spaces.Space) -> tuple[int, str]:

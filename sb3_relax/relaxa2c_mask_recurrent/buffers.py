@@ -44,7 +44,8 @@ class MasksOfSequences:
 
     def _get_samples(self: Any, batch_inds: np.ndarray, *args: Any) -> MaskableRecurrentSamples:
         samples: Any = super()._get_samples(batch_inds, *args)  # type: ignore[misc]
-        return MaskableRecurrentSamples(*samples, self.pad(self.action_masks[batch_inds]).flatten(0, 1))
+        masks: th.Tensor = self.pad(self.action_masks[batch_inds]).flatten(0, 1)
+        return MaskableRecurrentSamples(**samples._asdict(), action_masks=masks)
 
 
 class MaskableRecurrentRolloutBuffer(MasksOfSequences, RecurrentRolloutBuffer, MaskableRolloutBuffer):  # type: ignore[misc]

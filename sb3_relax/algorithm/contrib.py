@@ -8,7 +8,7 @@ try:
     from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
     from sb3_contrib.common.maskable.distributions import MaskableDistribution, make_masked_proba_distribution
     from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
-    from sb3_contrib.common.maskable.utils import is_masking_supported
+    from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
     from sb3_contrib.common.recurrent.buffers import (
         RecurrentDictRolloutBuffer,
         RecurrentRolloutBuffer,
@@ -43,6 +43,7 @@ __all__ = [
     "RecurrentPPO",
     "RecurrentRolloutBuffer",
     "create_sequencers",
+    "get_action_masks",
     "is_masking_supported",
     "make_masked_proba_distribution",
 ]

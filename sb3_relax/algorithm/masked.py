@@ -10,7 +10,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
@@ -20,7 +20,6 @@ from sb3_relax.algorithm.collection import PassedOn
 from sb3_relax.algorithm.contrib import (
     MaskableActorCriticPolicy,
     MaskableDictRolloutBuffer,
-    MaskableEvalCallback,
     MaskablePPO,
     MaskableRolloutBuffer,
 )
@@ -44,7 +43,7 @@ class Masked(ControlVariateA2C):
         MaskableRolloutBuffer,
         MaskableDictRolloutBuffer,
     )
-    #: what evaluates its agents while they learn, for the warning where something else is to
+    #: what evaluates its agents, for the warning where something else does
     evaluation: ClassVar[str] = (
         "sb3-contrib's MaskableEvalCallback (sb3_contrib.common.maskable.callbacks) and evaluate_policy "
         "(sb3_contrib.common.maskable.evaluation)"
@@ -152,12 +151,6 @@ class Masked(ControlVariateA2C):
         :param use_masking: whether to ask the environment for masks
         """
         self._use_masking = use_masking
-        if use_masking and evaluates_without_masks(callback):
-            warnings.warn(
-                f"SB3's EvalCallback gives this {type(self).__name__} no masks, so in evaluation it may take what the "
-                f"environment forbids: use {self.evaluation}",
-                stacklevel=2,
-            )
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 
@@ -203,17 +196,3 @@ class HandsMasks(PassedOn):
     def on_rollout_end(self) -> None:
         self.collecting = False
         super().on_rollout_end()
-
-
-def evaluates_without_masks(callback: Any) -> bool:
-    """Whether a callback, or one of those in it, is SB3's ``EvalCallback`` and not sb3-contrib's.
-
-    :param callback: as ``learn()`` takes it
-    """
-    if isinstance(callback, EvalCallback):
-        return not isinstance(callback, MaskableEvalCallback)
-    if isinstance(callback, CallbackList):
-        callback = callback.callbacks
-    elif isinstance(callback, EventCallback):
-        callback = [callback.callback]
-    return isinstance(callback, list) and any(map(evaluates_without_masks, callback))

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from sb3_relax.algorithm.contrib import is_masking_supported
+from sb3_relax.algorithm.contrib import get_action_masks, is_masking_supported
 from sb3_relax.errors import UsageError
 
 #: the method that says which actions are allowed, as sb3-contrib names it
@@ -37,7 +37,7 @@ def masks_of(env: gym.Env | VecEnv, action_space: spaces.Space) -> np.ndarray:
     layer = _layer_with_masks(env)
     if layer is not None:
         return checked_masks(getattr(layer, METHOD)(), action_space, layer.num_envs)
-    masks = env.env_method(METHOD) if isinstance(env, VecEnv) else [env.get_wrapper_attr(METHOD)()]
+    masks = env.env_method(METHOD) if isinstance(env, VecEnv) else [get_action_masks(env)]
     return checked_masks(masks, action_space, len(masks))
 
 

@@ -235,6 +235,7 @@ def test_where_the_lstm_is_trivial_it_is_the_maskable_class(space, n_episodes):
     policy_kwargs = dict(net_arch=net_arch, lstm_hidden_size=3)
     model = MaskableRecurrentRELAXA2C("MlpLstmPolicy", masked(space), policy_kwargs=policy_kwargs, **common)
     model.policy.lstm_actor, model.policy.lstm_critic = NothingRemembered(3, 3), NothingRemembered(3, 3)
+    model.view.follow(model.policy)
     model.policy.load_state_dict(reference.policy.state_dict(), strict=False)
     model.control_variate.load_state_dict(reference.control_variate.state_dict())
     learned = []

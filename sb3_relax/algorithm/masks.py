@@ -54,8 +54,9 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int) -> np.ndar
     except ValueError:  # their sizes differ
         array = np.empty(0, dtype=bool)
     if array.size != count * size or (count > 1 and len(array) != count):
-        right = f"{size} entries" if count == 1 else f"{size} entries for each of the {count} environments"
-        raise UsageError(f"action_masks must have {right} with {action_space} ({entries}); got {_shape(masks)}")
+        each = "" if count == 1 else f" in each of {count} masks"
+        right = f"{size} entries{each} with {action_space} ({entries})"
+        raise UsageError(f"action_masks must have {right}; got {_shape(masks)}")
     return array.reshape(count, size)
 
 
@@ -82,7 +83,7 @@ def _layer_with_masks(env: gym.Env | VecEnv) -> VecEnv | None:
     layer: Any = env
     while isinstance(layer, VecEnv):
         # not by hasattr(): SB3's wrappers pass on what those below them have, and refuse where two have it
-        if getattr_static(layer, METHOD, None) is not None:
+        if callable(getattr_static(layer, METHOD, None)):
             return layer
         layer = layer.venv if isinstance(layer, VecEnvWrapper) else None
     return None

@@ -295,7 +295,7 @@ def test_a_mask_of_the_wrong_size_says_which_is_right(space):
         (several, np.ones((size, 6))),  # a size that fits, the wrong way round
     ):
         with pytest.raises(
-            ValueError, match=right.replace("entries", "entries.*" if obs is one else "entries for each")
+            ValueError, match=right.replace("entries", "entries.*" if obs is one else "entries in each of 6")
         ):
             model.predict(obs, action_masks=masks)
     model.predict(one, action_masks=[1] * size)

@@ -93,6 +93,17 @@ class MaskableRecurrentActorCriticPolicy(RecurrentActorCriticPolicy):
         with self._under(action_masks):
             return super().get_distribution(obs, lstm_states, episode_starts)  # type: ignore[return-value]
 
+    def _predict(  # type: ignore[override]
+        self,
+        observation: th.Tensor,
+        lstm_states: tuple[th.Tensor, th.Tensor],
+        episode_starts: th.Tensor,
+        deterministic: bool = False,
+        action_masks: np.ndarray | th.Tensor | None = None,
+    ) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
+        with self._under(action_masks):
+            return super()._predict(observation, lstm_states, episode_starts, deterministic)
+
     def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],

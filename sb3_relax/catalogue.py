@@ -18,6 +18,13 @@ class Entry(NamedTuple):
     policy_base: str | None = None  #: the family of policies that it takes; ``None``: SB3's own
 
 
+class Family(NamedTuple):
+    """A family of policies beside SB3's own."""
+
+    words: frozenset[str]  #: in its policies' names
+    home: str  #: the package or module that has it
+
+
 DISCRETE = ("Discrete", "MultiDiscrete", "MultiBinary")
 MASKABLE, RECURRENT = "MaskableActorCriticPolicy", "RecurrentActorCriticPolicy"
 MASKABLE_RECURRENT = "MaskableRecurrentActorCriticPolicy"
@@ -31,8 +38,12 @@ CATALOGUE: dict[str, Entry] = {
     "RecurrentRELAXA2C": Entry("sb3_relax.relaxa2c_recurrent", DISCRETE, RECURRENT),
     "MaskableRecurrentRELAXA2C": Entry("sb3_relax.relaxa2c_mask_recurrent", DISCRETE, MASKABLE_RECURRENT),
 }
-#: families of policies beside SB3's own, each before the one it derives from, and the words in their policies' names
-POLICY_FAMILIES = {MASKABLE_RECURRENT: {"Mask", "Lstm"}, MASKABLE: {"Mask"}, RECURRENT: {"Lstm"}}
+#: class name → what it is; each before the one it derives from
+POLICY_FAMILIES: dict[str, Family] = {
+    MASKABLE_RECURRENT: Family(frozenset({"Mask", "Lstm"}), "sb3_relax.relaxa2c_mask_recurrent"),
+    MASKABLE: Family(frozenset({"Mask"}), "sb3-contrib"),
+    RECURRENT: Family(frozenset({"Lstm"}), "sb3-contrib"),
+}
 
 
 def load(name: str) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 from gymnasium import spaces
 
-from sb3_relax.catalogue import MASKABLE_RECURRENT, POLICY_FAMILIES, family_of, takers
+from sb3_relax.catalogue import POLICY_FAMILIES, family_of, takers
 from sb3_relax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def require_policy_family(cls: Any, policy_class: type | None) -> None:
         return
     family = family_of(policy_class)
     if cls.policy_base is not None and cls.policy_base not in {base.__name__ for base in policy_class.__mro__}:
-        owner = "sb3_relax" if cls.policy_base == MASKABLE_RECURRENT else "sb3-contrib"
         raise UsageError(
-            f"{cls.__name__} takes policies that derive from {owner}'s {cls.policy_base}; got {policy_class}"
+            f"{cls.__name__} takes policies that derive from {POLICY_FAMILIES[cls.policy_base].home}'s "
+            f"{cls.policy_base}; got {policy_class}"
         )
     if family not in (None, cls.policy_base):
         raise UsageError(f"{cls.__name__} does not take {policy_class}: use {_named(takers(None, family))}")
@@ -59,11 +59,11 @@ def unknown_policy(cls: Any, name: str) -> UsageError:
     :param cls: with ``policy_aliases``
     """
     message = f"{cls.__name__} has no policy {name!r}; it has {', '.join(cls.policy_aliases)}"
-    own = POLICY_FAMILIES.get(cls.policy_base, set())
-    wanted = own | {word for words in POLICY_FAMILIES.values() for word in words if word in name}
-    for family, words in POLICY_FAMILIES.items():
-        if words == wanted != own:
-            message += f". For such policies use {_named(takers(None, family))}"
+    own = POLICY_FAMILIES[cls.policy_base].words if cls.policy_base is not None else frozenset()
+    named = {word for family in POLICY_FAMILIES.values() for word in family.words if word in name}
+    for base, family in POLICY_FAMILIES.items():
+        if family.words == own | named != own:  # what the class has, and what was asked for
+            message += f". For {family.home}'s policies use {_named(takers(None, base))}"
     return UsageError(message)
 
 

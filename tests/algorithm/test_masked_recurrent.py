@@ -361,7 +361,9 @@ def test_errors_name_the_class_to_use():
             algorithm(name, env)
     with pytest.raises(ValueError, match=r"no policy 'MlpPolicy'; it has MlpLstmPolicy, [^.]*$"):
         MaskableRecurrentRELAXA2C("MlpPolicy", env)
-    with pytest.raises(ValueError, match="derive from sb3_relax's MaskableRecurrentActorCriticPolicy"):
+    with pytest.raises(
+        ValueError, match=r"derive from sb3_relax\.relaxa2c_mask_recurrent's MaskableRecurrentActorCriticPolicy"
+    ):
         MaskableRecurrentRELAXA2C(RecurrentActorCriticPolicy, env)
     with pytest.raises(ValueError, match="takes Discrete, MultiDiscrete, MultiBinary action spaces"):
         MaskableRecurrentRELAXA2C("MlpLstmPolicy", "Pendulum-v1")

@@ -68,6 +68,11 @@ class Masked(ControlVariateA2C):
             super()._setup_model()
         finally:
             self.policy_class = policy_class
+        if not isinstance(self.rollout_buffer, self.buffer_classes):
+            names = " or ".join(f"{kind.__module__}.{kind.__name__}" for kind in self.buffer_classes)
+            raise UsageError(
+                f"rollout_buffer_class must keep masks, so it must derive from {names}; got {self.rollout_buffer_class}"
+            )
 
     def acting_context(self, env: VecEnv) -> dict[str, Any]:
         return {"action_masks": masks_of(env, self.action_space)} if self._use_masking else {}

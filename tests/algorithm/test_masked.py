@@ -19,6 +19,7 @@ from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.wrappers import ActionMasker
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy as evaluate_by_sb3
@@ -245,6 +246,10 @@ def test_errors_name_the_class_to_use():
         RELAXA2C("MaskableMlpPolicy", env)
     with pytest.raises(ValueError, match="derive from sb3-contrib's MaskableActorCriticPolicy"):
         MaskableRELAXA2C(RELAXA2C.policy_aliases["MlpPolicy"], env)
+    with pytest.raises(
+        ValueError, match=r"rollout_buffer_class must keep masks.*MaskableRolloutBuffer or .*RolloutBuffer"
+    ):
+        MaskableRELAXA2C("MlpPolicy", env, rollout_buffer_class=RolloutBuffer)
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_by_sb3_contrib
+from sb3_contrib.common.recurrent.buffers import RecurrentRolloutBuffer
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.env_util import make_vec_env
@@ -369,6 +370,8 @@ def test_errors_name_the_class_to_use():
         MaskableRecurrentRELAXA2C("MlpLstmPolicy", "Pendulum-v1")
     with pytest.raises(ValueError, match=r"no method action_masks\(\)"):
         small(TinyEnv(spaces.Discrete(3))).learn(20)
+    with pytest.raises(ValueError, match=r"rollout_buffer_class must keep masks.*MaskableRecurrentRolloutBuffer or"):
+        small(env, rollout_buffer_class=RecurrentRolloutBuffer)
     model = small(env)
     with pytest.raises(
         ValueError, match=r"action_masks must have 3 entries with Discrete\(3\) \(one for each action\)"

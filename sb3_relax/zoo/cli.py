@@ -34,6 +34,7 @@ COMMANDS = {
     "plot-eval": Command("rl_zoo3.plots.all_plots", "gather evaluations of several runs: table and plot"),
     "plot-file": Command("rl_zoo3.plots.plot_from_file", "plot what plot-eval has gathered"),
     "diagnose": Command("sb3_relax.diagnose", "where the gradient's variance comes from, and if ĉ can help"),
+    "compare": Command("sb3_relax.compare", "train ours, A2C with ĉ(s) and A2C over several seeds: a table and a plot"),
     "push_to_hub": Command("sb3_relax.zoo.hub", "upload an agent, with its model card, to the Hugging Face hub"),
     "load_from_hub": Command("rl_zoo3.load_from_hub", "download an agent"),
 }

@@ -79,7 +79,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         self._check_entry()
         if self.trial_id is not None:  # read here: rl_zoo3 takes trial 0 for none
-            assert self.storage is not None and self.study_name is not None  # the command has seen to it
+            assert self.storage is not None  # the command has seen to it
+            assert self.study_name is not None
             trial = self.load_trial(self.storage, self.study_name, self.trial_id)
             self.custom_hyperparams = trial | (self.custom_hyperparams or {})
             self.trial_id = None

@@ -19,11 +19,14 @@ class MyEnv(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.time = 0
-        return self.observation_space.sample(), {}
+        return self.observe(), {}
+
+    def observe(self):
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32)
 
     def step(self, action):
         self.time += 1
-        return self.observation_space.sample(), float(np.sum(action == 1)), self.time >= self.length, False, {}
+        return self.observe(), float(np.sum(action == 1)), self.time >= self.length, False, {}
 
     def render(self):
         return np.zeros((16, 16, 3), np.uint8)
@@ -43,6 +46,9 @@ class Masked(MyEnv):
 
 class Parts(MyEnv):
     observation_space = spaces.Dict({"a": MyEnv.observation_space})
+
+    def observe(self):
+        return {"a": super().observe()}
 
 
 class Torques(MyEnv):

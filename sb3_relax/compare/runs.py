@@ -7,7 +7,10 @@ import contextlib
 import io
 import json
 import multiprocessing
+import os
+import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -102,15 +105,31 @@ def run_all(jobs: Sequence[Job], count: int, landed: Callable[[Job, str | None],
     :param landed: called here whenever one has ended, with the error where it has failed
     """
     # processes are started afresh: a fork would copy the threads' locks that torch holds
-    with ProcessPoolExecutor(min(count, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(count, len(jobs)), context, initializer=end_with_command) as pool:
         futures = {pool.submit(failure_of, job): job for job in jobs}
         try:
             for future in as_completed(futures):
                 died = future.exception()  # of a process that was killed, for want of memory or by hand
                 landed(futures[future], future.result() if died is None else str(died))
-        except BaseException:  # an interrupt: what has begun is ended by it as well, and nothing more begins
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:  # an interrupt: the pool would finish all that it has been given
+            for process in multiprocessing.active_children():
+                process.terminate()
             raise
+
+
+def end_with_command() -> None:
+    """In a process of the pool: it ends with the command, be that killed, and not before it."""
+    # an interrupt reaches all processes, and the command's own answer to it is to end those of its pool
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait_and_end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_and_end, daemon=True).start()
 
 
 def failure_of(job: Job) -> str | None:

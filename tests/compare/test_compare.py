@@ -1,9 +1,10 @@
 """``sb3-relax compare``: three arms that differ by the control variate alone, and reruns that go on."""
 
 import json
-import multiprocessing
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gymnasium as gym
@@ -184,19 +185,18 @@ def test_the_arms_differ_by_the_control_variate_alone(algorithm):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again():
-    """What had ended is kept, and nothing half written counts."""
-    context = multiprocessing.get_context("spawn")
-    arguments = ["--env", "mine:MyEnv-v0", "-n", "2000", "--seeds", "2", "--jobs", "1"]
-    killed = context.Process(target=zoo.main, args=(["compare", *arguments],))
-    killed.start()
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_and_started_again(how):
+    """Whatever had ended is kept, nothing half written counts, and no process is left."""
+    arguments = ["--env", "mine:MyEnv-v0", "-n", "600", "--seeds", "2", "--jobs", "2"]
+    command = [sys.executable, "-m", "sb3_relax.zoo", "compare", *arguments]
+    stopped = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not recorded():
-        killed.join(0.1)
-        assert killed.is_alive()
-    import os
-
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.join()
+        time.sleep(0.1)
+        assert stopped.poll() is None
+    stopped.send_signal(how)
+    output, _ = stopped.communicate(timeout=60)  # its pipe is open as long as a process of it is there
+    assert ("stopped: the same command goes on from here" in output) == (how == signal.SIGINT)
     before = recorded()
     assert 0 < len(before) < 6
     assert cli.main(arguments) == 0

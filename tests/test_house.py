@@ -21,6 +21,7 @@ ORDER = [
     {"laxa2c", "relaxa2c"},
     {"relaxa2c_mask", "laxa2c_recurrent", "relaxa2c_recurrent", "relaxa2c_mask_recurrent"},
     {"diagnose", "export", "zoo", "callbacks", "evaluation"},
+    {"compare"},
 ]
 #: most methods of its own that a class has, those that SB3 or torch ask for included
 MOST_METHODS = 13

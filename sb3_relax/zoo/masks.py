@@ -13,8 +13,10 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-import sb3_relax.relaxa2c_mask
-from sb3_relax.algorithm.contrib import get_action_masks, is_masking_supported
+import sb3_relax
+from sb3_relax.algorithm.masked import Masked
+from sb3_relax.algorithm.masks import masks_of as masks_in
+from sb3_relax.algorithm.masks import offers_masks
 from sb3_relax.errors import UsageError
 
 
@@ -45,7 +47,7 @@ SHOWING: weakref.WeakSet[ShowsMasks] = weakref.WeakSet()
 
 def showing_masks(env: VecEnv) -> VecEnv:
     """The environment, with :class:`ShowsMasks` around it where it has masks."""
-    return ShowsMasks(env) if is_masking_supported(env) else env
+    return ShowsMasks(env) if offers_masks(env) else env
 
 
 def masks_of(observation: Any) -> np.ndarray:
@@ -56,15 +58,15 @@ def masks_of(observation: Any) -> np.ndarray:
     """
     for env in SHOWING:
         if env.shown is observation:
-            return get_action_masks(env)
+            return masks_in(env, env.action_space)
     raise UsageError(
         "the agent acts under masks, and the environment has no method action_masks(): name the wrapper that has it as "
         "env_wrapper, such as sb3_contrib.common.wrappers.ActionMasker, or use --algo relaxa2c"
     )
 
 
-class MaskableRELAXA2C(sb3_relax.relaxa2c_mask.MaskableRELAXA2C):
-    """MaskableRELAXA2C whose ``predict`` finds the masks itself where it is given none."""
+class FindsMasks(Masked):
+    """Finds the masks itself where ``predict`` is given none. To be put before a maskable algorithm among the bases."""
 
     def predict(
         self,
@@ -74,9 +76,17 @@ class MaskableRELAXA2C(sb3_relax.relaxa2c_mask.MaskableRELAXA2C):
         deterministic: bool = False,
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """As MaskableRELAXA2C's.
+        """As the algorithm's.
 
         :raises UsageError: without ``action_masks``, for an observation of an environment that has none
         """
         masks = masks_of(observation) if action_masks is None else action_masks
         return super().predict(observation, state, episode_start, deterministic, masks)
+
+
+class MaskableRELAXA2C(FindsMasks, sb3_relax.MaskableRELAXA2C):
+    """MaskableRELAXA2C in rl_zoo3's commands."""
+
+
+class MaskableRecurrentRELAXA2C(FindsMasks, sb3_relax.MaskableRecurrentRELAXA2C):
+    """MaskableRecurrentRELAXA2C in rl_zoo3's commands."""

@@ -27,7 +27,7 @@ from sb3_relax.zoo.hyperparams import (
     require_own_name,
     to_rate,
 )
-from sb3_relax.zoo.masks import MaskableRELAXA2C, showing_masks
+from sb3_relax.zoo.masks import MaskableRecurrentRELAXA2C, MaskableRELAXA2C, showing_masks
 from sb3_relax.zoo.matched import MatchedA2C
 from sb3_relax.zoo.samplers import convert_params, sample_laxa2c_params, sample_matched_params, sample_relaxa2c_params
 from sb3_relax.zoo.storage import open_storage, require_trial
@@ -38,6 +38,7 @@ ALGORITHMS: dict[str, type[ControlVariateA2C]] = {
     "relaxa2c_mask": MaskableRELAXA2C,
     "laxa2c_lstm": RecurrentLAXA2C,
     "relaxa2c_lstm": RecurrentRELAXA2C,
+    "relaxa2c_mask_lstm": MaskableRecurrentRELAXA2C,
     "a2c_matched": MatchedA2C,
 }
 #: short name → what Optuna draws

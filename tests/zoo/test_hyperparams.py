@@ -9,7 +9,7 @@ import rl_zoo3.import_envs  # noqa: F401  (registers the environments without ve
 from stable_baselines3 import A2C
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_relax import LAXA2C, RELAXA2C, MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
+from sb3_relax import LAXA2C, RELAXA2C, MaskableRecurrentRELAXA2C, MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.errors import UnknownName, UsageError
 from sb3_relax.zoo.hyperparams import (
     check_keys,
@@ -27,6 +27,7 @@ OF_CONTRIB = {
     "laxa2c_lstm": RecurrentLAXA2C,
     "relaxa2c_lstm": RecurrentRELAXA2C,
     "relaxa2c_mask": MaskableRELAXA2C,
+    "relaxa2c_mask_lstm": MaskableRecurrentRELAXA2C,
 }
 ALGORITHMS = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C, "a2c": A2C, **OF_CONTRIB}
 ENTRIES = [(name, env_id) for name in ALGORITHMS for env_id in read_entries(hyperparams_file(name))]

@@ -149,12 +149,13 @@ def test_training_stops_after_so_many_episodes(more):
 # -- masks ------------------------------------------------------------------------------------------------------------
 
 
-def test_masks_reach_every_command():
+@pytest.mark.parametrize("algo", ["relaxa2c_mask", "relaxa2c_mask_lstm"])
+def test_masks_reach_every_command(algo):
     """Evaluations while training and tuning, enjoy and record; a forbidden action would raise. Under VecNormalize."""
-    which = ("--env", "mine:Masked-v0", "--algo", "relaxa2c_mask")
+    which = ("--env", "mine:Masked-v0", "--algo", algo)
     evaluated = ("--eval-episodes", "2", "-params", "normalize:True", "n_envs:2")
     cli.main(["train", *which, *SMALL, "--eval-freq", "100", *evaluated])
-    assert Path("logs/relaxa2c_mask/Masked-v0_1/best_model.zip").is_file()
+    assert Path(f"logs/{algo}/Masked-v0_1/best_model.zip").is_file()
     cli.main(["enjoy", *which, "-f", "logs", "-n", "100", "--no-render", "--stochastic"])
     cli.main(["enjoy", *which, "-f", "logs", "-n", "20", "--no-render", "--n-envs", "2"])
     cli.main(["record", *which, "-f", "logs", "-n", "50", "--stochastic", "-o", "videos"])

@@ -16,6 +16,7 @@ ENVIRONMENTS = {
     "laxa2c_lstm": "Pendulum-v1",
     "relaxa2c_lstm": "CartPole-v1",
     "relaxa2c_mask": "CartPole-v1",
+    "relaxa2c_mask_lstm": "CartPole-v1",
     "a2c_matched": "Pendulum-v1",
 }
 

@@ -107,7 +107,7 @@ def compare(arguments: argparse.Namespace) -> int:
     failed: list[Job] = []
 
     def landed(job: Job, error: str | None) -> None:
-        there = sum(read(other) is not None for other in jobs)
+        there = sum(other.record.is_file() for other in jobs)
         print(f"[{there}/{len(jobs)}] {job.arm.label}, seed {job.seed}{': failed' if error else ''}", flush=True)
         if error:
             failed.append(job)

@@ -67,7 +67,9 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
 
 def searches(command: str, arguments: Sequence[str]) -> bool:
     """Whether a command is a search for hyper-parameters, which rl_zoo3 has as an option of ``train``."""
-    return command == "tune" or not {"-optimize", "--optimize-hyperparameters"}.isdisjoint(arguments)
+    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+    parser.add_argument("-optimize", "--optimize-hyperparameters", dest="asked", action="store_true")
+    return command == "tune" or parser.parse_known_args(arguments)[0].asked
 
 
 def _require_whole_trial(command: str, arguments: Sequence[str]) -> None:

@@ -108,7 +108,8 @@ def require_own_name(name: str, hyperparams: dict[str, Any]) -> None:
     :param hyperparams: of the run
     :raises UsageError: naming the algorithm to use instead
     """
-    without = hyperparams.get("control_variate") == "none" or hyperparams.get("cv_learning_rate") == 0
+    rate = to_rate("cv_learning_rate", hyperparams.get("cv_learning_rate"))
+    without = hyperparams.get("control_variate") == "none" or rate == 0
     if name in ("laxa2c", "relaxa2c") and without:
         raise UsageError(
             "these hyper-parameters leave out the control variate. Such a run has a name of its own, so that no plot "

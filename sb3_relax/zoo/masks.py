@@ -6,6 +6,7 @@ Whoever acts asks the environment that showed the observation: one seam for eval
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import Any
 
@@ -29,7 +30,8 @@ class ShowsMasks(VecEnvWrapper):
     def __init__(self, venv: VecEnv):
         super().__init__(venv)
         self.shown: VecEnvObs | None = None
-        SHOWING.add(self)
+        with LOCK:
+            SHOWING.add(self)
 
     def reset(self) -> VecEnvObs:
         self.shown = self.venv.reset()
@@ -43,6 +45,8 @@ class ShowsMasks(VecEnvWrapper):
 
 #: all that there are
 SHOWING: weakref.WeakSet[ShowsMasks] = weakref.WeakSet()
+#: of SHOWING: the trials of a search with --n-jobs are threads
+LOCK = threading.Lock()
 
 
 def showing_masks(env: VecEnv) -> VecEnv:
@@ -56,7 +60,9 @@ def masks_of(observation: Any) -> np.ndarray:
     :param observation: as an environment in :class:`ShowsMasks` gave it last, the very object
     :raises UsageError: where no environment with masks gave it
     """
-    for env in SHOWING:
+    with LOCK:
+        environments = list(SHOWING)
+    for env in environments:
         if env.shown is observation:
             return masks_in(env, env.action_space)
     raise UsageError(

@@ -140,7 +140,7 @@ MISTAKES = {
         "--max-episodes must be a whole number >= 1; got 0",
     ),
     "a search by episodes": (
-        ["train", "-optimize", "--algo", "relaxa2c", "--env", "CartPole-v1", "--max-episodes", "5"],
+        ["train", "--optimize", "--algo", "relaxa2c", "--env", "CartPole-v1", "--max-episodes", "5"],
         "--max-episodes is for training",
     ),
     "tracking without wandb": (

@@ -96,7 +96,7 @@ def test_the_baseline_has_every_environment():
 
 def test_a_run_without_control_variate_goes_by_its_own_name():
     """Saved as relaxa2c, plots and enjoy would take it for one."""
-    for without in ({"cv_learning_rate": 0.0}, {"control_variate": "none"}):
+    for without in ({"cv_learning_rate": 0.0}, {"cv_learning_rate": "0e0"}, {"control_variate": "none"}):
         with pytest.raises(UsageError, match="use --algo a2c_matched"):
             require_own_name("relaxa2c", without)
         require_own_name("a2c_matched", without)

@@ -2,7 +2,7 @@
 
 ``LAXA2C`` (Box actions) and ``RELAXA2C`` (Discrete, MultiDiscrete, MultiBinary) are loaded when first asked for, so
 that ``sb3_relax.estimators`` can be used with torch alone. So is what needs sb3-contrib (the extra ``contrib``):
-``MaskableRELAXA2C``, ``RecurrentLAXA2C``, ``RecurrentRELAXA2C``.
+``MaskableRELAXA2C``, ``RecurrentLAXA2C``, ``RecurrentRELAXA2C``, ``MaskableRecurrentRELAXA2C``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sb3_relax.laxa2c_recurrent import RecurrentLAXA2C as RecurrentLAXA2C
     from sb3_relax.relaxa2c import RELAXA2C
     from sb3_relax.relaxa2c_mask import MaskableRELAXA2C as MaskableRELAXA2C
+    from sb3_relax.relaxa2c_mask_recurrent import MaskableRecurrentRELAXA2C as MaskableRecurrentRELAXA2C
     from sb3_relax.relaxa2c_recurrent import RecurrentRELAXA2C as RecurrentRELAXA2C
 
 __version__ = Path(__file__).with_name("version.txt").read_text().strip()

@@ -15,11 +15,19 @@ class Entry(NamedTuple):
 
     module: str  #: that defines it
     action_spaces: tuple[str, ...]  #: names of gymnasium's classes that it takes
-    policy_base: str | None = None  #: the family of sb3-contrib's policies that it takes; ``None``: SB3's own
+    policy_base: str | None = None  #: the family of policies that it takes; ``None``: SB3's own
+
+
+class Family(NamedTuple):
+    """A family of policies beside SB3's own."""
+
+    words: frozenset[str]  #: in its policies' names
+    home: str  #: the package or module that has it
 
 
 DISCRETE = ("Discrete", "MultiDiscrete", "MultiBinary")
 MASKABLE, RECURRENT = "MaskableActorCriticPolicy", "RecurrentActorCriticPolicy"
+MASKABLE_RECURRENT = "MaskableRecurrentActorCriticPolicy"
 
 #: class name → where and what. A new algorithm's one line
 CATALOGUE: dict[str, Entry] = {
@@ -28,9 +36,14 @@ CATALOGUE: dict[str, Entry] = {
     "MaskableRELAXA2C": Entry("sb3_relax.relaxa2c_mask", DISCRETE, MASKABLE),
     "RecurrentLAXA2C": Entry("sb3_relax.laxa2c_recurrent", ("Box",), RECURRENT),
     "RecurrentRELAXA2C": Entry("sb3_relax.relaxa2c_recurrent", DISCRETE, RECURRENT),
+    "MaskableRecurrentRELAXA2C": Entry("sb3_relax.relaxa2c_mask_recurrent", DISCRETE, MASKABLE_RECURRENT),
 }
-#: sb3-contrib's families of policies, and a word of their policies' names
-POLICY_FAMILIES = {MASKABLE: "Mask", RECURRENT: "Lstm"}
+#: class name → what it is; each before the one it derives from
+POLICY_FAMILIES: dict[str, Family] = {
+    MASKABLE_RECURRENT: Family(frozenset({"Mask", "Lstm"}), "sb3_relax.relaxa2c_mask_recurrent"),
+    MASKABLE: Family(frozenset({"Mask"}), "sb3-contrib"),
+    RECURRENT: Family(frozenset({"Lstm"}), "sb3-contrib"),
+}
 
 
 def load(name: str) -> Any:
@@ -56,6 +69,6 @@ def takers(action_space: object, policy_base: str | None) -> list[str]:
 
 
 def family_of(policy_class: type | None) -> str | None:
-    """The family of sb3-contrib's policies that a class belongs to, by name; ``None`` for SB3's own."""
+    """The family of policies that a class belongs to, by name; ``None`` for SB3's own."""
     bases = {base.__name__ for base in getattr(policy_class, "__mro__", ())}
     return next((family for family in POLICY_FAMILIES if family in bases), None)

@@ -1,4 +1,4 @@
-"""Environments that need not be drawn."""
+"""Environments by their ids: those of a user's own module, and those that need not be drawn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_relax.optional import import_packages
 
 
 def make_undrawn_vec_env(env_id: str, n_envs: int, seed: int | None, wrapper_class: Any = None) -> VecEnv:
@@ -20,3 +22,18 @@ def make_undrawn_vec_env(env_id: str, n_envs: int, seed: int | None, wrapper_cla
     :param wrapper_class: around SB3's Monitor, whose returns are then the environment's own
     """
     return make_vec_env(partial(gym.make, env_id), n_envs=n_envs, seed=seed, wrapper_class=wrapper_class)
+
+
+def id_alone(env_id: str) -> str:
+    """``MyEnv-v0`` of ``mine:MyEnv-v0``, gymnasium's way to name the module that registers an environment."""
+    return env_id.rpartition(":")[2]
+
+
+def imported_id(env_id: str) -> str:
+    """:func:`id_alone`, after the module was imported.
+
+    :raises UsageError: where there is no such module
+    """
+    module, _, alone = env_id.rpartition(":")
+    import_packages([module] if module else [], f"--env {env_id}")
+    return alone

@@ -27,9 +27,11 @@ def require_extra(extra: str, *modules: str) -> None:
         )
 
 
-def import_packages(packages: Iterable[str]) -> None:
-    """The packages of ``--gym-packages``, which register environments.
+def import_packages(packages: Iterable[str], named_by: str = "--gym-packages") -> None:
+    """Import what registers environments.
 
+    :param packages: packages or modules
+    :param named_by: the option that named them, for the error
     :raises UsageError: naming one that does not exist
     """
     for package in packages:
@@ -38,4 +40,7 @@ def import_packages(packages: Iterable[str]) -> None:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{package}.".startswith(f"{error.name}."):
                 raise  # exists, and lacks another
-            raise UsageError(f"--gym-packages: there is no package {package!r} that could be imported") from error
+            raise UsageError(
+                f"{named_by}: there is no package {package!r} that could be imported, neither installed nor in the "
+                "current folder"
+            ) from error

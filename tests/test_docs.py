@@ -26,6 +26,7 @@ PAGES = {
     "relaxa2c": {"RELAXA2C": 1},
     "relaxa2c_mask": {"MaskableRELAXA2C": 1},
     "recurrent": {"RecurrentLAXA2C": 1, "RecurrentRELAXA2C": 2},
+    "relaxa2c_mask_recurrent": {"MaskableRecurrentRELAXA2C": 1},
 }
 #: sb3-contrib's order of a page
 ORDER = [
@@ -51,7 +52,7 @@ def tools():
 
 
 def needs_contrib(page):
-    if page in ("relaxa2c_mask", "recurrent"):
+    if page in ("relaxa2c_mask", "recurrent", "relaxa2c_mask_recurrent"):
         pytest.importorskip("sb3_contrib")
 
 

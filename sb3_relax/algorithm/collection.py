@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.algorithm.whole_episodes import collect_episodes
@@ -20,7 +23,9 @@ class Collection(OnPolicyAlgorithm):
     """The part of an algorithm that fills the rollout buffer, and notes where time limits cut episodes.
 
     Subclasses say how one rollout is collected (:meth:`collect_steps`) and what the policy needs to act beside
-    observations (:meth:`acting_context`).
+    observations (:meth:`acting_context`). How whole episodes are collected is
+    :func:`~sb3_relax.algorithm.whole_episodes.collect_episodes`; of policies that are called in another way than SB3's,
+    subclasses say how they act in them (:meth:`act`, :meth:`value_at_end`, :meth:`make_room`).
     """
 
     n_episodes: int | None
@@ -32,6 +37,26 @@ class Collection(OnPolicyAlgorithm):
     def acting_context(self, env: VecEnv) -> dict[str, Any]:
         """For ``policy.forward()``, one entry per environment in each; stored in the rollout by the same names."""
         return {}
+
+    def act(self, env: VecEnv) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor], list[dict[str, Any]]]:
+        """One step of the policy in all environments.
+
+        :return: actions, V(s) and log π(a|s); and for each environment what the rollout keeps beside them, by the names
+            of the buffer's ``add()``
+        """
+        context = self.acting_context(env)
+        acted = self.policy(obs_as_tensor(self._last_obs, self.device), **context)  # type: ignore[arg-type]
+        return acted, of_each(context, env.num_envs)
+
+    def value_at_end(self, observation: PyTorchObs, env_index: int) -> float:
+        """V of the state in which a time limit cut the episode of one environment, after :meth:`act`."""
+        return self.policy.predict_values(observation).item()
+
+    def make_room(self, rollout_buffer: RolloutBuffer, n_steps: int) -> None:
+        """Empty the buffer, for so many steps one after the other, as if from one environment."""
+        rollout_buffer.buffer_size = n_steps
+        rollout_buffer.n_envs = 1
+        rollout_buffer.reset()
 
     def collect_steps(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -78,18 +103,20 @@ class Collection(OnPolicyAlgorithm):
                 )
 
 
-class NotesTimeLimits(BaseCallback):
-    """The user's callback, and on the way a note of every time limit: SB3 adds γV to the reward there, and forgets it.
+def of_each(context: dict[str, Any], n_envs: int) -> list[dict[str, Any]]:
+    """What a policy acted on, of each environment alone."""
+    return [{name: of_all[i : i + 1] for name, of_all in context.items()} for i in range(n_envs)]
 
-    :param callback: everything is passed on to it
-    :param time_limits: where the notes go
+
+class PassedOn(BaseCallback):
+    """A callback that passes everything on to another: what is to see a rollout on the way derives from it.
+
+    :param callback: which is passed everything
     """
 
-    def __init__(self, callback: BaseCallback, time_limits: TimeLimits):
+    def __init__(self, callback: BaseCallback):
         super().__init__()
         self.callback = callback
-        self.time_limits = time_limits
-        self.step = 0
 
     def on_rollout_start(self) -> None:
         self.callback.on_rollout_start()
@@ -102,6 +129,24 @@ class NotesTimeLimits(BaseCallback):
         self.callback.update_locals(locals_)
 
     def on_step(self) -> bool:
+        return self.callback.on_step()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class NotesTimeLimits(PassedOn):
+    """The user's callback, and on the way a note of every time limit: SB3 adds γV to the reward there, and forgets it.
+
+    :param time_limits: where the notes go
+    """
+
+    def __init__(self, callback: BaseCallback, time_limits: TimeLimits):
+        super().__init__(callback)
+        self.time_limits = time_limits
+        self.step = 0
+
+    def on_step(self) -> bool:
         # before SB3 adds to the rewards
         dones: np.ndarray = self.locals["dones"]
         if dones.any():
@@ -109,7 +154,4 @@ class NotesTimeLimits(BaseCallback):
                 if self.locals["infos"][env].get("TimeLimit.truncated", False):
                     self.time_limits.note(self.step, int(env), float(self.locals["rewards"][env]))
         self.step += 1
-        return self.callback.on_step()
-
-    def _on_step(self) -> bool:
-        return True
+        return super().on_step()

@@ -5,6 +5,8 @@ from __future__ import annotations
 try:
     from sb3_contrib import MaskablePPO, RecurrentPPO
     from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
+    from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
+    from sb3_contrib.common.maskable.distributions import MaskableDistribution, make_masked_proba_distribution
     from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
     from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
     from sb3_contrib.common.recurrent.buffers import (
@@ -12,7 +14,11 @@ try:
         RecurrentRolloutBuffer,
         create_sequencers,
     )
-    from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+    from sb3_contrib.common.recurrent.policies import (
+        RecurrentActorCriticCnnPolicy,
+        RecurrentActorCriticPolicy,
+        RecurrentMultiInputActorCriticPolicy,
+    )
     from sb3_contrib.common.recurrent.type_aliases import RNNStates
 except ModuleNotFoundError as error:
     if error.name != "sb3_contrib":
@@ -25,14 +31,19 @@ except ModuleNotFoundError as error:
 __all__ = [
     "MaskableActorCriticPolicy",
     "MaskableDictRolloutBuffer",
+    "MaskableDistribution",
+    "MaskableEvalCallback",
     "MaskablePPO",
     "MaskableRolloutBuffer",
     "RNNStates",
+    "RecurrentActorCriticCnnPolicy",
     "RecurrentActorCriticPolicy",
     "RecurrentDictRolloutBuffer",
+    "RecurrentMultiInputActorCriticPolicy",
     "RecurrentPPO",
     "RecurrentRolloutBuffer",
     "create_sequencers",
     "get_action_masks",
     "is_masking_supported",
+    "make_masked_proba_distribution",
 ]

@@ -1,26 +1,29 @@
-"""What action masks add: sb3-contrib's maskable buffers, collection and policies."""
+"""What action masks add: the environment is asked for them, and the policy acts under them."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.algorithm.collection import PassedOn
 from sb3_relax.algorithm.contrib import (
     MaskableActorCriticPolicy,
     MaskableDictRolloutBuffer,
     MaskablePPO,
     MaskableRolloutBuffer,
-    get_action_masks,
-    is_masking_supported,
 )
+from sb3_relax.algorithm.masks import checked_masks, masks_of, offers_masks
 from sb3_relax.catalogue import MASKABLE
 from sb3_relax.errors import UsageError
 
@@ -35,6 +38,16 @@ class Masked(ControlVariateA2C):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = MaskablePPO.policy_aliases
     policy_base = MASKABLE
+    #: by default, of rollouts without and with Dict observations
+    buffer_classes: ClassVar[tuple[type[RolloutBuffer], type[RolloutBuffer]]] = (
+        MaskableRolloutBuffer,
+        MaskableDictRolloutBuffer,
+    )
+    #: what evaluates its agents, for the warning where something else does
+    evaluation: ClassVar[str] = (
+        "sb3-contrib's MaskableEvalCallback (sb3_contrib.common.maskable.callbacks) and evaluate_policy "
+        "(sb3_contrib.common.maskable.evaluation)"
+    )
 
     policy: MaskableActorCriticPolicy  # type: ignore[assignment]
 
@@ -43,8 +56,7 @@ class Masked(ControlVariateA2C):
 
     def _setup_model(self) -> None:
         if self.rollout_buffer_class is None:
-            has_parts = isinstance(self.observation_space, spaces.Dict)
-            self.rollout_buffer_class = MaskableDictRolloutBuffer if has_parts else MaskableRolloutBuffer
+            self.rollout_buffer_class = self.buffer_classes[isinstance(self.observation_space, spaces.Dict)]
         policy_class: Any = self.policy_class
 
         def without_sde(*args: Any, use_sde: bool, **kwargs: Any) -> MaskableActorCriticPolicy:
@@ -56,14 +68,19 @@ class Masked(ControlVariateA2C):
             super()._setup_model()
         finally:
             self.policy_class = policy_class
+        if not isinstance(self.rollout_buffer, self.buffer_classes):
+            names = " or ".join(f"{kind.__module__}.{kind.__name__}" for kind in self.buffer_classes)
+            raise UsageError(
+                f"rollout_buffer_class must keep masks, so it must derive from {names}; got {self.rollout_buffer_class}"
+            )
 
     def acting_context(self, env: VecEnv) -> dict[str, Any]:
-        return {"action_masks": get_action_masks(env)} if self._use_masking else {}
+        return {"action_masks": masks_of(env, self.action_space)} if self._use_masking else {}
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        if self._use_masking and not is_masking_supported(env):
+        if self._use_masking and not offers_masks(env):
             raise UsageError(
                 "the environment has no method action_masks(): wrap it in sb3_contrib.common.wrappers.ActionMasker, or "
                 "learn(use_masking=False)"
@@ -73,9 +90,26 @@ class Masked(ControlVariateA2C):
     def collect_steps(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        # sb3-contrib's own collection, which needs nothing of MaskablePPO but what every on-policy algorithm has
-        collect: Any = MaskablePPO.collect_rollouts
-        return collect(self, env, callback, rollout_buffer, n_rollout_steps, use_masking=self._use_masking)
+        if not self._use_masking:
+            return super().collect_steps(env, callback, rollout_buffer, n_rollout_steps)
+        handing = HandsMasks(callback, rollout_buffer, lambda: self.acting_context(env)["action_masks"])
+        hook = self.policy.register_forward_pre_hook(handing.to_policy, with_kwargs=True)
+        try:
+            return super().collect_steps(env, handing, rollout_buffer, n_rollout_steps)
+        finally:
+            hook.remove()
+
+    def policy_gradient(
+        self,
+        observations: PyTorchObs | np.ndarray,
+        actions: th.Tensor | np.ndarray,
+        advantages: th.Tensor | np.ndarray,
+        **context: Any,
+    ) -> dict[str, th.Tensor]:
+        masks = context.get("action_masks")
+        if masks is not None:
+            context["action_masks"] = checked_masks(masks, self.action_space, len(actions))
+        return super().policy_gradient(observations, actions, advantages, **context)
 
     def predict(
         self,
@@ -87,9 +121,24 @@ class Masked(ControlVariateA2C):
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """As MaskablePPO's.
 
+        An agent that learns with masks and is asked for an action without them warns: SB3's ``EvalCallback`` and
+        ``evaluate_policy`` ask so, and what they measure is the agent among actions that it never had to avoid.
+
         :param action_masks: which actions are allowed, ``[n]`` or ``[n_envs, n]``: the classes of all variables one
             after the other (two a bit); ``None`` allows all
+        :raises UsageError: (a ``ValueError``) for masks of another size, saying which is right
         """
+        if action_masks is None:
+            if self._use_masking:
+                warnings.warn(
+                    f"predict() was given no action_masks, so this {type(self).__name__} may take what the environment "
+                    f"forbids. SB3's EvalCallback and evaluate_policy give none: use {self.evaluation}",
+                    stacklevel=2,
+                )
+        elif not isinstance(observation, tuple):  # of gymnasium's reset(), which the policy refuses
+            tensor, _ = self.policy.obs_to_tensor(observation)
+            count = len(next(iter(tensor.values())) if isinstance(tensor, dict) else tensor)
+            action_masks = checked_masks(action_masks, self.action_space, count)
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks=action_masks)
 
     def learn(  # type: ignore[override]
@@ -108,3 +157,47 @@ class Masked(ControlVariateA2C):
         """
         self._use_masking = use_masking
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+class HandsMasks(PassedOn):
+    """The masks in a rollout that SB3's or sb3-contrib's code collects: the policy gets them, the buffer keeps them.
+
+    Only where that code asks the policy for actions, and not where the user's callback does in between, which may be
+    about other states.
+
+    :param callback: the user's; among its locals are ``action_masks``, as in MaskablePPO
+    :param buffer: which keeps the masks of each step
+    :param ask: for the masks of all environments, ``[n_envs, n]``
+    """
+
+    def __init__(self, callback: BaseCallback, buffer: Any, ask: Callable[[], np.ndarray]):
+        super().__init__(callback)
+        self.buffer = buffer
+        self.ask = ask
+        self.collecting = False
+
+    def to_policy(
+        self, policy: th.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Before a call of the policy: a hook of ``torch.nn.Module``."""
+        if not self.collecting:
+            return None
+        self.masks = self.buffer.action_masks[self.buffer.pos] = self.ask()
+        return args, {**kwargs, "action_masks": self.masks}
+
+    def on_rollout_start(self) -> None:
+        super().on_rollout_start()
+        self.collecting = True
+
+    def update_locals(self, locals_: dict[str, Any]) -> None:
+        super().update_locals({**locals_, "action_masks": self.masks})
+
+    def on_step(self) -> bool:
+        self.collecting = False
+        goes_on = super().on_step()
+        self.collecting = True
+        return goes_on
+
+    def on_rollout_end(self) -> None:
+        self.collecting = False
+        super().on_rollout_end()

@@ -14,10 +14,12 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.hooks import RemovableHandle
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.algorithm.collection import of_each
 from sb3_relax.algorithm.contrib import (
     RecurrentActorCriticPolicy,
     RecurrentDictRolloutBuffer,
@@ -41,6 +43,8 @@ class RecurrentView(PolicyView):
 
     The features are what comes out of the actor's LSTM: what the policy knows of the past.
 
+    What masks forbid in the steps that pad does not matter either.
+
     Where ``twice_differentiable``, cuDNN is left out, which has no second derivative of an LSTM.
 
     :param policy: sb3-contrib's
@@ -54,6 +58,9 @@ class RecurrentView(PolicyView):
 
     def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
         real = context.pop("mask")
+        masks = context.get("action_masks")
+        if masks is not None:
+            context["action_masks"] = th.as_tensor(masks, dtype=th.bool, device=real.device) | ~real.unsqueeze(-1)
         with th.backends.cudnn.flags(enabled=False) if self.twice_differentiable else nullcontext():
             return super().evaluate(observations, actions, **context).at(real)
 
@@ -76,7 +83,7 @@ class RecurrentView(PolicyView):
 
 
 class RecurrentRollout(Rollout):
-    """A rollout whose context is the LSTM's states before every step, ``[T, E, layers, hidden]``.
+    """A rollout whose context holds the LSTM's states before every step, ``[T, E, layers, hidden]``, beside any masks.
 
     Its batch is made of sequences of steps that follow each other in ``order``, cut at episode starts, at the rollout's
     start and at one random step, as sb3-contrib's buffer makes them.
@@ -86,7 +93,8 @@ class RecurrentRollout(Rollout):
     def read_context(cls, buffer: Any) -> dict[str, np.ndarray]:
         shape = (buffer.buffer_size, buffer.n_envs)
         _, layers, _, hidden = buffer.hidden_state_shape
-        return {name: _states_in_time_order(getattr(buffer, name), shape, layers, hidden) for name in STATES}
+        states = {name: _states_in_time_order(getattr(buffer, name), shape, layers, hidden) for name in STATES}
+        return {**super().read_context(buffer), **states}
 
     def batches(self, dtype: th.dtype) -> Iterator[Batch]:
         split = np.random.randint(self.values.size)  # noqa: NPY002  (sb3-contrib's generator, and its order)
@@ -123,6 +131,7 @@ class RecurrentRollout(Rollout):
             order,
             self.shape,
             {
+                **{name: padded(array) for name, array in self.context.items() if name not in STATES},
                 "lstm_states": RNNStates((pi_hidden, pi_cell), (vf_hidden, vf_cell)),
                 "episode_starts": th.zeros_like(real, dtype=th.float32),
                 "mask": real,
@@ -137,13 +146,19 @@ def _states_in_time_order(array: np.ndarray, shape: tuple[int, int], layers: int
     return in_time_order(array, shape, (layers, hidden))
 
 
+def states_of(states: RNNStates, env_index: int) -> RNNStates:
+    """Of one environment, ``[layers, 1, hidden]``."""
+    pi, vf = (tuple(state[:, env_index : env_index + 1].contiguous() for state in part) for part in states)
+    return RNNStates(pi, vf)
+
+
 class Recurrent(ControlVariateA2C):
     """Sequences of steps in the place of single ones, as sb3-contrib's RecurrentPPO has them.
 
-    To be put before LAXA2C or RELAXA2C among a class's bases. Rollouts, LSTM states, episode starts and the bootstrap
-    at time limits are RecurrentPPO's own code. An update is one pass over its sequences (cut at episode starts and one
-    random step) from the states they started with; steps that pad the shorter ones are dropped as soon as the policy
-    has evaluated them, before any loss, estimate or statistic.
+    To be put before LAXA2C or RELAXA2C among a class's bases. Rollouts of ``n_steps``, with LSTM states, episode starts
+    and the bootstrap at time limits, are RecurrentPPO's own code. An update is one pass over its sequences (cut at
+    episode starts and one random step) from the states they started with; steps that pad the shorter ones are dropped
+    as soon as the policy has evaluated them, before any loss, estimate or statistic.
 
     ĉ reads the output of the actor's LSTM, detached: what the policy knows of the past, and nothing that came after the
     action, so that it stays a function of the state the policy acted in.
@@ -153,16 +168,16 @@ class Recurrent(ControlVariateA2C):
     policy_base = RECURRENT
     view_class = RecurrentView
     rollout_class = RecurrentRollout
+    #: by default, of rollouts without and with Dict observations
+    buffer_classes: ClassVar[tuple[type[RolloutBuffer], type[RolloutBuffer]]] = (
+        RecurrentRolloutBuffer,
+        RecurrentDictRolloutBuffer,
+    )
 
     policy: RecurrentActorCriticPolicy
 
     def check_hyperparameters(self) -> Hyperparameters:
         values = super().check_hyperparameters()
-        if self.n_episodes is not None:
-            raise UsageError(
-                f"{type(self).__name__} updates every n_steps: n_episodes must be None, since sb3-contrib's recurrent "
-                f"rollouts are of fixed length; got {self.n_episodes}"
-            )
         if self.policy_kwargs.get("squash_output"):
             raise UsageError(
                 "squash_output must be False: sb3-contrib's recurrent rollouts hand squashed actions to the "
@@ -172,8 +187,7 @@ class Recurrent(ControlVariateA2C):
 
     def _setup_model(self) -> None:
         if self.rollout_buffer_class is None:
-            has_parts = isinstance(self.observation_space, spaces.Dict)
-            self.rollout_buffer_class = RecurrentDictRolloutBuffer if has_parts else RecurrentRolloutBuffer
+            self.rollout_buffer_class = self.buffer_classes[isinstance(self.observation_space, spaces.Dict)]
         buffer_class: Any = self.rollout_buffer_class
         # SB3 makes the buffer before the policy, whose LSTM's size the buffer must know: all but that is bound here
         self.rollout_buffer_class = partial(partial, buffer_class)  # type: ignore[assignment]
@@ -196,6 +210,26 @@ class Recurrent(ControlVariateA2C):
         collect: Any = RecurrentPPO.collect_rollouts
         return collect(self, env, callback, rollout_buffer, n_rollout_steps)
 
+    def act(self, env: VecEnv) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor], list[dict[str, Any]]]:
+        before, context = self._last_lstm_states, self.acting_context(env)
+        *acted, self._last_lstm_states = self.policy(
+            obs_as_tensor(self._last_obs, self.device),  # type: ignore[arg-type]
+            before,
+            th.as_tensor(self._last_episode_starts, dtype=th.float32, device=self.device),
+            **context,
+        )
+        kept = of_each(context, env.num_envs)
+        return tuple(acted), [{**of_one, "lstm_states": states_of(before, i)} for i, of_one in enumerate(kept)]
+
+    def value_at_end(self, observation: PyTorchObs, env_index: int) -> float:
+        states = states_of(self._last_lstm_states, env_index).vf
+        return self.policy.predict_values(observation, states, th.zeros(1, device=self.device)).item()  # type: ignore[arg-type]
+
+    def make_room(self, rollout_buffer: Any, n_steps: int) -> None:
+        _, layers, _, hidden = rollout_buffer.hidden_state_shape
+        rollout_buffer.hidden_state_shape = (n_steps, layers, 1, hidden)
+        super().make_room(rollout_buffer, n_steps)
+
     def policy_gradient(  # type: ignore[override]
         self,
         observations: PyTorchObs | np.ndarray,
@@ -205,6 +239,7 @@ class Recurrent(ControlVariateA2C):
         lstm_states: RNNStates,
         episode_starts: th.Tensor,
         mask: th.Tensor | None = None,
+        **context: Any,
     ) -> dict[str, th.Tensor]:
         """As :meth:`ControlVariateA2C.policy_gradient`, for S sequences of up to T steps, one after the other.
 
@@ -214,6 +249,7 @@ class Recurrent(ControlVariateA2C):
         :param lstm_states: of actor and critic before each sequence, each tensor ``[layers, S, hidden]``
         :param episode_starts: ``[S·T]``, 1 where a step is the first of its episode
         :param mask: ``[S·T]``, 0 where a step is padding; ``None``: there is none
+        :param context: what else the policy takes: ``action_masks``, ``[S·T, n]``, with MaskableRecurrentRELAXA2C
         :return: name → gradient; the mean is over the steps that are not padding
 
         Example::
@@ -232,6 +268,7 @@ class Recurrent(ControlVariateA2C):
             lstm_states=lstm_states,
             episode_starts=episode_starts,
             mask=real,
+            **context,
         )
 
     def _excluded_save_params(self) -> list[str]:

@@ -46,7 +46,8 @@ def require_policy_family(cls: Any, policy_class: type | None) -> None:
     family = family_of(policy_class)
     if cls.policy_base is not None and cls.policy_base not in {base.__name__ for base in policy_class.__mro__}:
         raise UsageError(
-            f"{cls.__name__} takes policies that derive from sb3-contrib's {cls.policy_base}; got {policy_class}"
+            f"{cls.__name__} takes policies that derive from {POLICY_FAMILIES[cls.policy_base].home}'s "
+            f"{cls.policy_base}; got {policy_class}"
         )
     if family not in (None, cls.policy_base):
         raise UsageError(f"{cls.__name__} does not take {policy_class}: use {_named(takers(None, family))}")
@@ -58,9 +59,11 @@ def unknown_policy(cls: Any, name: str) -> UsageError:
     :param cls: with ``policy_aliases``
     """
     message = f"{cls.__name__} has no policy {name!r}; it has {', '.join(cls.policy_aliases)}"
-    for family, word in POLICY_FAMILIES.items():
-        if word in name:
-            message += f". For sb3-contrib's policies use {_named(takers(None, family))}"
+    own = POLICY_FAMILIES[cls.policy_base].words if cls.policy_base is not None else frozenset()
+    named = {word for family in POLICY_FAMILIES.values() for word in family.words if word in name}
+    for base, family in POLICY_FAMILIES.items():
+        if family.words == own | named != own:  # what the class has, and what was asked for
+            message += f". For {family.home}'s policies use {_named(takers(None, base))}"
     return UsageError(message)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.policy_gradient.action_latents import executable
@@ -53,9 +52,7 @@ def collect_episodes(
         if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
             model.policy.reset_noise(env.num_envs)
         with th.no_grad():
-            obs_tensor = obs_as_tensor(model._last_obs, model.device)
-            context = model.acting_context(env)
-            actions_tensor, values, log_probs = model.policy(obs_tensor, **context)
+            (actions_tensor, values, log_probs), kept = model.act(env)
         actions = actions_tensor.cpu().numpy()
         clipped_actions = executable(model.policy, actions)
 
@@ -77,7 +74,7 @@ def collect_episodes(
             if truncated and model.bootstrap_truncated:
                 terminal_obs = model.policy.obs_to_tensor(infos[i]["terminal_observation"])[0]
                 with th.no_grad():
-                    reward = reward + model.gamma * model.policy.predict_values(terminal_obs).item()
+                    reward = reward + model.gamma * model.value_at_end(terminal_obs, int(i))
             transitions[i].append(
                 (
                     _of_env(model._last_obs, int(i)),
@@ -86,7 +83,7 @@ def collect_episodes(
                     model._last_episode_starts[i : i + 1].copy(),
                     values[i : i + 1],
                     log_probs[i : i + 1],
-                    {name: value[i : i + 1] for name, value in context.items()},
+                    kept[i],
                 )
             )
             if lengths[i] >= model.max_episode_steps and not dones[i]:
@@ -101,9 +98,7 @@ def collect_episodes(
         model._last_episode_starts = dones
 
     # SB3's buffer is sized at construction; whole episodes need a size per rollout
-    rollout_buffer.buffer_size = sum(map(len, transitions))
-    rollout_buffer.n_envs = 1
-    rollout_buffer.reset()
+    model.make_room(rollout_buffer, sum(map(len, transitions)))
     for transition in (step for of_env in transitions for step in of_env):
         rollout_buffer.add(*transition[:-1], **transition[-1])
     starts = np.cumsum([0, *map(len, transitions)])

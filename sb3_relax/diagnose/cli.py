@@ -21,7 +21,7 @@ from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.copies import algorithm_of
 from sb3_relax.algorithm.saved_agents import saver_of
 from sb3_relax.diagnose.measure import check_settings, diagnose
-from sb3_relax.environments import make_undrawn_vec_env
+from sb3_relax.environments import imported_id, make_undrawn_vec_env
 from sb3_relax.errors import AgentNotFound, UsageError, names_of_advised, require_choice, require_count
 from sb3_relax.optional import import_packages, require_extra
 from sb3_relax.tasks.records import provenance, write_record
@@ -40,7 +40,9 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         prog=prog, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    command.add_argument("--env", required=True, help="id of a registered environment")
+    command.add_argument(
+        "--env", required=True, help="id of a registered environment; mine:MyEnv-v0 imports mine first"
+    )
     command.add_argument(
         "--gym-packages", nargs="+", default=[], help="packages to import, which register environments (default: none)"
     )
@@ -133,6 +135,7 @@ def _check(arguments: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise UsageError(str(error)) from error
     import_packages(arguments.gym_packages)
+    arguments.env = imported_id(arguments.env)
     try:
         gym.spec(arguments.env)
     except gym.error.Error as error:

@@ -24,7 +24,7 @@ class RELAXA2C(ControlVariateA2C):
     the best state-dependent baseline, and with λ near 1 and large batches expect A2C.
 
     For action masks: :class:`~sb3_relax.MaskableRELAXA2C`; for policies with a memory:
-    :class:`~sb3_relax.RecurrentRELAXA2C`.
+    :class:`~sb3_relax.RecurrentRELAXA2C`; for both: :class:`~sb3_relax.MaskableRecurrentRELAXA2C`.
 
     Arguments: A2C's, in its order; then, by keyword, those of
     :class:`~sb3_relax.policy_gradient.DiscreteHyperparameters` and its base.

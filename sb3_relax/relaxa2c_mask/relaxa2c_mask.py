@@ -9,17 +9,18 @@ from sb3_relax.relaxa2c.relaxa2c import RELAXA2C
 class MaskableRELAXA2C(Masked, RELAXA2C):
     """RELAXA2C with invalid action masking (Huang & Ontañón, https://arxiv.org/abs/2006.14171), as MaskablePPO has it.
 
-    For environments with a method ``action_masks()``, their own or that of sb3-contrib's ``ActionMasker``, and
-    sb3-contrib's maskable policies. A mask is a property of the state: it is known before the action, so every estimate
-    stays unbiased under it. What it forbids is never drawn, never relaxed into ĉ's input, and has exactly no
-    gradient. Log-probabilities and entropy are the masked distribution's.
+    For environments with a method ``action_masks()``, their own or that of a wrapper (sb3-contrib's ``ActionMasker``,
+    or one around all environments of a VecEnv), and sb3-contrib's maskable policies. A mask is a property of the state:
+    it is known before the action, so every estimate stays unbiased under it. What it forbids is never drawn, never
+    relaxed into ĉ's input, and has exactly no gradient. Log-probabilities and entropy are the masked distribution's.
 
     Each bit of a MultiBinary action is here a variable of two values, since either may be masked.
 
     Arguments: those of :class:`~sb3_relax.RELAXA2C`. Needs sb3-contrib: ``pip install sb3_relax[contrib]``.
+    For policies with a memory: :class:`~sb3_relax.MaskableRecurrentRELAXA2C`.
 
     :raises ValueError: for a policy that is not maskable; in ``learn()``, for an environment without masks, or a mask
-        that forbids everything
+        of the wrong size or that forbids everything
 
     Example::
 

@@ -16,12 +16,13 @@ class RecurrentRELAXA2C(Recurrent, RELAXA2C):
 
     The gradient goes back through time to the start of a rollout at most: ``n_steps`` should be longer than A2C's 5
     where what must be remembered is older. sb3-contrib's buffer also cuts one environment's rollout in two at a random
-    step of each update, as in RecurrentPPO, so with few environments it often goes back less far.
+    step of each update, as in RecurrentPPO, so with few environments it often goes back less far. With ``n_episodes``
+    it goes back to the start of the episode, but for one episode that is cut so.
 
-    Arguments: those of :class:`~sb3_relax.RELAXA2C`, without ``n_episodes``. Needs sb3-contrib:
-    ``pip install sb3_relax[contrib]``.
+    Arguments: those of :class:`~sb3_relax.RELAXA2C`. Needs sb3-contrib: ``pip install sb3_relax[contrib]``. For action
+    masks: :class:`~sb3_relax.MaskableRecurrentRELAXA2C`.
 
-    :raises ValueError: for a policy that is not recurrent, ``n_episodes``, or what RELAXA2C refuses
+    :raises ValueError: for a policy that is not recurrent, or what RELAXA2C refuses
 
     Example::
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import gymnasium
 import rl_zoo3.utils
 
 from sb3_relax.errors import MAX_LISTED, AgentNotFound, UsageError, require_count, unknown_name
-from sb3_relax.optional import import_packages
 
 #: ``enjoy``'s default folder: what is not there rl_zoo3 downloads, from a place that has no agents of ours
 DOWNLOADS = "rl-trained-agents"
@@ -24,7 +24,7 @@ find_model = rl_zoo3.utils.get_model_path
 
 
 def check_arguments(command: str, arguments: Sequence[str]) -> None:
-    """Names, files and folders exist.
+    """Names, files, folders and packages exist, and what belongs together is there.
 
     :param command: a key of :data:`~sb3_relax.zoo.cli.COMMANDS`
     :param arguments: of the command
@@ -37,20 +37,23 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
     parser.add_argument("-f", "--exp-folder", "--exp-folders", dest="folders", nargs="+", default=[])
     parser.add_argument("-i", "--trained-agent", "--input", dest="input")
     parser.add_argument("-iqm", action="store_true")  # plot-file's: it would be read as -i qm
-    parser.add_argument("--gym-packages", nargs="+", default=[])
     parser.add_argument("--n-envs", type=int, default=1)
+    parser.add_argument("--n-trials", type=int, default=1)
     parsed, _ = parser.parse_known_args(arguments)
     # plot-eval alone takes them in any case
     algorithms = [name.lower() for name in parsed.algo] if command == "plot-eval" else parsed.algo
     for algorithm in algorithms:
         if algorithm not in rl_zoo3.utils.ALGOS:
             raise unknown_name("algorithm", algorithm, rl_zoo3.utils.ALGOS)
-    import_packages(parsed.gym_packages)
     for environment in parsed.env:
         if command in MAKE_ENVIRONMENT and environment not in gymnasium.registry:
             where = "All: python -c 'import gymnasium; gymnasium.pprint_registry()'"
             raise unknown_name("environment", environment, gymnasium.registry, where)
     require_count("--n-envs", parsed.n_envs)
+    require_count("--n-trials", parsed.n_trials)
+    if command in ("train", "tune"):
+        _require_whole_trial(command, arguments)
+        _require_packages(arguments)
     given = parsed.input
     if command in ("train", "tune") and given and not (given.endswith(".zip") and Path(given).is_file()):
         raise AgentNotFound(f"-i must name the .zip file of an agent, and there is none at {given}")
@@ -60,6 +63,49 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
             raise UsageError(f"there is no file {file}; sb3-relax plot-eval -o writes one")
     if command in ("plot", "plot-eval") and parsed.folders and algorithms and parsed.env:
         _require_runs([Path(folder, algorithm) for folder in parsed.folders for algorithm in algorithms], parsed.env)
+
+
+def searches(command: str, arguments: Sequence[str]) -> bool:
+    """Whether a command is a search for hyper-parameters, which rl_zoo3 has as an option of ``train``."""
+    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+    parser.add_argument("-optimize", "--optimize-hyperparameters", dest="asked", action="store_true")
+    return command == "tune" or parser.parse_known_args(arguments)[0].asked
+
+
+def _require_whole_trial(command: str, arguments: Sequence[str]) -> None:
+    """All three options that name a trial, or none: rl_zoo3 trains with its defaults where one is missing."""
+    parser = argparse.ArgumentParser(prog=f"sb3-relax {command}", usage=argparse.SUPPRESS, add_help=False)
+    for option in ("--storage", "--study-name", "--trial-id"):
+        parser.add_argument(option, dest=option, type=int if option == "--trial-id" else str)
+    options = vars(parser.parse_known_args(arguments)[0])
+    given = [option for option, value in options.items() if value is not None]
+    missing = [option for option in options if option not in given]
+    # a search writes to a study, which needs no trial
+    of_a_trial = "--trial-id" in given if searches(command, arguments) else bool(given)
+    if of_a_trial and missing:
+        raise UsageError(
+            f"a trial's hyper-parameters are named by --storage, --study-name and --trial-id together: "
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        )
+
+
+def _require_packages(arguments: Sequence[str]) -> None:
+    """What options need and the extra zoo does not bring."""
+    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+    parser.add_argument("--track", action="store_true")
+    parser.add_argument("-tb", "--tensorboard-log", dest="tensorboard")
+    parser.add_argument("-P", "--progress", action="store_true")
+    parser.add_argument("--sampler")
+    parsed, _ = parser.parse_known_args(arguments)
+    for option, asked, modules in (
+        ("--track", parsed.track, ("wandb", "tensorboard")),
+        ("--tensorboard-log", parsed.tensorboard, ("tensorboard",)),
+        ("--progress", parsed.progress, ("tqdm", "rich")),
+        ("--sampler auto", parsed.sampler == "auto", ("optunahub",)),
+    ):
+        missing = [module for module in modules if asked and find_spec(module) is None]
+        if missing:
+            raise UsageError(f"{option} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def _require_runs(folders: Sequence[Path], environments: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import sys
 import warnings
@@ -33,6 +34,7 @@ COMMANDS = {
     "plot-eval": Command("rl_zoo3.plots.all_plots", "gather evaluations of several runs: table and plot"),
     "plot-file": Command("rl_zoo3.plots.plot_from_file", "plot what plot-eval has gathered"),
     "diagnose": Command("sb3_relax.diagnose", "where the gradient's variance comes from, and if ĉ can help"),
+    "compare": Command("sb3_relax.compare", "train ours, A2C with ĉ(s) and A2C over several seeds: a table and a plot"),
     "push_to_hub": Command("sb3_relax.zoo.hub", "upload an agent, with its model card, to the Hugging Face hub"),
     "load_from_hub": Command("rl_zoo3.load_from_hub", "download an agent"),
 }
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="sb3-relax",
-        description="rl-zoo with laxa2c, relaxa2c and, recurrent, laxa2c_lstm and relaxa2c_lstm.",
+        description="rl-zoo with laxa2c, relaxa2c, their recurrent (_lstm) and maskable (_mask) kinds and a2c_matched.",
         epilog="commands:\n" + "\n".join(f"  {name:14} {command.help}" for name, command in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -80,16 +82,24 @@ def remedy(error: str) -> str:
 
 
 def run(name: str, arguments: Sequence[str]) -> None:
-    """Run a command of the table as ``python -m`` would, rl_zoo3 knowing our algorithms."""
+    """Run a command of the table as ``python -m`` would, rl_zoo3 knowing our algorithms.
+
+    As with ``python -m``, modules of the current folder can be imported: an environment, a wrapper, a callback.
+    """
+    before = list(sys.path)
+    if not {"", os.getcwd()} & {*sys.path}:
+        sys.path.insert(0, os.getcwd())
+    try:
+        _run(name, arguments)
+    finally:
+        sys.path[:] = before
+
+
+def _run(name: str, arguments: Sequence[str]) -> None:
     command = COMMANDS[name]
     if command.module.startswith(("rl_zoo3", "sb3_relax.zoo")):
         require_extra("zoo", *ZOO_MODULES)
-        # these need the extra
-        from sb3_relax.zoo.arguments import check_arguments
-        from sb3_relax.zoo.registry import register
-
-        register()
-        check_arguments(name, arguments)
+        arguments = _prepared(name, arguments)
     before = sys.argv
     sys.argv = [f"sb3-relax {name}", *command.arguments, *arguments]
     try:
@@ -107,3 +117,23 @@ def run(name: str, arguments: Sequence[str]) -> None:
         raise UsageError(f"{error}{names_of_advised(str(error), ALGORITHMS)}") from error
     finally:
         sys.argv = before
+
+
+def _prepared(name: str, arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments that rl_zoo3's command gets, looked at before, with our algorithms registered."""
+    # these need the extra
+    from sb3_relax.zoo.arguments import check_arguments
+    from sb3_relax.zoo.preparation import HELP, with_algorithm, with_environments, without_max_episodes
+    from sb3_relax.zoo.registry import register
+
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        register()
+        print(HELP.get(name, ""))
+        return arguments
+    max_episodes = None
+    if name == "train":
+        arguments, max_episodes = without_max_episodes(arguments)
+    register(max_episodes)
+    arguments = with_environments(name, arguments)
+    check_arguments(name, arguments)
+    return with_algorithm(name, arguments)

@@ -41,9 +41,12 @@ RATES = ("learning_rate", *COEFFICIENTS, *Hyperparameters.schedules())
 
 
 def hyperparams_file(algorithm: str) -> Path | None:
-    """Our YAML file for an algorithm's short name (laxa2c, relaxa2c, a2c); ``None`` where we have none."""
+    """Our YAML file for an algorithm's short name (laxa2c, relaxa2c, a2c); ``None`` where we have none.
+
+    a2c_matched has a2c's, whose entries are either's.
+    """
     folder = FOLDER if FOLDER.is_dir() else CHECKOUT
-    path = folder / f"{algorithm}.yml"
+    path = folder / f"{algorithm.removesuffix('_matched')}.yml"
     return path if path.is_file() else None
 
 
@@ -79,12 +82,6 @@ def entry_arguments(algorithm: type[BaseAlgorithm]) -> set[str]:
     return constructor_arguments(algorithm) - SET_BY_ZOO
 
 
-def runs_a2c_entry(env: str) -> str:
-    """Which of ours runs an environment's entry of a2c.yml that has arguments of ours: laxa2c or relaxa2c."""
-    for_box = hyperparams_file("laxa2c")
-    return "laxa2c" if for_box is not None and env in read_entries(for_box) else "relaxa2c"
-
-
 def check_keys(name: str, env: str, keys: set[str], algorithms: dict[str, type[BaseAlgorithm]]) -> None:
     """Every key is an argument of the algorithm or rl_zoo3's own.
 
@@ -98,10 +95,26 @@ def check_keys(name: str, env: str, keys: set[str], algorithms: dict[str, type[B
     for key in sorted(keys - arguments - ZOO_KEYS):
         if name == "a2c" and key in entry_arguments(algorithms["relaxa2c"]):
             raise UnknownName(
-                f"{key} is no argument of a2c: an entry of a2c.yml with arguments of ours is run as our class with "
-                f"ĉ = 0: sb3-relax train --algo {runs_a2c_entry(env)} --env {env} --conf-file {hyperparams_file('a2c')}"
+                f"{key} is no argument of SB3's A2C. The matched baseline, which has it, is another algorithm: "
+                f"sb3-relax train --algo a2c_matched --env {env}"
             )
         raise unknown_name(f"hyper-parameter of {name}", key, arguments | ZOO_KEYS)
+
+
+def require_own_name(name: str, hyperparams: dict[str, Any]) -> None:
+    """A run without a control variate is none of an algorithm that has one: plots would take it for that.
+
+    :param name: the algorithm's short name
+    :param hyperparams: of the run
+    :raises UsageError: naming the algorithm to use instead
+    """
+    rate = to_rate("cv_learning_rate", hyperparams.get("cv_learning_rate"))
+    without = hyperparams.get("control_variate") == "none" or rate == 0
+    if name in ("laxa2c", "relaxa2c") and without:
+        raise UsageError(
+            "these hyper-parameters leave out the control variate. Such a run has a name of its own, so that no plot "
+            f"takes it for one of {name}: use --algo a2c_matched"
+        )
 
 
 def to_rate(key: str, value: Any) -> Any:

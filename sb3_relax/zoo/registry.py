@@ -3,37 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
+import optuna
+import rl_zoo3
 import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt
 import rl_zoo3.utils
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.algorithm.a2c import ControlVariateA2C
-from sb3_relax.errors import unknown_name
+from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.zoo.arguments import StoreDict, get_model_path
-from sb3_relax.zoo.hyperparams import RATES, check_keys, check_sizes, hyperparams_file, read_entries, to_rate
-from sb3_relax.zoo.samplers import convert_params, sample_laxa2c_params, sample_relaxa2c_params
+from sb3_relax.zoo.hyperparams import (
+    RATES,
+    check_keys,
+    check_sizes,
+    hyperparams_file,
+    read_entries,
+    require_own_name,
+    to_rate,
+)
+from sb3_relax.zoo.masks import MaskableRecurrentRELAXA2C, MaskableRELAXA2C, showing_masks
+from sb3_relax.zoo.matched import MatchedA2C
+from sb3_relax.zoo.samplers import convert_params, sample_laxa2c_params, sample_matched_params, sample_relaxa2c_params
 from sb3_relax.zoo.storage import open_storage, require_trial
 
 ALGORITHMS: dict[str, type[ControlVariateA2C]] = {
     "laxa2c": LAXA2C,
     "relaxa2c": RELAXA2C,
+    "relaxa2c_mask": MaskableRELAXA2C,
     "laxa2c_lstm": RecurrentLAXA2C,
     "relaxa2c_lstm": RecurrentRELAXA2C,
+    "relaxa2c_mask_lstm": MaskableRecurrentRELAXA2C,
+    "a2c_matched": MatchedA2C,
 }
-#: short name → what Optuna draws. MaskableRELAXA2C has none: rl_zoo3 has no place for masks in ``enjoy``
+#: short name → what Optuna draws
 SAMPLERS = {
     name: sample_laxa2c_params if issubclass(algorithm, LAXA2C) else sample_relaxa2c_params
     for name, algorithm in ALGORITHMS.items()
 }
+SAMPLERS["a2c_matched"] = sample_matched_params
+
+#: rl_zoo3's, which ours uses
+create_test_env = rl_zoo3.utils.create_test_env
+
+#: policies that SB3 refuses where observations are a Dict → those to use there
+FOR_ARRAYS = {"MlpPolicy": "MultiInputPolicy", "MlpLstmPolicy": "MultiInputLstmPolicy"}
+
+STOP = "stable_baselines3.common.callbacks.StopTrainingOnMaxEpisodes"
+
+
+def create_test_env_with_masks(*args: Any, **kwargs: Any) -> VecEnv:
+    """rl_zoo3's environment for ``enjoy`` and ``record``, whose masks an agent finds."""
+    return showing_masks(create_test_env(*args, **kwargs))
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     """rl_zoo3's, which finds our YAML files, checks their keys, and reads ``cv_learning_rate: lin_x``."""
+
+    #: ``--max-episodes``
+    max_episodes: ClassVar[int | None] = None
+    #: why the last trial failed that did
+    failure: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -44,12 +79,23 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         self._check_entry()
+        if self.trial_id is not None:  # read here: rl_zoo3 takes trial 0 for none
+            assert self.storage is not None  # the command has seen to it
+            assert self.study_name is not None
+            trial = self.load_trial(self.storage, self.study_name, self.trial_id)
+            self.custom_hyperparams = trial | (self.custom_hyperparams or {})
+            self.trial_id = None
         hyperparams, saved = super().read_hyperparameters()
         check_keys(self.algo, self.env_name.gym_id, set(hyperparams), rl_zoo3.utils.ALGOS)
+        require_own_name(self.algo, hyperparams)
+        if self.max_episodes is not None:
+            before = hyperparams.get("callback") or []
+            stop = {STOP: {"max_episodes": self.max_episodes, "verbose": 1}}
+            hyperparams["callback"] = saved["callback"] = [*(before if isinstance(before, list) else [before]), stop]
         return hyperparams, saved
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
-        env = super().create_envs(*args, **kwargs)
+        env = showing_masks(super().create_envs(*args, **kwargs))
         if self.algo in ALGORITHMS:  # before the first trial, around whose error Optuna would print a traceback
             ALGORITHMS[self.algo].require_action_space(env.action_space)
         return env
@@ -57,7 +103,21 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     def hyperparameters_optimization(self) -> None:
         if self.storage is not None:
             open_storage(self.storage)
-        super().hyperparameters_optimization()
+        try:
+            super().hyperparameters_optimization()
+        except ValueError as error:
+            if "No trials are completed" not in str(error):  # Optuna's own words, where no trial is the best
+                raise
+            why = f"; the last that failed: {self.failure}" if self.failure else ""
+            raise UsageError(f"the search has no result, since none of its trials was completed{why}") from error
+
+    def objective(self, trial: optuna.Trial) -> float:
+        try:
+            return super().objective(trial)
+        except optuna.TrialPruned as error:
+            if error.__cause__ is not None:  # not by the pruner
+                self.failure = f"trial {trial.number}: {error.__cause__}"
+            raise
 
     def load_trial(
         self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True
@@ -74,6 +134,16 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         if self.env_name.gym_id not in entries and ("atari" if self._is_atari else "default") not in entries:
             raise unknown_name(f"entry of {self.config}", self.env_name.gym_id, entries)
 
+    def _preprocess_action_noise(
+        self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
+    ) -> dict[str, Any]:
+        # here alone rl_zoo3 has the environment and the hyper-parameters. The entry "default" knows no observations
+        policy = hyperparams["policy"]
+        if self.algo in ALGORITHMS and isinstance(env.observation_space, spaces.Dict) and policy in FOR_ARRAYS:
+            hyperparams["policy"] = saved_hyperparams["policy"] = FOR_ARRAYS[policy]
+            print(f"The observations are a Dict: {FOR_ARRAYS[policy]} is taken, where the entry has {policy}")
+        return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
+
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
@@ -85,12 +155,18 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         return hyperparams | rates, *rest  # type: ignore[return-value]
 
 
-def register() -> None:
-    """Make the names in ``ALGORITHMS`` known to rl_zoo3's commands. Calling it again changes nothing."""
+def register(max_episodes: int | None = None) -> None:
+    """Make the names in ``ALGORITHMS`` known to rl_zoo3's commands. Calling it again changes nothing.
+
+    :param max_episodes: training stops after so many episodes of each environment
+    """
     rl_zoo3.utils.ALGOS.update(ALGORITHMS)
     rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER.update(SAMPLERS)
     rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER.update({name: convert_params for name in SAMPLERS})
     rl_zoo3.utils.StoreDict = StoreDict  # type: ignore[misc]
     rl_zoo3.utils.get_model_path = get_model_path  # type: ignore[assignment]
+    # enjoy imports it from the package, record from its module
+    rl_zoo3.create_test_env = rl_zoo3.utils.create_test_env = create_test_env_with_masks
+    ExperimentManager.max_episodes = max_episodes
     # the commands import the manager from here when they are run
     rl_zoo3.exp_manager.ExperimentManager = ExperimentManager  # type: ignore[misc]

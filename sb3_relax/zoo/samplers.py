@@ -8,6 +8,7 @@ import optuna
 from rl_zoo3.hyperparams_opt import convert_onpolicy_params
 
 from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters, Hyperparameters, LogRange
+from sb3_relax.zoo.matched import WithoutControlVariate
 
 
 def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +66,16 @@ def sample_laxa2c_params(
     """Constructor arguments of LAXA2C for a trial, with rl_zoo3's signature of a sampler."""
     params = suggest_a2c(trial, n_envs) | suggest_own(trial, Hyperparameters)
     params["log_std_init"] = trial.suggest_float("log_std_init", -2.0, 0.5)
+    return convert_params(params)
+
+
+def sample_matched_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Constructor arguments of MatchedA2C for a trial: the same, but for ĉ's."""
+    params = suggest_a2c(trial, n_envs) | suggest_own(trial, WithoutControlVariate)
+    if n_actions > 0:  # which rl_zoo3 counts of Box actions alone
+        params["log_std_init"] = trial.suggest_float("log_std_init", -2.0, 0.5)
     return convert_params(params)
 
 

@@ -18,7 +18,7 @@ import time
 
 from stable_baselines3.common.monitor import load_results
 
-from sb3_relax.zoo.hyperparams import read_entries, runs_a2c_entry
+from sb3_relax.zoo.hyperparams import read_entries
 from scripts.records import ROOT, Records, add_output, file_name, provenance
 from scripts.run.sweep import in_parallel
 
@@ -26,10 +26,10 @@ FILES = ("relaxa2c", "laxa2c", "a2c", "relaxa2c_lstm", "laxa2c_lstm")
 
 
 def algorithm_of(file: str, env_id: str) -> str:
-    """Who runs an entry: the file's algorithm; our class, where an entry of a2c.yml has arguments of ours."""
+    """Who runs an entry: the file's algorithm; the matched baseline, where one of a2c.yml has arguments of ours."""
     if file != "a2c" or "cv_learning_rate" not in read_entries(ROOT / "zoo_hyperparams" / "a2c.yml")[env_id]:
         return file
-    return runs_a2c_entry(env_id)
+    return "a2c_matched"
 
 
 def entries_of(file: str) -> list[str]:

@@ -22,12 +22,12 @@ import optuna
 import yaml
 from optuna.trial import TrialState
 
+from sb3_relax.compare.statistics import mean_return_during_training
 from sb3_relax.files import write_whole
 from sb3_relax.zoo.storage import open_storage
 from scripts.records import ROOT, Records, add_output, file_name, provenance
 from scripts.run.rl import trained
 from scripts.run.sweep import BACKENDS, asked_for, in_parallel
-from scripts.tables.rl_statistics import mean_return_during_training
 
 #: a trial in one of these has had its part of the budget; one that was interrupted has not
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)

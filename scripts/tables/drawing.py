@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from sb3_relax.compare.statistics import interquartile_mean
 from sb3_relax.files import write_whole
 from scripts.tables.learning import OURS
-from scripts.tables.rl_statistics import interquartile_mean
 
 #: inches; a page shows them about 850 pixels wide, at which 12 points are as large as its text
 WIDTH = 8.5

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from sb3_relax.compare.statistics import Interval, iqm, mean_return_during_training, probability_of_improvement
 from scripts.records import RESULTS, ROOT, Records
-from scripts.tables.rl_statistics import Interval, iqm, mean_return_during_training, probability_of_improvement
 
 CLASS_NAMES = {
     "a2c": "A2C (ĉ = 0)",

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from sb3_relax.compare.statistics import performance_profile, return_at
 from scripts.tables.drawing import COLOURS, in_thousands, middle_half, one_legend, panels
 from scripts.tables.learning import label, ours_first
-from scripts.tables.rl_statistics import performance_profile, return_at
 
 POINTS = 200
 #: what README.md compares, in the order of its legend

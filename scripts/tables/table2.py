@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sb3_relax.compare.statistics import probability_of_improvement, ratio_of_means
 from scripts.tables.learning import (
     VARIANCE_HEADS,
     bracketed,
@@ -21,7 +22,6 @@ from scripts.tables.learning import (
     variance_ratios,
     variances,
 )
-from scripts.tables.rl_statistics import probability_of_improvement, ratio_of_means
 
 #: Grathwohl et al. 2018, Table 2: episodes to solve, A2C and LAX / RELAX
 PAPER_EPISODES = {

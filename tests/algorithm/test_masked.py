@@ -1,7 +1,9 @@
 """Invalid action masking: exact under masks, masked actions out of play, sb3-contrib's tools at work."""
 
+import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -17,9 +19,14 @@ from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.wrappers import ActionMasker
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy as evaluate_by_sb3
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from sb3_relax import RELAXA2C, MaskableRELAXA2C
+from sb3_relax.evaluation import MaskedEvalCallback, UnderMasks
 from tests.algorithm.test_policy_gradient import (
     at_weights,
     enumerate_actions,
@@ -46,10 +53,7 @@ class Masked(TinyEnv):
 
     def __init__(self, action_space, **kwargs):
         super().__init__(action_space, **kwargs)
-        if isinstance(action_space, spaces.Discrete):
-            self.sizes = [int(action_space.n)]
-        else:
-            self.sizes = list(map(int, getattr(action_space, "nvec", [2] * action_space.shape[0])))
+        self.sizes = sizes_of(action_space)
 
     def action_masks(self):
         # one value of each variable after the other is forbidden, and then none
@@ -114,14 +118,14 @@ def test_what_is_masked_has_exactly_no_gradient(space, correction):
     assert (estimate.score_term - estimate.grad).abs().max() > 1e-3  # ĉ is at work
     bias = model.policy_gradient(obs, actions, advantages, action_masks=masks)["action_net.bias"]
     assert (bias[~mask[0]] == 0).all()
-    free = th.tensor([group.sum() > 1 for group in mask[0].split(list(_sizes(model))) for _ in group])
+    free = th.tensor([group.sum() > 1 for group in mask[0].split(list(sizes_of(model.action_space))) for _ in group])
     assert (bias[mask[0] & free] != 0).all()
     assert (bias[~free] == 0).all()  # a variable of one value has nothing to learn
     assert (model.policy_gradient(obs, actions, advantages)["action_net.bias"] != 0).all()  # teeth
 
 
-def _sizes(model):
-    space = model.action_space
+def sizes_of(space):
+    """How many values each variable has."""
     if isinstance(space, spaces.Discrete):
         return [int(space.n)]
     return list(space.nvec) if isinstance(space, spaces.MultiDiscrete) else [2] * space.n
@@ -186,7 +190,7 @@ def test_masked_actions_are_never_taken_and_the_model_saves_and_goes_on(space, n
     obs, masks = np.zeros((1, 3), np.float32), np.array(ONE_ACTION_LEFT[space])
     for deterministic in (True, False):
         action, _ = loaded.predict(obs, deterministic=deterministic, action_masks=masks)
-        assert masks[np.cumsum([0, *_sizes(model)[:-1]]) + np.asarray(action[0], int).reshape(-1)].all()
+        assert masks[np.cumsum([0, *sizes_of(model.action_space)[:-1]]) + np.asarray(action[0], int).reshape(-1)].all()
     pairs = zip(model.policy.parameters(), loaded.policy.parameters(), strict=True)
     assert all(th.equal(a, b) for a, b in pairs)
     assert loaded.policy_class is MaskableActorCriticPolicy
@@ -242,6 +246,10 @@ def test_errors_name_the_class_to_use():
         RELAXA2C("MaskableMlpPolicy", env)
     with pytest.raises(ValueError, match="derive from sb3-contrib's MaskableActorCriticPolicy"):
         MaskableRELAXA2C(RELAXA2C.policy_aliases["MlpPolicy"], env)
+    with pytest.raises(
+        ValueError, match=r"rollout_buffer_class must keep masks.*MaskableRolloutBuffer or .*RolloutBuffer"
+    ):
+        MaskableRELAXA2C("MlpPolicy", env, rollout_buffer_class=RolloutBuffer)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -253,6 +261,159 @@ def test_a_mask_that_forbids_everything_is_an_error_before_any_weight_changes(sp
     with pytest.raises(ValueError, match="leaves a variable without any class"):
         model.learn(20)
     assert model._n_updates == 0
+
+
+RIGHT_SIZE = {
+    "discrete": r"3 entries.*Discrete\(3\) \(one for each action\)",
+    "multidiscrete": r"5 entries.*MultiDiscrete\(\[2 3\]\) \(one for each value of each variable: 2 \+ 3\)",
+    "multibinary": r"4 entries.*MultiBinary\(2\) \(two for each bit: whether it may be 0, and whether it may be 1\)",
+}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_mask_of_the_wrong_size_says_which_is_right(space):
+    right = rf"action_masks must have {RIGHT_SIZE[space]}; got "
+    size = sum(sizes_of(ACTION_SPACES[space]))
+    offered = [np.ones(size), np.ones(size)]  # by each environment
+    env = DummyVecEnv([lambda i=i: ActionMasker(TinyEnv(ACTION_SPACES[space]), lambda _: offered[i]) for i in range(2)])
+    for n_episodes in (None, 2):
+        model = MaskableRELAXA2C("MlpPolicy", env, device="cpu", n_episodes=n_episodes)
+        model.learn(20)
+        for offered[1], got in (
+            (np.ones(size - 1), f"[shape ({size},), shape ({size - 1},)]"),
+            ([[1], [1, 1]], f"[shape ({size},), [shape (1,), shape (2,)]]"),  # of each variable alone
+        ):
+            with pytest.raises(ValueError, match=right + re.escape(got)):
+                model.learn(20)
+        offered[:] = np.ones((2, size + 1))
+        with pytest.raises(ValueError, match=right + rf"shape \(2, {size + 1}\)"):
+            model.learn(20)
+        offered[:] = np.ones((2, size))
+    one, several = np.zeros(3, np.float32), np.zeros((6, 3), np.float32)
+    for obs, masks in (
+        (one, np.ones(size + 1)),
+        (one, [1] * (size - 1)),
+        (one, [[1], [1, 1]]),
+        (one, np.ones((2, size))),
+        (several, np.ones(size)),
+        (several, np.ones((6, size + 1))),
+        (several, np.ones((size, 6))),  # a size that fits, the wrong way round
+    ):
+        with pytest.raises(
+            ValueError, match=right.replace("entries", "entries.*" if obs is one else "entries in each of 6")
+        ):
+            model.predict(obs, action_masks=masks)
+    model.predict(one, action_masks=[1] * size)
+    model.predict(several, action_masks=th.ones(6, size))
+    actions = th.as_tensor(np.stack([ACTION_SPACES[space].sample() for _ in several]))
+    with pytest.raises(ValueError, match=right):
+        model.policy_gradient(several, actions, th.ones(6), action_masks=th.ones(6, size + 1))
+    model.policy_gradient(several, actions, th.ones(6), action_masks=th.ones(6, size))
+
+
+class MasksOfAll(VecEnvWrapper):
+    """Says for all environments at once which actions are allowed, and refuses to be given others."""
+
+    def action_masks(self):
+        rows = [[(self.steps + i + j) % 3 != 0 for j in range(3)] for i in range(self.num_envs)]
+        return np.array(rows)
+
+    def reset(self):
+        self.steps = 0
+        return self.venv.reset()
+
+    def step_async(self, actions):
+        assert self.action_masks()[np.arange(self.num_envs), actions].all(), "a masked action was taken"
+        self.venv.step_async(actions)
+
+    def step_wait(self):
+        self.steps += 1
+        return self.venv.step_wait()
+
+
+@pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
+@pytest.mark.parametrize("n_episodes", [None, 2])
+def test_masks_that_a_wrapper_of_a_vecenv_offers_are_found(n_episodes):
+    def learn(wrap, inner=TinyEnv):
+        env = wrap(DummyVecEnv([lambda: inner(ACTION_SPACES["discrete"])] * 2))
+        model = MaskableRELAXA2C("MlpPolicy", env, seed=0, device="cpu", n_episodes=n_episodes).learn(100)
+        stored = model.rollout_buffer.action_masks
+        assert 0 < stored.mean() < 1
+        return model
+
+    model = learn(MasksOfAll)
+    learn(lambda env: VecNormalize(VecMonitor(MasksOfAll(env))))
+    learn(lambda env: VecMonitor(MasksOfAll(MasksOfAll(env))))
+    # the outermost says it: Masked's own would forbid others
+    with pytest.raises(AssertionError, match="a masked action was taken"):
+        learn(lambda env: env, inner=type("Refusing", (Masked,), {"action_masks": lambda self: np.eye(3)[0] == self.t}))
+    eval_env = VecMonitor(MasksOfAll(DummyVecEnv([lambda: TinyEnv(ACTION_SPACES["discrete"])] * 2)))
+    assert len(evaluate_by_sb3(UnderMasks(model, eval_env), eval_env, 6, return_episode_rewards=True)[0]) == 6
+    callback = MaskedEvalCallback(eval_env, eval_freq=10, verbose=0)
+    model.learn(40, callback=callback)
+    assert np.isfinite(callback.last_mean_reward)
+
+
+def test_evaluation_without_masks_warns_and_names_what_gives_them(recwarn):
+    def agent():
+        return MaskableRELAXA2C("MlpPolicy", masked("discrete"), device="cpu")
+
+    warnings.simplefilter("always")
+
+    def warned():
+        messages = {str(one.message) for one in recwarn.list if "MaskableEvalCallback" in str(one.message)}
+        recwarn.clear()
+        return messages
+
+    eval_env, masked_env = make_vec_env(lambda: TinyEnv(ACTION_SPACES["discrete"]), 2), masked("discrete")
+    expected = {
+        "predict() was given no action_masks, so this MaskableRELAXA2C may take what the environment forbids. SB3's "
+        "EvalCallback and evaluate_policy give none: use sb3-contrib's MaskableEvalCallback "
+        "(sb3_contrib.common.maskable.callbacks) and evaluate_policy (sb3_contrib.common.maskable.evaluation)"
+    }
+    agent().learn(20, callback=EvalCallback(eval_env, eval_freq=5, verbose=0))
+    assert warned() == expected
+    evaluate_by_sb3(agent(), eval_env, 1)
+    assert warned() == expected
+    agent().predict(eval_env.reset())
+    assert warned() == expected
+    # and not where there is nothing to warn of
+    for callback in (MaskableEvalCallback, MaskedEvalCallback):
+        agent().learn(20, callback=callback(masked_env, eval_freq=5, verbose=0))
+    evaluate_policy(agent(), masked_env, 1)
+    evaluate_by_sb3(UnderMasks(agent(), masked_env), masked_env, 1)
+    unmasked = MaskableRELAXA2C("MlpPolicy", eval_env, device="cpu")
+    unmasked.learn(20, use_masking=False, callback=EvalCallback(eval_env, eval_freq=5, verbose=0))
+    RELAXA2C("MlpPolicy", eval_env, device="cpu").learn(20, callback=EvalCallback(eval_env, eval_freq=5, verbose=0))
+    assert warned() == set()
+    with pytest.raises(ValueError, match=r"no method action_masks\(\)"):
+        UnderMasks(unmasked, eval_env)
+
+
+def test_a_callback_may_ask_the_policy_and_sees_the_masks():
+    """What it asks in between is about other states: the masks of the rollout stay those of its steps."""
+    seen = []
+
+    class Asking(BaseCallback):
+        def _ask(self):
+            self.model.policy(th.zeros(5, 3))
+
+        def _on_rollout_start(self):
+            self._ask()
+
+        def _on_step(self):
+            seen.append(self.locals["action_masks"])
+            self._ask()
+            return True
+
+        def _on_rollout_end(self):
+            self._ask()
+            assert np.array_equal(self.model.rollout_buffer.action_masks, seen)
+            seen.clear()
+
+    model = MaskableRELAXA2C("MlpPolicy", masked("discrete"), device="cpu").learn(40, callback=Asking())
+    assert model._n_updates == 4
+    assert not model.policy._forward_pre_hooks
 
 
 WITHOUT_CONTRIB = """

@@ -290,6 +290,26 @@ def test_learns_saves_and_goes_on(space, objective, tmp_path):
     assert loaded.learn(40, reset_num_timesteps=False).num_timesteps == 240
 
 
+@pytest.mark.parametrize("space", list(ACTION_SPACES))
+def test_whole_episodes(space, tmp_path):
+    """A sequence is an episode from its start, in which nothing is remembered, but for the one that is cut in two."""
+    model = small(space, n_episodes=5).learn(300)
+    assert all(p.isfinite().all() for p in model.policy.parameters())
+    assert model.rollout_buffer.rewards.shape == (35, 1)
+    model.save(tmp_path / "agent")
+    loaded = ALGORITHM[space].load(tmp_path / "agent", env=tiny(space), device="cpu")
+    assert loaded.n_episodes == 5
+    assert loaded.learn(100, reset_num_timesteps=False).num_timesteps >= 400
+    np.random.seed(2)  # noqa: NPY002  where the buffer starts its sequences
+    batch = next(model.rollout_class.of(model.rollout_buffer).batches(model.view.dtype))
+    lengths = batch.context["mask"].reshape(-1, 7).sum(1).tolist()
+    assert sorted(lengths) == sorted([7] * 4 + [lengths[0], 7 - lengths[0]])
+    assert 0 < lengths[0] < 7
+    for of_one in batch.context["lstm_states"]:
+        goes_on = [state[0].abs().sum(1) > 0 for state in of_one]
+        assert all(of.tolist() == [True] + [False] * 5 for of in goes_on)
+
+
 def test_dict_observations():
     space = spaces.Dict({"a": spaces.Box(-1.0, 1.0, (3,), np.float32), "b": spaces.Discrete(4)})
     env = make_vec_env(lambda: TinyEnv(spaces.Discrete(3), observation_space=space), 2, seed=0)
@@ -354,8 +374,6 @@ def test_errors_say_what_is_allowed():
         RecurrentRELAXA2C("MlpPolicy", "CartPole-v1")
     with pytest.raises(ValueError, match="derive from sb3-contrib's RecurrentActorCriticPolicy"):
         RecurrentRELAXA2C(RELAXA2C.policy_aliases["MlpPolicy"], "CartPole-v1")
-    with pytest.raises(ValueError, match="n_episodes must be None"):
-        RecurrentRELAXA2C("MlpLstmPolicy", "CartPole-v1", n_episodes=2)
     with pytest.raises(ValueError, match="squash_output must be False"):
         RecurrentLAXA2C("MlpLstmPolicy", "Pendulum-v1", use_sde=True, policy_kwargs=dict(squash_output=True))
     with pytest.raises(ValueError, match=r"use sb3_relax\.RecurrentRELAXA2C instead"):

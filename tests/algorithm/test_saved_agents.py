@@ -41,7 +41,7 @@ def test_files_of_other_classes(name, tmp_path):
 def test_files_of_contribs_classes_and_of_ours_with_their_policies(tmp_path):
     contrib = pytest.importorskip("sb3_contrib")
     envs = pytest.importorskip("sb3_contrib.common.envs")
-    from sb3_relax import MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
+    from sb3_relax import MaskableRecurrentRELAXA2C, MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 
     masked = envs.InvalidActionEnvDiscrete(dim=4, n_invalid_actions=2)
     agents = {
@@ -49,13 +49,15 @@ def test_files_of_contribs_classes_and_of_ours_with_their_policies(tmp_path):
         "sb3_relax.MaskableRELAXA2C": MaskableRELAXA2C("MlpPolicy", masked, device="cpu"),
         "sb3_relax.RecurrentRELAXA2C": RecurrentRELAXA2C("MlpLstmPolicy", "CartPole-v1", device="cpu"),
         "sb3_relax.RecurrentLAXA2C": RecurrentLAXA2C("MlpLstmPolicy", "Pendulum-v1", device="cpu"),
+        "sb3_relax.MaskableRecurrentRELAXA2C": MaskableRecurrentRELAXA2C("MlpLstmPolicy", masked, device="cpu"),
         "sb3_contrib.MaskablePPO": contrib.MaskablePPO("MlpPolicy", masked, device="cpu"),
         "sb3_contrib.RecurrentPPO": contrib.RecurrentPPO("MlpLstmPolicy", "CartPole-v1", device="cpu"),
         "sb3_contrib.TRPO": contrib.TRPO("MlpPolicy", "CartPole-v1", device="cpu"),
     }
     for name, agent in agents.items():
         agent.save(tmp_path / "agent.zip")
-        for cls in (RELAXA2C, LAXA2C, MaskableRELAXA2C, RecurrentRELAXA2C, RecurrentLAXA2C):
+        kinds = (RELAXA2C, LAXA2C, MaskableRELAXA2C, RecurrentRELAXA2C, RecurrentLAXA2C, MaskableRecurrentRELAXA2C)
+        for cls in kinds:
             if type(agent) is cls:
                 cls.load(tmp_path / "agent.zip", device="cpu")
             else:

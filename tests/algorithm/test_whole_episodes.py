@@ -10,7 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_relax import RELAXA2C
+from sb3_relax import RELAXA2C, RecurrentRELAXA2C
 from tests.helpers import NeverEnding, TinyEnv
 
 
@@ -126,10 +126,11 @@ def test_a_callback_stops_collection():
     assert model._n_updates == 0
 
 
-def test_with_one_environment_the_first_rollout_is_that_of_n_steps():
-    """The same actions and values as SB3's collection, where both see one whole episode."""
-    by_steps = RELAXA2C("MlpPolicy", make_vec_env(lambda: Counting([6]), 1), seed=0, device="cpu", n_steps=6)
-    by_episodes = RELAXA2C("MlpPolicy", make_vec_env(lambda: Counting([6]), 1), seed=0, device="cpu", n_episodes=1)
+@pytest.mark.parametrize(("algorithm", "policy"), [(RELAXA2C, "MlpPolicy"), (RecurrentRELAXA2C, "MlpLstmPolicy")])
+def test_with_one_environment_the_first_rollout_is_that_of_n_steps(algorithm, policy):
+    """The same actions and values as SB3's (or sb3-contrib's) collection, where both see one whole episode."""
+    by_steps = algorithm(policy, make_vec_env(lambda: Counting([6]), 1), seed=0, device="cpu", n_steps=6)
+    by_episodes = algorithm(policy, make_vec_env(lambda: Counting([6]), 1), seed=0, device="cpu", n_episodes=1)
     grabs = []
     for model in (by_steps, by_episodes):
         grabs.append(Grab())

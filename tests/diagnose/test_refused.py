@@ -3,7 +3,7 @@
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_relax import MaskableRELAXA2C, RecurrentRELAXA2C
+from sb3_relax import MaskableRecurrentRELAXA2C, MaskableRELAXA2C, RecurrentRELAXA2C
 from sb3_relax.callbacks import GradientVarianceCallback
 from sb3_relax.diagnose import diagnose
 from sb3_relax.diagnose.cli import main
@@ -17,6 +17,7 @@ def agents():
     yield "action masks", MaskableRELAXA2C("MlpPolicy", masked, **kwargs), masked
     yield "action masks", contrib.MaskablePPO("MlpPolicy", masked, batch_size=4, **kwargs), masked
     yield "recurrent states", RecurrentRELAXA2C("MlpLstmPolicy", "CartPole-v1", **kwargs), "CartPole-v1"
+    yield "recurrent states", MaskableRecurrentRELAXA2C("MlpLstmPolicy", masked, **kwargs), masked
     yield (
         "recurrent states",
         contrib.RecurrentPPO("MlpLstmPolicy", "CartPole-v1", batch_size=4, **kwargs),
@@ -43,7 +44,7 @@ def test_so_does_the_command(tmp_path, capsys):
 
 def test_the_callback_says_so_before_training():
     for needs, model, env in agents():
-        if not isinstance(model, (MaskableRELAXA2C, RecurrentRELAXA2C)):
+        if not isinstance(model, (MaskableRELAXA2C, RecurrentRELAXA2C, MaskableRecurrentRELAXA2C)):
             continue
         other = make_vec_env(env) if isinstance(env, str) else type(env)(dim=4, n_invalid_actions=2)
         with pytest.raises(TypeError, match=f"needs {needs}"):

@@ -119,6 +119,54 @@ MISTAKES = {
         ["push_to_hub", "--algo", "relaxa2c", "--env", "MyEnv-v0", "-f", "runs", "-orga", "someone"],
         "unknown environment 'MyEnv-v0'",
     ),
+    "a trial without its study": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "--storage", "study.log", "--trial-id", "0"],
+        "a trial's hyper-parameters are named by --storage, --study-name and --trial-id together: --study-name is miss",
+    ),
+    "a study without a trial": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "--study-name", "mine"],
+        "--storage and --trial-id are missing",
+    ),
+    "a search that begins at a trial of no study": (
+        ["tune", "--algo", "relaxa2c", "--env", "CartPole-v1", "--study-name", "mine", "--trial-id", "0"],
+        "--storage is missing",
+    ),
+    "a search of nothing": (
+        ["tune", "--algo", "relaxa2c", "--env", "CartPole-v1", "--n-trials", "0"],
+        "--n-trials must be a whole number >= 1; got 0",
+    ),
+    "no episodes": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "--max-episodes", "0"],
+        "--max-episodes must be a whole number >= 1; got 0",
+    ),
+    "a search by episodes": (
+        ["train", "--optimize", "--algo", "relaxa2c", "--env", "CartPole-v1", "--max-episodes", "5"],
+        "--max-episodes is for training",
+    ),
+    "tracking without wandb": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "--track"],
+        "--track needs wandb: pip install wandb",
+    ),
+    "the baseline under another name": (
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-params", "cv_learning_rate:0"],
+        "use --algo a2c_matched",
+    ),
+    "the baseline with a control variate": (
+        ["train", "--algo", "a2c_matched", "--env", "CartPole-v1", "-params", "control_variate:'relax'"],
+        "a2c_matched has no control variate: use --algo laxa2c (Box actions) or relaxa2c",
+    ),
+    "masks that the environment does not have": (
+        ["train", "--algo", "relaxa2c_mask", "--env", "CartPole-v1", "--eval-freq", "-1"],
+        "the environment has no method action_masks()",
+    ),
+    "no module": (
+        ["train", "--algo", "relaxa2c", "--env", "none_such:MyEnv-v0"],
+        "--env none_such:MyEnv-v0: there is no package 'none_such' that could be imported, neither installed nor in",
+    ),
+    "a module that does not register it": (
+        ["train", "--algo", "relaxa2c", "--env", "json:MyEnv-v0"],
+        "unknown environment 'MyEnv-v0'",
+    ),
     "no package": (
         ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "--gym-packages", "none_such"],
         "--gym-packages: there is no package 'none_such'",
@@ -129,6 +177,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_of_the_users_is_one_line(capsys, monkeypatch, tmp_path, mistake):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sb3_relax.zoo.arguments.find_spec", lambda name: None if name == "wandb" else object())
     Path("mine.yml").write_text("CartPole-v1: {policy: MlpPolicy, n_timesteps: 10}\n")
     LAXA2C("MlpPolicy", "Pendulum-v1", device="cpu").save("laxa2c.zip")
     Path("empty/laxa2c").mkdir(parents=True)
@@ -256,6 +305,18 @@ def test_a_missing_extra_says_which_to_install(capsys, monkeypatch):
     monkeypatch.setattr(optional, "find_spec", lambda name: None if name in ("rl_zoo3", "pandas") else object())
     message = "rl_zoo3, pandas not installed: pip install 'sb3_relax[zoo]'"
     assert message in error_of(capsys, "train", "--algo", "relaxa2c")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("train", "--max-episodes N"), ("enjoy", "Without --algo"), ("plot", "")]
+)
+def test_help_says_what_rl_zoo3s_leaves_out(capsys, command, said):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert not stop.value.code
+    output = capsys.readouterr().out
+    assert said in output
+    assert "--env ENV" in output
 
 
 def test_a_command_needs_one_line(capsys, monkeypatch, tmp_path):

@@ -9,13 +9,27 @@ import rl_zoo3.import_envs  # noqa: F401  (registers the environments without ve
 from stable_baselines3 import A2C
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
+from sb3_relax import LAXA2C, RELAXA2C, MaskableRecurrentRELAXA2C, MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.errors import UnknownName, UsageError
-from sb3_relax.zoo.hyperparams import check_keys, check_sizes, entry_arguments, hyperparams_file, read_entries, to_rate
+from sb3_relax.zoo.hyperparams import (
+    check_keys,
+    check_sizes,
+    entry_arguments,
+    hyperparams_file,
+    read_entries,
+    require_own_name,
+    to_rate,
+)
+from sb3_relax.zoo.matched import MatchedA2C
 
 ROOT = Path(__file__).resolve().parents[2]
-RECURRENT = {"laxa2c_lstm": RecurrentLAXA2C, "relaxa2c_lstm": RecurrentRELAXA2C}
-ALGORITHMS = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C, "a2c": A2C, **RECURRENT}
+OF_CONTRIB = {
+    "laxa2c_lstm": RecurrentLAXA2C,
+    "relaxa2c_lstm": RecurrentRELAXA2C,
+    "relaxa2c_mask": MaskableRELAXA2C,
+    "relaxa2c_mask_lstm": MaskableRecurrentRELAXA2C,
+}
+ALGORITHMS = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C, "a2c": A2C, **OF_CONTRIB}
 ENTRIES = [(name, env_id) for name in ALGORITHMS for env_id in read_entries(hyperparams_file(name))]
 MATCHED = [env_id for name, env_id in ENTRIES if name == "a2c"]
 
@@ -33,15 +47,17 @@ def ours(env_id):
 def test_the_files_are_found_from_the_package(name):
     assert hyperparams_file(name).resolve() == ROOT / "zoo_hyperparams" / f"{name}.yml"
     assert hyperparams_file("sac") is None
+    assert hyperparams_file("a2c_matched") == hyperparams_file("a2c")
 
 
 @pytest.mark.parametrize(("name", "env_id"), ENTRIES)
 def test_every_key_is_an_argument_and_every_environment_exists(name, env_id):
     keys = set(entry(name, env_id))
     assert {"policy", "n_timesteps"} <= keys
-    # entries of the baseline with arguments of ours are run as our class
-    runs_as = "relaxa2c" if name == "a2c" and "cv_learning_rate" in keys else name
-    check_keys(runs_as, env_id, keys, ALGORITHMS)
+    # a2c_matched runs all of the baseline's, and SB3's A2C those without arguments of ours
+    check_keys(name, env_id, keys, ALGORITHMS | ({"a2c": MatchedA2C} if "cv_learning_rate" in keys else {}))
+    if name == "a2c":
+        check_keys("a2c_matched", env_id, keys, {"a2c_matched": MatchedA2C})
     assert env_id == "default" or env_id in gym.registry
 
 
@@ -50,9 +66,8 @@ def test_a_mistyped_key_is_refused_with_the_nearest():
         check_keys("laxa2c", "Pendulum-v1", {"n_critc_steps"}, ALGORITHMS)
     with pytest.raises(UnknownName, match="'correction'"):
         check_keys("laxa2c", "Pendulum-v1", {"correction"}, ALGORITHMS)  # RELAXA2C's alone
-    for env_id, ours in (("CartPole-v1", "relaxa2c"), ("Pendulum-v1", "laxa2c")):
-        with pytest.raises(UnknownName, match=rf"with ĉ = 0: sb3-relax train --algo {ours} --env {env_id} --conf-file"):
-            check_keys("a2c", env_id, {"n_critic_steps"}, ALGORITHMS)
+    with pytest.raises(UnknownName, match="sb3-relax train --algo a2c_matched --env CartPole-v1"):
+        check_keys("a2c", "CartPole-v1", {"n_critic_steps"}, ALGORITHMS | {"relaxa2c": RELAXA2C})
 
 
 def test_entry_arguments_are_those_that_python_accepts():
@@ -76,7 +91,16 @@ def test_the_baseline_differs_by_the_control_variate_alone(env_id):
 
 
 def test_the_baseline_has_every_environment():
-    assert set(MATCHED) == {env_id for name, env_id in ENTRIES if name not in RECURRENT and env_id != "default"}
+    assert set(MATCHED) == {env_id for name, env_id in ENTRIES if name not in OF_CONTRIB}
+
+
+def test_a_run_without_control_variate_goes_by_its_own_name():
+    """Saved as relaxa2c, plots and enjoy would take it for one."""
+    for without in ({"cv_learning_rate": 0.0}, {"cv_learning_rate": "0e0"}, {"control_variate": "none"}):
+        with pytest.raises(UsageError, match="use --algo a2c_matched"):
+            require_own_name("relaxa2c", without)
+        require_own_name("a2c_matched", without)
+    require_own_name("laxa2c", {"cv_learning_rate": "lin_1e-3", "cv_action_dependent": False})
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -15,6 +15,9 @@ ENVIRONMENTS = {
     "relaxa2c": "CartPole-v1",
     "laxa2c_lstm": "Pendulum-v1",
     "relaxa2c_lstm": "CartPole-v1",
+    "relaxa2c_mask": "CartPole-v1",
+    "relaxa2c_mask_lstm": "CartPole-v1",
+    "a2c_matched": "Pendulum-v1",
 }
 
 
@@ -84,3 +87,22 @@ def test_both_rates_may_fall(tmp_path):
     assert isinstance(model.learning_rate, LinearSchedule)
     assert model.cv_lr_schedule(0.5) == pytest.approx(5e-3)
     model.env.close()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_trials_hyper_parameters_are_taken(tmp_path, number):
+    """Trial 0, too; what the user names himself goes before them."""
+    place = f"{tmp_path}/study.log"
+    study = optuna.create_study(study_name="s", storage=registry.open_storage(place))
+    for _ in range(2):
+        trial = study.ask()
+        registry.SAMPLERS["relaxa2c"](trial, 1, 1, {})
+        study.tell(trial, 0.0)
+    asked = manager(
+        tmp_path, "relaxa2c", "CartPole-v1", storage=place, study_name="s", trial_id=number, hyperparams={"gamma": 0.5}
+    )
+    read, saved = asked.read_hyperparameters()
+    trial = study.trials[number]
+    assert read["n_steps"] == saved["n_steps"] == trial.user_attrs["n_steps"]
+    assert read["learning_rate"] == trial.params["learning_rate"]
+    assert read["gamma"] == 0.5

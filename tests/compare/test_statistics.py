@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scripts.tables import rl_statistics
+from sb3_relax.compare import statistics as rl_statistics
 
 
 def test_interquartile_mean_leaves_out_the_quarters():

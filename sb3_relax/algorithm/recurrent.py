@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,7 +14,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
-from torch.utils.hooks import RemovableHandle
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.contrib import (
@@ -31,41 +29,44 @@ from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Batch, Rollout, by_environment, in_time_order
+from sb3_relax.policy_gradient.state_features import StateReader
 
 #: of the buffer, and what of :class:`RNNStates` each is
 STATES = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
 
 
+class MemoryReader(StateReader):
+    """Reads what comes out of the actor's LSTM, whole sequences flattened: what the policy knows of the past."""
+
+    def heard(self, inputs: Any, output: Any) -> th.Tensor:
+        return output[0]  # [steps, sequences, hidden]
+
+    def features(self, calls: list[th.Tensor]) -> th.Tensor:
+        # one call for all steps or, where an episode starts on the way, one for each
+        return th.cat(calls).transpose(0, 1).flatten(0, 1)
+
+
 class RecurrentView(PolicyView):
     """A recurrent policy, evaluated on padded sequences; what pads them is dropped from everything it gives.
 
-    The features are what comes out of the actor's LSTM: what the policy knows of the past.
-
-    Where ``twice_differentiable``, cuDNN is left out, which has no second derivative of an LSTM.
+    The features are what comes out of the actor's LSTM.
 
     :param policy: sb3-contrib's
     """
 
     policy: RecurrentActorCriticPolicy
 
-    @property
-    def features_dim(self) -> int:
-        return self.policy.lstm_output_dim
+    def make_reader(self) -> StateReader:
+        return MemoryReader(self.policy.lstm_actor, self.policy.lstm_output_dim)
 
     def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
         real = context.pop("mask")
-        with th.backends.cudnn.flags(enabled=False) if self.twice_differentiable else nullcontext():
-            return super().evaluate(observations, actions, **context).at(real)
+        return super().evaluate(observations, actions, **context).at(real)
 
     def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
         states, starts = context["lstm_states"].vf, context["episode_starts"]
         values: th.Tensor = self.policy.predict_values(observations, states, starts)  # type: ignore[arg-type]
         return values.flatten()[context["mask"]]
-
-    def listen(self, seen: list[th.Tensor]) -> list[RemovableHandle]:
-        # what goes into the actor's layers comes out of its LSTM, whole sequences flattened
-        layers = self.policy.mlp_extractor.policy_net
-        return [layers.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))]
 
 
 class RecurrentRollout(Rollout):

@@ -37,7 +37,8 @@ class ScaledNetwork(nn.Module):
     """What the networks have in common: layers of the state, a last layer that starts at zero, and the scale.
 
     They read the features of the policy's own extractor, detached: an Mlp, a Cnn, a MultiInput or a user's extractor
-    serves without a second copy, and training φ never moves the policy.
+    serves without a second copy, and training φ never moves the policy. Where those features are not flat, they read
+    the critic's latent, and of a recurrent policy the output of the actor's LSTM.
 
     ``scale`` is the root mean square of earlier advantages, which makes φ's learning rate independent of the reward's
     scale. With the last layer at zero, training starts as plain A2C.

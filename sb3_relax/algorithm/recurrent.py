@@ -61,6 +61,8 @@ class RecurrentView(PolicyView):
 
     def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
         real = context.pop("mask")
+        # padding is zeros, which need be no action: its place is taken by an action that was executed
+        actions = th.where(real.reshape(-1, *[1] * (actions.dim() - 1)), actions, actions[real][:1])
         return super().evaluate(observations, actions, **context).at(real)
 
     def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:

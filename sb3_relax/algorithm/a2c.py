@@ -29,6 +29,7 @@ from sb3_relax.errors import refuse_unknown_arguments
 from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.action_spaces import act_in, as_sb3_counts
 from sb3_relax.policy_gradient.critic import Critic
+from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters, check_a2c, rate_at
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
@@ -261,6 +262,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 # what the next batch may know of this one
                 self.control_variate.observe(estimate)
                 self.expected_steps.observe(estimate.samples)
+        forget_graph(self.policy.action_dist)
 
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

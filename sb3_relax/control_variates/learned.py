@@ -48,7 +48,10 @@ class LearnedControlVariate(ControlVariate):
             objective = self.objective(again)
             if step == 0:
                 log["cv_loss"] = again.moments.square_at(1) if objective is None else objective.item()
-            for parameter, gradient in zip(phi, self.phi_gradients(again, objective, phi), strict=True):
+            gradients = self.phi_gradients(again, objective, phi)
+            if not fits_adam(gradients):
+                break  # advantages beyond 1e9 or so: φ stays as it is, and the policy goes on
+            for parameter, gradient in zip(phi, gradients, strict=True):
                 parameter.grad = gradient
             self.optimizer.step()
         return log
@@ -80,6 +83,11 @@ class LearnedControlVariate(ControlVariate):
             retain_graph=True,
         )
         return th.stack([gradient.square().sum() for gradient in at_weights]).sum()
+
+
+def fits_adam(gradients: Sequence[th.Tensor | None]) -> bool:
+    """Whether a gradient can be squared in its dtype. Adam averages the squares, and infinity would stay for good."""
+    return bool(th.nn.utils.get_total_norm([part for part in gradients if part is not None]).isfinite())
 
 
 class NetworkControlVariate(LearnedControlVariate):

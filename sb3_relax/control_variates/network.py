@@ -78,7 +78,8 @@ class ScaledNetwork(nn.Module):
 
     def observe(self, signal: th.Tensor) -> None:
         """Let ``scale`` take in the advantages of a batch, after it was used."""
-        mean_square = signal.square().mean().item()
+        # in float32 the square would overflow at 1e19; not every device has float64
+        mean_square = signal.detach().cpu().double().square().mean().item()
         scale, seen_batches = self.scale, self.seen_batches
         if seen_batches.item() > 0:
             mean_square = self.scale_decay * scale.item() ** 2 + (1 - self.scale_decay) * mean_square

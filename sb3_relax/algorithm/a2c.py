@@ -323,7 +323,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             observations = obs_as_tensor(observations, self.device)  # type: ignore[arg-type]
         actions = th.as_tensor(actions, device=self.device)
         if not isinstance(self.action_space, spaces.Discrete):
-            actions = actions.flatten(1)
+            actions = actions.reshape(len(actions), -1)
         output: PolicyOutput = self.view.evaluate(observations, actions, **context)  # type: ignore[arg-type]
         advantages = th.as_tensor(advantages, device=self.device).to(output.values.dtype)
         if advantages.shape != output.values.shape:

@@ -113,7 +113,8 @@ class Persistence(BaseAlgorithm):
 
         The logger, whose files are open, stays the same one; ``learn()`` makes another.
         """
-        forget_graph(self.policy.action_dist)
+        if hasattr(self, "policy"):
+            forget_graph(self.policy.action_dist)
         if hasattr(self, "_logger"):
             memo[id(self._logger)] = self._logger
         made = memo[id(self)] = object.__new__(type(self))

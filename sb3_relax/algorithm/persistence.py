@@ -113,8 +113,9 @@ class Persistence(BaseAlgorithm):
 
         The logger, whose files are open, stays the same one; ``learn()`` makes another.
         """
-        if hasattr(self, "policy"):
-            forget_graph(self.policy.action_dist)
+        policy: Any = getattr(self, "policy", None)
+        if policy is not None:
+            forget_graph(policy.action_dist)
         if hasattr(self, "_logger"):
             memo[id(self._logger)] = self._logger
         made = memo[id(self)] = object.__new__(type(self))

@@ -20,7 +20,7 @@ from sb3_relax import RELAXA2C, MaskableRELAXA2C, RecurrentRELAXA2C
 from sb3_relax.algorithm.copies import frozen_copy
 from sb3_relax.diagnose import diagnose
 from sb3_relax.errors import UsageError
-from sb3_relax.export import to_onnx, to_torchscript
+from sb3_relax.export import Controller, to_a2c, to_onnx, to_torchscript
 from sb3_relax.policy_gradient.action_spaces import as_sb3_counts
 from tests.helpers import ACTION_SPACES, TinyEnv
 
@@ -209,6 +209,23 @@ def test_exported_policies_count_as_the_environment_does(space, how, tmp_path):
         actions = th.jit.load(to_torchscript(model, tmp_path / "agent"))(th.as_tensor(observations)).numpy()
     assert np.array_equal(actions, expected)
     assert len(np.unique(expected)) > 1
+
+
+@pytest.mark.parametrize("space", ["Discrete from -2", SHIFTED_MATRIX, "MultiBinary of two dimensions"])
+@each_algorithm
+def test_what_is_exported_of_masks_and_memory_counts_alike(algorithm, space):
+    model = make(algorithm, Wanted(SPACES[space]))
+    controller = Controller(model, probabilities=True)
+    given, *context = controller.example()
+    action, *_, probabilities = controller(given, *context)
+    assert np.array_equal(action.detach().numpy(), model.predict(given.numpy(), deterministic=True)[0])
+    assert len(probabilities) == len(given)
+
+
+@each_space
+def test_sb3_s_a2c_is_not_said_to_act_alike(space):
+    with pytest.raises(UsageError, match="SB3's A2C acts otherwise than this RELAXA2C"):
+        to_a2c(make(RELAXA2C, Wanted(SPACES[space])))
 
 
 @each_space

@@ -15,14 +15,21 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance, ob
 
 from sb3_relax.algorithm.collection import Collection
 from sb3_relax.algorithm.persistence import Persistence, mixed_seed
-from sb3_relax.algorithm.requirements import require_action_space, require_policy_family, unknown_policy
+from sb3_relax.algorithm.requirements import (
+    require_action_space,
+    require_observation_space,
+    require_policy_family,
+    unknown_policy,
+)
 from sb3_relax.algorithm.signature import full_signature
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.guard import Guarded
 from sb3_relax.control_variates.registry import make_control_variate
 from sb3_relax.errors import refuse_unknown_arguments
 from sb3_relax.estimators import Estimate
+from sb3_relax.policy_gradient.action_spaces import act_in, as_sb3_counts
 from sb3_relax.policy_gradient.critic import Critic
+from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters, check_a2c, scheduled_values
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
@@ -172,7 +179,16 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
     def _setup_model(self) -> None:
         values = self.check_hyperparameters()
-        super()._setup_model()
+        # SB3 makes networks and buffers for actions as it counts them; the policy acts as the environment counts them
+        action_space = self.action_space
+        self.action_space = as_sb3_counts(action_space)
+        try:
+            super()._setup_model()
+        finally:
+            self.action_space = action_space
+        if self.seed is not None:
+            action_space.seed(self.seed)
+        act_in(self.policy, action_space)
         # One call per operation instead of one per weight; torch's own default on a GPU
         for group in self.policy.optimizer.param_groups:
             if "foreach" in group and group["foreach"] is None and not group.get("fused"):
@@ -202,9 +218,10 @@ class ControlVariateA2C(Persistence, Collection, A2C):
     def check_hyperparameters(self) -> Hyperparameters:
         """All hyper-parameters as they are now.
 
-        :raises UsageError: for a value out of range, or an action space that this class does not take
+        :raises UsageError: for a value out of range, or a space that this class does not take
         """
         self.require_action_space(self.action_space)
+        require_observation_space(self.observation_space)
         check_a2c(self)
         values = self.hyperparameters.of(self)
         values.check(self.action_space, self.n_envs)
@@ -251,6 +268,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 # what the next batch may know of this one
                 self.control_variate.observe(estimate)
                 self.expected_steps.observe(estimate.samples)
+        forget_graph(self.policy.action_dist)
 
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -313,8 +331,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         if not isinstance(observations, th.Tensor) and not _is_tensor_dict(observations):
             observations = obs_as_tensor(observations, self.device)  # type: ignore[arg-type]
         actions = th.as_tensor(actions, device=self.device)
-        if isinstance(self.action_space, spaces.Box):
-            actions = actions.flatten(1)
+        if not isinstance(self.action_space, spaces.Discrete):
+            actions = actions.reshape(len(actions), -1)
         output: PolicyOutput = self.view.evaluate(observations, actions, **context)  # type: ignore[arg-type]
         advantages = th.as_tensor(advantages, device=self.device).to(output.values.dtype)
         if advantages.shape != output.values.shape:

@@ -29,7 +29,7 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
     :param parameters: name → state dict, as ``get_parameters()`` gives them; left as it is
     :param exact_match: whether all of ĉ's weights must be there, and no others
     :return: name → state dict
-    :raises ParametersDoNotFit: (a ``ValueError`` and a ``RuntimeError``) for weights of a ĉ(a, s) where the model has a ĉ(s), or of another control variate
+    :raises ParametersDoNotFit: for weights of a ĉ(a, s) where the model has a ĉ(s), or of another control variate
     """
     state = parameters.get("control_variate")
     if state is None:

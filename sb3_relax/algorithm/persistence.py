@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from sb3_relax.algorithm.saved_agents import require_own_file
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.files import write_atomically
 from sb3_relax.policy_gradient.critic import Critic
+from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
 from sb3_relax.policy_gradient.hyperparameters import ATTRIBUTES
 from sb3_relax.policy_gradient.update_rules.base import UpdateRule
@@ -107,6 +109,20 @@ class Persistence(BaseAlgorithm):
         path = pathlib.Path(path)
         with write_atomically(path if path.suffix else path.with_suffix(".zip")) as file:
             super().save(file, exclude, include)  # type: ignore[arg-type]
+
+    def __deepcopy__(self: SelfPersistence, memo: dict[int, Any]) -> SelfPersistence:
+        """What ``copy.deepcopy(model)`` gives: an agent with weights, statistics, streams and environments of its own.
+
+        The logger, whose files are open, stays the same one; ``learn()`` makes another.
+        """
+        policy: Any = getattr(self, "policy", None)
+        if policy is not None:
+            forget_graph(policy.action_dist)
+        if hasattr(self, "_logger"):
+            memo[id(self._logger)] = self._logger
+        made = memo[id(self)] = object.__new__(type(self))
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
 
     def _excluded_save_params(self) -> list[str]:
         made = ("view", "critic", "control_variate", "update_rule", "expected_steps", "noise_generator", "time_limits")

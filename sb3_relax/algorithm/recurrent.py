@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,7 +15,6 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
-from torch.utils.hooks import RemovableHandle
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.collection import of_each
@@ -33,36 +31,47 @@ from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Batch, Rollout, by_environment, in_time_order
+from sb3_relax.policy_gradient.state_features import StateReader
 
 #: of the buffer, and what of :class:`RNNStates` each is
 STATES = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
 
 
+class MemoryReader(StateReader):
+    """Reads what comes out of the actor's LSTM, whole sequences flattened: what the policy knows of the past."""
+
+    def heard(self, inputs: Any, output: Any) -> th.Tensor:
+        return output[0]  # [steps, sequences, hidden]
+
+    def features(self, calls: list[th.Tensor]) -> th.Tensor:
+        # one call for all steps or, where an episode starts on the way, one for each
+        return th.cat(calls).transpose(0, 1).flatten(0, 1)
+
+
 class RecurrentView(PolicyView):
     """A recurrent policy, evaluated on padded sequences; what pads them is dropped from everything it gives.
 
-    The features are what comes out of the actor's LSTM: what the policy knows of the past.
+    The features are what comes out of the actor's LSTM.
 
     What masks forbid in the steps that pad does not matter either.
-
-    Where ``twice_differentiable``, cuDNN is left out, which has no second derivative of an LSTM.
 
     :param policy: sb3-contrib's
     """
 
     policy: RecurrentActorCriticPolicy
 
-    @property
-    def features_dim(self) -> int:
-        return self.policy.lstm_output_dim
+    def make_reader(self) -> StateReader:
+        return MemoryReader(self.policy.lstm_actor, self.policy.lstm_output_dim)
 
     def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
         real = context.pop("mask")
         masks = context.get("action_masks")
         if masks is not None:
             context["action_masks"] = th.as_tensor(masks, dtype=th.bool, device=real.device) | ~real.unsqueeze(-1)
-        with th.backends.cudnn.flags(enabled=False) if self.twice_differentiable else nullcontext():
-            return super().evaluate(observations, actions, **context).at(real)
+        # padding is zeros, which need be no action: its place is taken by an action that was executed
+        actions = actions.reshape(len(real), -1)
+        actions = th.where(real.unsqueeze(-1), actions, actions[real][:1])
+        return super().evaluate(observations, actions, **context).at(real)
 
     def context_of_zeros(self) -> dict[str, Any]:
         lstm = self.policy.lstm_actor
@@ -75,11 +84,6 @@ class RecurrentView(PolicyView):
         states, starts = context["lstm_states"].vf, context["episode_starts"]
         values: th.Tensor = self.policy.predict_values(observations, states, starts)  # type: ignore[arg-type]
         return values.flatten()[context["mask"]]
-
-    def listen(self, seen: list[th.Tensor]) -> list[RemovableHandle]:
-        # what goes into the actor's layers comes out of its LSTM, whole sequences flattened
-        layers = self.policy.mlp_extractor.policy_net
-        return [layers.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))]
 
 
 class RecurrentRollout(Rollout):

@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+import numpy as np
 from gymnasium import spaces
 
 from sb3_relax.catalogue import POLICY_FAMILIES, family_of, takers
 from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.action_spaces import starts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: what SB3's policies act in
 KNOWN_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+#: float32 has every whole number up to here
+LARGEST_ACTION = 2**24
 
 
 def require_action_space(cls: Any, action_space: gymnasium.Space) -> None:
@@ -24,6 +28,7 @@ def require_action_space(cls: Any, action_space: gymnasium.Space) -> None:
     :raises UsageError: (a ``ValueError``) naming the class to use instead
     """
     if isinstance(action_space, cls.action_spaces):
+        _require_exact_in_float32(action_space)
         return
     accepted = ", ".join(kind.__name__ for kind in cls.action_spaces)
     advice = "flatten it to one of them (for Box use LAXA2C, for the discrete ones RELAXA2C)"
@@ -32,6 +37,39 @@ def require_action_space(cls: Any, action_space: gymnasium.Space) -> None:
         others = takers(action_space, cls.policy_base) or takers(action_space, None)
         advice = f"use sb3_relax.{others[0]} instead"
     raise UsageError(f"{cls.__name__} takes {accepted} action spaces; got {action_space}: {advice}")
+
+
+def _require_exact_in_float32(action_space: gymnasium.Space) -> None:
+    """SB3's buffers hand actions over in float32, which would round large numbers to other actions."""
+    if isinstance(action_space, (spaces.Discrete, spaces.MultiDiscrete)):
+        first = starts_of(action_space)
+        last = first + np.asarray(getattr(action_space, "nvec", getattr(action_space, "n", 1))).flatten() - 1
+        if max(abs(first).max(), abs(last).max()) > LARGEST_ACTION:
+            raise UsageError(
+                f"SB3's buffers hold actions exactly up to {LARGEST_ACTION}; got {action_space}: let the space start "
+                "nearer to 0, and add the rest in step()"
+            )
+
+
+def require_observation_space(space: gymnasium.Space, name: str = "observations") -> None:
+    """Observations that SB3 reads as they are meant: it counts classes from 0, and takes vectors of them.
+
+    :param name: of the part of a Dict
+    :raises UsageError: naming the wrapper to write
+    """
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            require_observation_space(part, f"observations[{key!r}]")
+    elif starts_of(space).any():
+        raise UsageError(
+            f"{name} must count from 0, as SB3's one-hot encoding does; got {space}: subtract the start in a "
+            "gymnasium.ObservationWrapper whose observation_space has none"
+        )
+    elif isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim > 1:
+        raise UsageError(
+            f"{name} that are MultiDiscrete must be a vector; got {space}: flatten them in a "
+            "gymnasium.ObservationWrapper whose observation_space is MultiDiscrete(nvec.flatten())"
+        )
 
 
 def require_policy_family(cls: Any, policy_class: type | None) -> None:

@@ -41,7 +41,7 @@ class ControlVariate(nn.Module, ABC):
     latents: tuple[type[Latent], ...] = (Latent,)
     #: whether :meth:`gradient` draws random numbers, so that two calls differ
     draws_noise: bool = True
-    #: whether :meth:`fit` differentiates the policy twice, which cuDNN cannot do of an LSTM
+    #: whether :meth:`fit` differentiates the policy twice, which the fastest kernels cannot do
     needs_second_derivative: bool = False
 
     #: of φ; its rate follows ``cv_learning_rate``. ``None`` where φ is not trained by one

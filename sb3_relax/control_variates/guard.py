@@ -95,7 +95,8 @@ class Guarded(ControlVariate):
         past = self.size.item()
         # a batch whose advantages happen to vanish says nothing of ĉ: divided by its own size it would drown the others
         divisor = max(size, 0.1 * past)
-        if divisor > 0 and math.isfinite(square / divisor):
+        # what overflows says nothing either
+        if divisor > 0 and all(map(math.isfinite, moments.square)) and math.isfinite(square / divisor):
             self.cross.mul_(self.decay).add_(cross / divisor)
             self.square.mul_(self.decay).add_(square / divisor)
             self.size.fill_(size if past == 0 else self.decay * past + (1 - self.decay) * size)

@@ -45,7 +45,8 @@ class ScaledNetwork(nn.Module):
     """What the networks have in common: layers of the state, a last layer that starts at zero, and the scale.
 
     They read the features of the policy's own extractor, detached: an Mlp, a Cnn, a MultiInput or a user's extractor
-    serves without a second copy, and training φ never moves the policy.
+    serves without a second copy, and training φ never moves the policy. Where those features are not flat, they read
+    the critic's latent, and of a recurrent policy the output of the actor's LSTM.
 
     ``scale`` is the root mean square of earlier advantages, which makes φ's learning rate independent of the reward's
     scale. With the last layer at zero, training starts as plain A2C.
@@ -60,7 +61,7 @@ class ScaledNetwork(nn.Module):
         super().__init__()
         self.scale_decay = scale_decay
         self.register_buffer("scale", th.ones(()))
-        self.register_buffer("seen_batches", th.zeros((), dtype=th.int64))
+        self.register_buffer("seen_batches", th.zeros(()))
 
     def make_state_layers(self, features_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> int:
         """The hidden layers, the last of them without its tanh; its width is returned."""
@@ -123,7 +124,8 @@ class ScaledNetwork(nn.Module):
 
     def observe(self, signal: th.Tensor) -> None:
         """Let ``scale`` take in the advantages of a batch, after it was used."""
-        mean_square = signal.square().mean().item()
+        # in float32 the square would overflow at 1e19; not every device has float64
+        mean_square = signal.detach().cpu().double().square().mean().item()
         scale, seen_batches = self.scale, self.seen_batches
         if seen_batches.item() > 0:
             mean_square = self.scale_decay * scale.item() ** 2 + (1 - self.scale_decay) * mean_square

@@ -11,6 +11,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.policy_gradient.action_spaces import act_in, as_sb3_counts
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ def measure_cost(model: ControlVariateA2C, env: VecEnv, repeats: int = 100) -> C
     :param env: as many environments as the copy's ``n_envs``
     """
     state = np.random.get_state()  # noqa: NPY002  (SB3 shuffles a rollout with NumPy's own generator)
-    policy: Any = model.policy_class
-    a2c = A2C(policy, env, n_steps=model.n_steps, policy_kwargs=model.policy_kwargs, device=model.device)
+    a2c = a2c_like(model, env)
     model.n_critic_steps = 1  # as A2C's
     model.set_env(env)
     times: dict[str, list[float]] = {"rollout": [], "update": [], "update_without": []}
@@ -59,3 +59,20 @@ def measure_cost(model: ControlVariateA2C, env: VecEnv, repeats: int = 100) -> C
             times[name].append(time.perf_counter() - start)
     np.random.set_state(state)  # noqa: NPY002
     return Cost(**{name: min(values) for name, values in times.items()})
+
+
+def a2c_like(model: ControlVariateA2C, env: VecEnv) -> A2C:
+    """SB3's A2C with a fresh policy of the model's kind, acting as the environment counts actions.
+
+    :param model: a frozen copy
+    :param env: as many environments as the copy's ``n_envs``
+    """
+    arguments: dict[str, Any] = {name: getattr(model, name) for name in ("n_steps", "policy_kwargs", "device")}
+    a2c = A2C(model.policy_class, None, **arguments, _init_setup_model=False)  # type: ignore[arg-type]
+    a2c.observation_space, a2c.n_envs = model.observation_space, env.num_envs
+    a2c.action_space = as_sb3_counts(model.action_space)
+    a2c._setup_model()
+    act_in(a2c.policy, model.action_space)
+    a2c.action_space = model.action_space
+    a2c.set_env(env)
+    return a2c

@@ -73,7 +73,10 @@ class Estimate:
         if self._phi_vjp is None:
             return self._grad
         # not self.phi: the estimator does not know the parameters behind a surrogate that is no module
-        phi = [parameter for parameter, _ in self._phi_vjp(torch.zeros_like(self._grad))]
+        try:
+            phi = [parameter for parameter, _ in self._phi_vjp(torch.zeros_like(self._grad))]
+        except RuntimeError:  # φ has moved on: the value is as it was, and a backward pass says so itself
+            phi = list(self.phi)
         with torch.enable_grad():
             return _WithVJP.apply(self._grad, self._phi_vjp, *phi)
 

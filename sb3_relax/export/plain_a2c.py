@@ -17,6 +17,7 @@ from sb3_relax.catalogue import family_of
 from sb3_relax.errors import UsageError
 from sb3_relax.export.controller import EXAMPLE_STEPS, takes_masks, takes_memory
 from sb3_relax.export.normalizer import parts_of
+from sb3_relax.policy_gradient.action_spaces import as_sb3_counts
 from sb3_relax.policy_gradient.hyperparameters import COEFFICIENTS, value_at
 
 #: A2C's arguments that it does not get from the agent: the environment, the seed, which would start every stream of
@@ -35,8 +36,9 @@ def to_a2c(model: ControlVariateA2C) -> A2C:
     :return: A2C
     :raises TypeError: for an agent with a policy that SB3 does not have, naming sb3-contrib's class that has it; and
         for one that is not of this package
-    :raises UsageError: (a ``ValueError``) where A2C acts otherwise all the same: the agent's class, or its policy's
-        object, was made to act in a way that is not saved with the policy
+    :raises UsageError: (a ``ValueError``) where A2C acts otherwise all the same: in an action space that SB3 misreads
+        (one with a ``start``, or of two dimensions), or where the agent's class, or its policy's object, was made to
+        act in a way that is not saved with the policy
 
     Example::
 
@@ -48,6 +50,8 @@ def to_a2c(model: ControlVariateA2C) -> A2C:
         raise TypeError(f"to_a2c() takes an agent of LAXA2C or RELAXA2C; got {type(model).__name__}")
     if family_of(model.policy_class) is not None:
         raise TypeError(_what_to_do_instead(model))
+    if as_sb3_counts(model.action_space) is not model.action_space:
+        raise _acts_otherwise(model)
     taken: dict[str, Any] = {name: getattr(model, name) for name in signature(A2C).parameters if name not in NOT_TAKEN}
     taken["policy_kwargs"] = deepcopy(taken["policy_kwargs"])
     # A2C has no schedules of coefficients
@@ -76,10 +80,14 @@ def _require_equal_actions(model: ControlVariateA2C, a2c: A2C) -> None:
     observation = zeros if isinstance(space, spaces.Dict) else zeros[""]
     ours, theirs = (each.predict(observation, deterministic=True)[0] for each in (model, a2c))
     if not np.allclose(ours, theirs, equal_nan=True):
-        raise UsageError(
-            f"SB3's A2C acts otherwise than this {type(model).__name__} with the same weights, in "
-            f"{model.action_space}: export it with to_onnx() or to_torchscript()"
-        )
+        raise _acts_otherwise(model)
+
+
+def _acts_otherwise(model: ControlVariateA2C) -> UsageError:
+    return UsageError(
+        f"SB3's A2C acts otherwise than this {type(model).__name__} with the same weights, in {model.action_space}: "
+        "export it with to_onnx() or to_torchscript()"
+    )
 
 
 def _copy_optimizer_state(optimizer: th.optim.Optimizer | None, source: BasePolicy, target: BasePolicy) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from sb3_relax.estimators import Gaussian, GumbelOneHot, Latent, LogisticBernoulli, from_distribution
 from sb3_relax.estimators.latents import MASKED_LOGIT
+from sb3_relax.policy_gradient.action_spaces import as_sb3_counts, to_classes
 
 
 def to_latent(distribution: Distribution) -> Latent:
@@ -64,7 +65,7 @@ def latent_like(policy: ActorCriticPolicy) -> Latent:
 
     :raises TypeError: for an action space that SB3's policies do not take
     """
-    space = policy.action_space
+    space = as_sb3_counts(policy.action_space)
     options: Any = {"dtype": next(policy.parameters()).dtype, "device": policy.device}
     if isinstance(space, spaces.Box):
         zeros = th.zeros(get_action_dim(space), **options)
@@ -91,7 +92,7 @@ def to_sample(distribution: Distribution, latent: Latent, actions: th.Tensor) ->
     """
     theta = latent.theta
     if isinstance(latent, GumbelOneHot):
-        index = actions.long().reshape(theta.shape[:-1]).unsqueeze(-1)
+        index = to_classes(distribution, actions).long().reshape(theta.shape[:-1]).unsqueeze(-1)
         return th.zeros_like(theta, requires_grad=False).scatter_(-1, index, 1.0)
     if isinstance(latent, LogisticBernoulli):
         return actions.reshape(theta.shape).to(theta.dtype)

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_relax.errors import UsageError, require_choice, require_count, require_rate, require_schedule, require_within
 from sb3_relax.estimators.latents import MAX_SUPPORT
+from sb3_relax.policy_gradient.action_spaces import as_sb3_counts
 
 SelfHyperparameters = TypeVar("SelfHyperparameters", bound="Hyperparameters")
 
@@ -200,6 +201,7 @@ class DiscreteHyperparameters(Hyperparameters):
 
 def joint_actions(action_space: spaces.Space) -> float:
     """How many actions a space has; infinitely many where it is a Box."""
+    action_space = as_sb3_counts(action_space)
     if isinstance(action_space, spaces.MultiBinary):
         return 2 ** get_action_dim(action_space)
     if isinstance(action_space, spaces.MultiDiscrete):

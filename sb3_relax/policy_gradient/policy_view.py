@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch.utils.hooks import RemovableHandle
 
 from sb3_relax.estimators import Latent
 from sb3_relax.policy_gradient.action_latents import latent_like, to_latent, to_sample
+from sb3_relax.policy_gradient.action_spaces import starts_of
+from sb3_relax.policy_gradient.second_derivatives import twice_differentiable
+from sb3_relax.policy_gradient.state_features import StateReader, reader_of
 
 
 class PolicyOutput(NamedTuple):
@@ -47,6 +50,7 @@ class PolicyView:
     latent, the size of the state features and of the flattened action, dtype and device.
 
     :param policy: with ``evaluate_actions`` and ``predict_values``, as every ``ActorCriticPolicy`` has them
+    :raises UsageError: for a policy whose state features cannot be read
 
     Example::
 
@@ -55,7 +59,7 @@ class PolicyView:
         output.latent.theta, output.values
     """
 
-    #: whether the second derivative of a pass is needed
+    #: whether the second derivative of a pass is needed, which the fastest kernels do not have
     twice_differentiable: bool = False
 
     def __init__(self, policy: ActorCriticPolicy):
@@ -64,6 +68,7 @@ class PolicyView:
     def follow(self, policy: ActorCriticPolicy) -> None:
         """Read this policy from now on: whoever has the view sees the new one."""
         self.policy = policy
+        self.reader = self.make_reader()
         self._weights: tuple[list[th.nn.Parameter], list[th.nn.Parameter]] | None = None
 
     @property
@@ -78,7 +83,7 @@ class PolicyView:
     @property
     def features_dim(self) -> int:
         """F, the size of :attr:`PolicyOutput.features`."""
-        return self.policy.features_dim
+        return self.reader.dim
 
     @property
     def latent(self) -> Latent:
@@ -107,25 +112,22 @@ class PolicyView:
         :param observations: ``[N, *obs_shape]`` (a dict of such for Dict observations)
         :param actions: as the rollout buffer stores them, ``[N]`` or ``[N, D]``
         :param context: what else ``evaluate_actions`` takes, by its own names
-        :raises TypeError: for a policy that does not call its features extractor, that evaluates another distribution
-            than its ``action_dist``, or whose distribution has no latent
+        :raises TypeError: for a policy that does not call its features extractor (its ``value_net``, where the
+            features are not flat), that evaluates another distribution than its ``action_dist``, or whose distribution
+            has no latent
         """
         if isinstance(self.policy.action_space, spaces.Discrete):
             actions = actions.long().flatten()
         elif isinstance(self.policy.action_space, spaces.MultiBinary):
             # torch's Bernoulli compares bits in the logits' dtype, and the buffer holds float32
             actions = actions.to(self.dtype)
-        seen: list[th.Tensor] = []
-        hooks = self.listen(seen)
-        try:
+        kernels = twice_differentiable(self.policy) if self.twice_differentiable else nullcontext()
+        with kernels, self.reader.listening() as calls:
             values, log_prob, entropy = self.policy.evaluate_actions(observations, actions, **context)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if not seen:
+        if not calls:
             raise TypeError(
-                f"{type(self.policy).__name__}.evaluate_actions() does not call its features extractor, "
-                "so the control variate has no state to read"
+                f"{type(self.policy).__name__}.evaluate_actions() does not call its "
+                f"{type(self.reader.module).__name__}, so the control variate has no state to read"
             )
         # SB3's policies keep the distribution they have just evaluated
         distribution = self.policy.action_dist
@@ -138,16 +140,15 @@ class PolicyView:
                 )
             self._weights = tell_apart(self.policy, latent, values)
         sample = to_sample(distribution, latent, actions)
-        return PolicyOutput(latent, sample, seen[-1], values.flatten(), log_prob, entropy)
+        return PolicyOutput(latent, sample, self.reader.features(calls), values.flatten(), log_prob, entropy)
 
     def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
         """V, ``[N]``; arguments as :meth:`evaluate`'s."""
         return self.policy.predict_values(observations).flatten()
 
-    def listen(self, seen: list[th.Tensor]) -> list[RemovableHandle]:
-        """Hooks by which one pass of the policy appends its features to ``seen``: for views of other policies."""
-        extractor = self.policy.vf_features_extractor
-        return [extractor.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach()))]
+    def make_reader(self) -> StateReader:
+        """What reads the features of one pass: for views of other policies."""
+        return reader_of(self.policy)
 
     def _known_weights(self) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:
         if self._weights is None:
@@ -166,7 +167,7 @@ class PolicyView:
 
 
 def step_of_zeros(policy: ActorCriticPolicy) -> tuple[PyTorchObs, th.Tensor]:
-    """Observation and action of one step, as :meth:`PolicyView.evaluate` takes them."""
+    """Observation and action of one step, as :meth:`PolicyView.evaluate` takes them: the first action there is."""
 
     def zeros(space: spaces.Space) -> th.Tensor:
         return th.as_tensor(np.zeros((1, *(space.shape or ())), space.dtype), device=policy.device)
@@ -174,7 +175,8 @@ def step_of_zeros(policy: ActorCriticPolicy) -> tuple[PyTorchObs, th.Tensor]:
     space = policy.observation_space
     parts = space.spaces if isinstance(space, spaces.Dict) else None
     observation = zeros(space) if parts is None else {name: zeros(part) for name, part in parts.items()}
-    return observation, zeros(policy.action_space).reshape(1, -1)
+    action = zeros(policy.action_space).reshape(1, -1)
+    return observation, action + th.as_tensor(starts_of(policy.action_space), device=policy.device)
 
 
 def tell_apart(

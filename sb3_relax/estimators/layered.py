@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator
+from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_finite_parameters
 from sb3_relax.estimators.estimate import Estimate, accumulate, backward_from, direct_root, require_some_grad
 from sb3_relax.estimators.functions import evaluate
 from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent
 from sb3_relax.estimators.methods.concrete import Concrete
+from sb3_relax.estimators.precision import keep_autocast
 
 #: Layer l: the samples of the layers below, ``b_1 … b_{l-1}``, → the latent of layer l.
 Layer = Callable[..., Latent]
@@ -39,7 +40,7 @@ class Randomness:
     def uniform(self, latent: RelaxedLatent) -> Tensor:
         """Uniforms of the shape of θ: what makes a relaxed sample of a discrete one."""
         theta = latent.theta
-        return torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=self.generator)
+        return torch.rand(theta.shape, dtype=latent.computing_dtype, device=theta.device, generator=self.generator)
 
 
 class LayeredEstimate:
@@ -121,8 +122,9 @@ def layered(
         return LayeredEstimate(_relaxed_value(layers, relaxing, f, source), [])
     drawn: list[_Drawn] = []
     for layer, estimator in zip(layers, estimators, strict=True):
-        latent = layer(*(below.b for below in drawn))
+        latent = layer(*(below.seen for below in drawn))
         estimator.require_latent(latent)
+        require_finite_parameters(latent)
         if type(estimator).target is not Estimator.target:
             raise TypeError(
                 f"{type(estimator).__name__} estimates another objective than E[f], and cannot be a layer's"
@@ -138,8 +140,8 @@ def layered(
                 f"{type(estimator).__name__} differentiates f through the layers above, and one of them is discrete: "
                 "use LAX, Reinforce or RLOO below it"
             )
-    samples = [layer.b for layer in drawn]
-    value = evaluate(lambda _: f(*samples), samples[0], drawn[0].latent.batch_shape)
+    samples = [layer.seen for layer in drawn]
+    value = evaluate(lambda _: f(*samples), drawn[0].b, drawn[0].latent.batch_shape)
 
     estimates = []
     for number, ((latent, b, _), estimator) in enumerate(zip(drawn, estimators, strict=True)):
@@ -152,7 +154,8 @@ def layered(
         above = _FromLayer(number, layers, drawn, value.detach(), f, source, tau)
         own = b if estimator.relaxes_f and estimator.samples == 1 else source.draw(estimator, latent)
         of_b = above.smooth if estimator.relaxes_f else above.drawn
-        estimates.append(estimator.estimate(latent, of_b, own, noise))
+        with estimator.computing(latent):
+            estimates.append(estimator.estimate(latent, of_b, own, noise))
     return LayeredEstimate(value, estimates)
 
 
@@ -164,10 +167,17 @@ def _relaxed_value(
     for layer, estimator in zip(layers, estimators, strict=True):
         latent = layer(*samples)
         estimator.require_latent(latent)
+        require_finite_parameters(latent)
         noise = source.noise(estimator, latent)
         assert noise is not None
-        samples.append(estimator.relaxed(latent, noise))
-    return evaluate(lambda _: f(*samples), samples[0], latent.batch_shape)
+        relaxed = estimator.relaxed(latent, noise)
+        samples.append(_as_seen(relaxed, latent))
+    return evaluate(lambda _: f(*samples), relaxed, latent.batch_shape)
+
+
+def _as_seen(b: Tensor, latent: Latent) -> Tensor:
+    """A sample as the layers above and f get it: in θ's own type."""
+    return b.to(latent.theta.dtype)
 
 
 class _Drawn(NamedTuple):
@@ -176,6 +186,11 @@ class _Drawn(NamedTuple):
     latent: Latent
     b: Tensor
     noise: Tensor | None  # of a Gaussian, whose b is made from it
+
+    @property
+    def seen(self) -> Tensor:
+        """b as the layers above and f get it."""
+        return _as_seen(self.b, self.latent)
 
 
 class _FromLayer:
@@ -191,12 +206,14 @@ class _FromLayer:
         source: Randomness,
         temperature: Tensor | float,
     ):
-        self.below = [layer.b for layer in drawn[:number]]
-        self.own = drawn[number].b
-        self.above = layers[number + 1 :]
+        # a layer of one estimator calls the others and f as they were called before: under the caller's autocast
+        device = drawn[number].latent.theta.device
+        self.below = [layer.seen for layer in drawn[:number]]
+        self.latent, self.own, _ = drawn[number]
+        self.above = [keep_autocast(layer, device) for layer in layers[number + 1 :]]
         self.drawn_above = drawn[number + 1 :]
         self.value = value
-        self.f = f
+        self.f = keep_autocast(f, device)
         self.source = source
         self.temperature = temperature
         self._noise: list[Tensor] = []  # of the smooth samples above, drawn once
@@ -204,16 +221,18 @@ class _FromLayer:
     def _below(self, b: Tensor) -> list[Tensor]:
         # one leading dimension more where several values of b_l are asked for at once
         leading = b.shape[: b.dim() - self.own.dim()]
+        seen = _as_seen(b, self.latent)
         if not leading:
             # the very tensors, so that an f may keep what it knows of them
-            return [*self.below, b]
-        return [*(sample.expand(*leading, *sample.shape) for sample in self.below), b]
+            return [*self.below, seen]
+        return [*(sample.expand(*leading, *sample.shape) for sample in self.below), seen]
 
     def drawn(self, b: Tensor) -> Tensor:
         """f with every layer above drawn anew."""
         samples = self._below(b)
         for layer in self.above:
-            samples.append(self.source.sample(layer(*samples)))
+            latent = layer(*samples)
+            samples.append(_as_seen(self.source.sample(latent), latent))
         return self.f(*samples)
 
     def smooth(self, b: Tensor) -> Tensor:
@@ -224,7 +243,8 @@ class _FromLayer:
         for number, layer in enumerate(self.above):
             if number == len(self._noise):
                 self._noise.append(self._noise_of(self.drawn_above[number]))
-            samples.append(self._smooth_sample(layer(*samples), self._noise[number]))
+            latent = layer(*samples)
+            samples.append(_as_seen(self._smooth_sample(latent, self._noise[number]), latent))
         return self.f(*samples)
 
     def _noise_of(self, drawn: _Drawn) -> Tensor:

@@ -1,0 +1,56 @@
+"""Temperatures τ of relaxations: which ones there are, and how a learned one stays among them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Smallest and largest τ. At log τ = -50 the derivative of σ(z/τ) is NaN in float32, and a learned log τ may well drift
+#: that far. Within these bounds σ_τ(z) is a step, or a constant, as well as any problem could want.
+LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 1e-4, 1e4
+
+
+def require_temperature(temperature: float) -> float:
+    """A temperature τ.
+
+    :raises ValueError: where it is not a positive number, or is out of bounds
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be positive and finite; got {temperature}")
+    if not LEAST_TEMPERATURE <= temperature <= GREATEST_TEMPERATURE:
+        raise ValueError(
+            f"temperature must be between {LEAST_TEMPERATURE:g} and {GREATEST_TEMPERATURE:g}; got {temperature}"
+        )
+    return float(temperature)
+
+
+def learned_temperature(log_temperature: Tensor) -> Tensor:
+    """τ = exp(log τ) of a log τ that is learned by descent, kept between its bounds.
+
+    Beyond a bound τ stays at it, and log τ gets a gradient only where that leads back. It can overshoot by what momentum
+    its optimizer has, but is never stuck.
+    """
+    return _Bounded.apply(log_temperature).exp()
+
+
+class _Bounded(torch.autograd.Function):
+    """log τ between its bounds."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(log_temperature: Tensor) -> Tensor:
+        return log_temperature.clamp(math.log(LEAST_TEMPERATURE), math.log(GREATEST_TEMPERATURE))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        log_temperature, bounded = ctx.saved_tensors
+        # descent moves log τ against the gradient: away from the bounds where both have the same sign
+        return gradient.masked_fill((bounded - log_temperature) * gradient > 0, 0)

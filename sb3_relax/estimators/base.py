@@ -15,7 +15,7 @@ from sb3_relax.estimators.checks import require_finite
 from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import Objective, as_written, computed, evaluate
 from sb3_relax.estimators.latents import Latent
-from sb3_relax.estimators.precision import without_autocast
+from sb3_relax.estimators.precision import in_dtype, without_autocast
 from sb3_relax.estimators.proofs.quadrature import product_rule, unit_interval_rule
 
 SelfEstimator = TypeVar("SelfEstimator", bound="Estimator")
@@ -99,7 +99,8 @@ class Estimator(nn.Module, ABC):
                 yield
         except RuntimeError as error:
             dtype = latent.computing_dtype
-            others = {str(p.dtype) for p in self.parameters() if p.dtype != dtype}
+            # a single number takes on any type
+            others = {str(p.dtype) for p in self.parameters() if p.dim() > 0 and p.dtype != dtype}
             if others and ("dtype" in str(error) or "scalar type" in str(error)):
                 raise TypeError(
                     f"with θ in {latent.theta.dtype}, ĝ is computed in {dtype}, but parameters of "
@@ -197,11 +198,11 @@ class TwoPhaseEstimator(Estimator):
         elif shape is not None and noise.shape != shape:
             raise ValueError(f"noise must have shape {shape}; got {tuple(noise.shape)}")
         with self.computing(latent):
-            return self.of_value(latent, b.to(dtype), value, noise)
+            return self.of_value(latent, in_dtype(b, dtype), value, noise)
 
     def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
         assert b is not None
-        return self.finish(latent, b, evaluate(f, b, self._value_shape(latent)), noise)
+        return self.of_value(latent, b, evaluate(f, b, self._value_shape(latent)), noise)
 
     def _value_shape(self, latent: Latent) -> torch.Size:
         return latent.batch_shape if self.samples == 1 else torch.Size([self.samples, *latent.batch_shape])

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.moments import ChangeMoments, change_moments
-from sb3_relax.estimators.precision import without_autocast
+from sb3_relax.estimators.precision import in_dtype, without_autocast
 
 #: a cotangent of ĝ to pairs of a parameter in φ and its gradient
 VJP = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
@@ -62,7 +62,7 @@ class Estimate:
     @property
     def grad(self) -> Tensor:
         """ĝ per sample at θ, detached, without the direct term of Eq 11, shape and type of ``latent.theta``."""
-        return self._grad.detach().to(self.latent.theta.dtype)
+        return in_dtype(self._grad.detach(), self.latent.theta.dtype)
 
     @cached_property
     def score_term(self) -> Tensor:
@@ -124,7 +124,7 @@ class Estimate:
         descends.
         """
         theta = self.latent.theta
-        return [(theta, (self._grad.detach() * weight).to(theta.dtype))] if theta.requires_grad else []
+        return [(theta, in_dtype(self._grad.detach() * weight, theta.dtype))] if theta.requires_grad else []
 
     def learn(self) -> None:
         """Let running statistics take in this batch (part of :meth:`backward`)."""

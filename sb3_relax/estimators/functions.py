@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sb3_relax.estimators.checks import require_finite, under_transform
 from sb3_relax.estimators.latents import Latent
-from sb3_relax.estimators.precision import keep_autocast
+from sb3_relax.estimators.precision import in_dtype, keep_autocast
 
 #: f: maps samples ``[..., *batch, *event]`` to values ``[..., *batch]``.
 Objective = Callable[[Tensor], Tensor]
@@ -38,7 +38,7 @@ def computed(value: Tensor, dtype: torch.dtype) -> Tensor:
     if not isinstance(value, Tensor) or value.is_complex():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"f must return a tensor of real numbers; got {got}")
-    own, value = value.dtype, value.to(dtype)
+    own, value = value.dtype, in_dtype(value, dtype)
     require_finite("f(b)" if own == dtype else f"f(b) in {dtype}", value.detach())
     return value
 

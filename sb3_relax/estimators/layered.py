@@ -13,7 +13,7 @@ from sb3_relax.estimators.estimate import Estimate, accumulate, backward_from, d
 from sb3_relax.estimators.functions import evaluate
 from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent
 from sb3_relax.estimators.methods.concrete import Concrete
-from sb3_relax.estimators.precision import keep_autocast
+from sb3_relax.estimators.precision import in_dtype, keep_autocast
 
 #: Layer l: the samples of the layers below, ``b_1 … b_{l-1}``, → the latent of layer l.
 Layer = Callable[..., Latent]
@@ -131,9 +131,10 @@ def layered(
             )
         if isinstance(latent, Gaussian):
             made_of = latent.base_noise(source.generator)
-            drawn.append(_Drawn(latent, latent.at_noise(made_of).detach(), made_of))
+            b = latent.at_noise(made_of).detach()
         else:
-            drawn.append(_Drawn(latent, source.sample(latent), None))
+            made_of, b = None, source.sample(latent)
+        drawn.append(_Drawn(latent, b, _as_seen(b, latent), made_of))
     for number, estimator in enumerate(estimators):
         if estimator.pathwise and any(isinstance(above.latent, RelaxedLatent) for above in drawn[number + 1 :]):
             raise TypeError(
@@ -144,7 +145,7 @@ def layered(
     value = evaluate(lambda _: f(*samples), drawn[0].b, drawn[0].latent.batch_shape)
 
     estimates = []
-    for number, ((latent, b, _), estimator) in enumerate(zip(drawn, estimators, strict=True)):
+    for number, ((latent, b, _, _), estimator) in enumerate(zip(drawn, estimators, strict=True)):
         noise = source.noise(estimator, latent)
         if isinstance(estimator, TwoPhaseEstimator) and estimator.samples == 1:
             estimates.append(estimator.finish(latent, b, value.detach(), noise))
@@ -177,7 +178,7 @@ def _relaxed_value(
 
 def _as_seen(b: Tensor, latent: Latent) -> Tensor:
     """A sample as the layers above and f get it: in θ's own type."""
-    return b.to(latent.theta.dtype)
+    return in_dtype(b, latent.theta.dtype)
 
 
 class _Drawn(NamedTuple):
@@ -185,12 +186,8 @@ class _Drawn(NamedTuple):
 
     latent: Latent
     b: Tensor
+    seen: Tensor  # b as the layers above and f got it
     noise: Tensor | None  # of a Gaussian, whose b is made from it
-
-    @property
-    def seen(self) -> Tensor:
-        """b as the layers above and f get it."""
-        return _as_seen(self.b, self.latent)
 
 
 class _FromLayer:
@@ -209,7 +206,7 @@ class _FromLayer:
         # a layer of one estimator calls the others and f as they were called before: under the caller's autocast
         device = drawn[number].latent.theta.device
         self.below = [layer.seen for layer in drawn[:number]]
-        self.latent, self.own, _ = drawn[number]
+        self.latent, self.own = drawn[number].latent, drawn[number].b
         self.above = [keep_autocast(layer, device) for layer in layers[number + 1 :]]
         self.drawn_above = drawn[number + 1 :]
         self.value = value

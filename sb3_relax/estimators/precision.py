@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -23,6 +24,11 @@ def computing_dtype(dtype: torch.dtype) -> torch.dtype:
             "made of"
         )
     return dtype if dtype.itemsize >= torch.float32.itemsize else torch.float32
+
+
+def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor.to(dtype)``, which takes its time even where there is nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -30,8 +30,8 @@ def require_temperature(temperature: float) -> float:
 def learned_temperature(log_temperature: Tensor) -> Tensor:
     """τ = exp(log τ) of a log τ that is learned by descent, kept between its bounds.
 
-    Beyond a bound τ stays at it, and log τ gets a gradient only where that leads back. It can overshoot by what momentum
-    its optimizer has, but is never stuck.
+    Beyond a bound τ stays at it, and log τ gets a gradient only where that leads back. It can overshoot by the momentum
+    of its optimizer, but is never stuck.
     """
     return _Bounded.apply(log_temperature).exp()
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Bernoulli, Categorical, OneHotCategorical
 
 from sb3_relax.estimators import (
     ESTIMATORS,
@@ -16,6 +17,7 @@ from sb3_relax.estimators import (
     TwoPhaseEstimator,
     bias_z_scores,
     estimators_of,
+    from_distribution,
     layered,
     make,
 )
@@ -110,6 +112,21 @@ def test_rare_bits_in_half_precision(p, dtype):
         estimator = lively(make(name, latent))
         scores = bias_z_scores(estimator, LogisticBernoulli(theta), lambda b: b.sum(-1) + 1, p * (1 - p), n, seeded())
         assert scores.abs().max() < 4.5, name
+
+
+@every_half
+@pytest.mark.parametrize("kind", [Bernoulli, Categorical, OneHotCategorical])
+def test_rare_probabilities_in_half_precision(kind, dtype):
+    """torch's own logits of .001 in bfloat16 are those of .0078."""
+    probs = torch.tensor([[0.001, 0.999]]).to(dtype).requires_grad_()
+    latent = from_distribution(kind(probs=probs, validate_args=False))
+    assert latent.theta.dtype == dtype
+    # as well as a logit can be told in this type
+    assert latent.probabilities.flatten()[0].item() == pytest.approx(0.001, rel=8 * torch.finfo(dtype).eps)
+    latent.log_prob(latent.sample()).sum().backward()
+    assert probs.grad.isfinite().all()
+    logits = torch.randn(3, 2).to(dtype)
+    assert torch.equal(from_distribution(kind(logits=logits)).theta, kind(logits=logits).logits)
 
 
 def value_of(dtype, latent):

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.precision import computing_dtype
+from sb3_relax.estimators.precision import computing_dtype, in_dtype
 
 #: The logit of a class that cannot be drawn. Finite, since -inf makes NaN gradients; large enough
 #: that exp() of it is exactly zero in float32 and float64. See :func:`masked_logit`.
@@ -61,8 +61,7 @@ class Latent(ABC):
     @property
     def wide_theta(self) -> Tensor:
         """θ in ``computing_dtype``, attached to θ: what everything is computed of."""
-        theta = self.theta
-        return theta if theta.dtype is torch.float32 else theta.to(self.computing_dtype)
+        return in_dtype(self.theta, self.computing_dtype)
 
     @property
     def batch_shape(self) -> torch.Size:

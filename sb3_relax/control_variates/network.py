@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Latent, RelaxedLatent
 from sb3_relax.estimators.tanh_network import value_and_slope_of_tanh_network
+from sb3_relax.estimators.temperature import learned_temperature
 from sb3_relax.policy_gradient.policy_view import PolicyView
 
 #: Hidden layers where the policy's value head has none (as CnnPolicy's): a linear ĉ could not couple a with s.
@@ -175,7 +176,7 @@ class AtStates:
 
     def _temperature(self) -> th.Tensor | None:
         log_temperature = self.network.log_temperature
-        return None if log_temperature is None else log_temperature.exp()
+        return None if log_temperature is None else learned_temperature(log_temperature)
 
     def _relax(self, z: th.Tensor, temperature: th.Tensor | None) -> th.Tensor:
         if temperature is None:

@@ -36,6 +36,16 @@ def learned_temperature(log_temperature: Tensor) -> Tensor:
     return _Bounded.apply(log_temperature).exp()
 
 
+def inward(log_temperature: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient of log τ, and 0 where descent along it would lead further beyond a bound."""
+    beyond = log_temperature - _within_bounds(log_temperature)
+    return gradient.masked_fill(beyond * gradient < 0, 0)
+
+
+def _within_bounds(log_temperature: Tensor) -> Tensor:
+    return log_temperature.clamp(math.log(LEAST_TEMPERATURE), math.log(GREATEST_TEMPERATURE))
+
+
 class _Bounded(torch.autograd.Function):
     """log τ between its bounds."""
 
@@ -43,14 +53,13 @@ class _Bounded(torch.autograd.Function):
 
     @staticmethod
     def forward(log_temperature: Tensor) -> Tensor:
-        return log_temperature.clamp(math.log(LEAST_TEMPERATURE), math.log(GREATEST_TEMPERATURE))
+        return _within_bounds(log_temperature)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        log_temperature, bounded = ctx.saved_tensors
-        # descent moves log τ against the gradient: away from the bounds where both have the same sign
-        return gradient.masked_fill((bounded - log_temperature) * gradient > 0, 0)
+        (log_temperature,) = ctx.saved_tensors
+        return inward(log_temperature, gradient)

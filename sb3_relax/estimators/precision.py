@@ -13,8 +13,8 @@ from torch import Tensor
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type in which a latent whose θ has type ``dtype`` is sampled and scored, and in which ĝ is computed.
 
-    That is θ's own type, but for float16 and bfloat16 it is float32. A uniform number in bfloat16 is a
-    multiple of 2^-8, so that no bit of probability .001 would be drawn as often as it should.
+    That is θ's own type, but for float16 and bfloat16 it is float32. A uniform number in bfloat16 is a multiple of
+    2^-8, with which a bit of probability .001 would not be drawn as often as it should.
 
     :raises TypeError: for a θ that is not made of floating-point numbers
     """

@@ -133,7 +133,7 @@ def trained(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize("page", [page for page, path in READ.items() if python_examples(path)])
 def test_a_pages_examples_run(page):
-    for package in ("sb3_contrib", "onnx", "tensorboard"):
+    for package in ("sb3_contrib", "onnx", "onnxruntime", "tensorboard"):
         pytest.importorskip(package)
     for example in python_examples(READ[page]):
         smaller = re.sub(r"\b(5|10|100)_000\b", "200", example)

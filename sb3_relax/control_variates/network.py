@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
@@ -11,8 +12,15 @@ from torch.nn import functional as F
 
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Latent, RelaxedLatent
-from sb3_relax.estimators.tanh_network import value_and_slope_of_tanh_network
-from sb3_relax.estimators.temperature import learned_temperature
+from sb3_relax.estimators.control_variates import are_bare
+from sb3_relax.estimators.functions import SurrogateVJP
+from sb3_relax.estimators.tanh_network import (
+    backward_pass,
+    forward_pass,
+    tanh_backward,
+    value_and_slope_of_tanh_network,
+)
+from sb3_relax.estimators.temperature import inward, learned_temperature
 from sb3_relax.policy_gradient.policy_view import PolicyView
 
 #: Hidden layers where the policy's value head has none (as CnnPolicy's): a linear ĉ could not couple a with s.
@@ -71,6 +79,44 @@ class ScaledNetwork(nn.Module):
     def of_state(self, features: th.Tensor) -> th.Tensor:
         """What the state adds to the last hidden layer before its tanh, ``[N, H]``."""
         return self.state_layer(self.state_encoder(features))
+
+    def of_state_vjp(
+        self, features: th.Tensor
+    ) -> tuple[th.Tensor, Callable[[th.Tensor], list[tuple[th.Tensor, th.Tensor]]]]:
+        """:meth:`of_state`, and what its backward pass gives each parameter for a cotangent.
+
+        By hand where every activation is a tanh, SB3's default: three layers are less work than autograd's bookkeeping.
+        """
+        if not all(isinstance(layer, (nn.Linear, nn.Tanh)) for layer in self.state_encoder):
+            of_state = self.of_state(features)
+            trained = [
+                p for layers in (self.state_encoder, self.state_layer) for p in layers.parameters() if p.requires_grad
+            ]
+
+            def by_autograd(bar: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
+                if not trained:
+                    return []
+                return list(zip(trained, th.autograd.grad(of_state, trained, bar, retain_graph=True), strict=True))
+
+            return of_state, by_autograd
+
+        layers = [layer for layer in self.state_encoder if isinstance(layer, nn.Linear)] + [self.state_layer]
+        inputs = [features]
+        with th.no_grad():
+            for layer in layers[:-1]:
+                inputs.append(th.tanh(layer(inputs[-1])))
+            of_state = self.state_layer(inputs[-1])
+
+        def by_hand(bar: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
+            pairs = []
+            for depth in range(len(layers) - 1, -1, -1):
+                layer, below = layers[depth], inputs[depth]
+                pairs += [(layer.weight, bar.T @ below), (layer.bias, bar.sum(0))]
+                if depth > 0:
+                    bar = tanh_backward(bar @ layer.weight, below)
+            return pairs
+
+        return of_state, by_hand
 
     def output(self) -> tuple[th.Tensor, th.Tensor]:
         """Weight and bias of the last layer, in the advantages' scale."""
@@ -174,6 +220,61 @@ class AtStates:
         self.latent = latent
         self.features = features
 
+    def __call__(self, z: th.Tensor) -> th.Tensor:
+        return self.network(self.features, self._flat(self._relax(z, self._temperature())))
+
+    def value_and_slope(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """c(z) and ∂c/∂z, both of z's leading shape, in closed form: the chain rule through the relaxation."""
+        temperature = self._temperature()
+        action = self._relax(z, temperature)
+        value, slope = self.network.value_and_slope(self.features, self._flat(action))
+        return value, self._through_relaxation(slope.reshape(action.shape), action, temperature)
+
+    def value_slope_vjp(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor, SurrogateVJP | None]:
+        """As :meth:`value_and_slope`, without graphs, and a function that does what their backward pass would."""
+        network = self.network
+        if not are_bare(list(network.parameters())):
+            return *self.value_and_slope(z), None
+        of_state, of_state_vjp = network.of_state_vjp(self.features)
+        temperature = self._temperature()
+        with th.no_grad():
+            action = self._relax(z, temperature)
+            x = self._flat(action)
+            weight, bias = network.output()
+            layers = [network.action_layer.weight, of_state]
+            out = forward_pass(x, weight, bias, layers)
+            action_slope = out.slope.reshape(action.shape)
+            slope = self._through_relaxation(action_slope, action, temperature)
+
+        @th.no_grad()
+        def vjp(value_bar: th.Tensor, slope_bar: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
+            # the relaxation's Jacobian is symmetric
+            inner_bar = self._flat(self._through_relaxation(slope_bar, action, temperature))
+            x_bar, weight_bar, bias_bar, (action_bar, state_bar) = backward_pass(
+                out, x, weight, layers, value_bar, inner_bar, of_input=temperature is not None
+            )
+            pairs = [
+                (network.output_layer.weight, network.scale * weight_bar),
+                (network.output_layer.bias, network.scale * bias_bar),
+                (network.action_layer.weight, action_bar),
+            ]
+            pairs += of_state_vjp(state_bar)
+            if temperature is not None:
+                assert x_bar is not None
+                assert isinstance(self.latent, RelaxedLatent)
+                latent = self.latent
+                # through the action, relax(z, τ), and through the slope's own 1/τ
+                action_bar = x_bar.reshape(action.shape)
+                action_bar += latent.relax_curvature(action, action_slope, slope_bar, temperature)
+                moved = latent.relax_gradient(action, z, temperature)
+                log_temperature = network.log_temperature
+                assert log_temperature is not None
+                temperature_bar = -(action_bar * moved + slope * slope_bar).sum()
+                pairs.append((log_temperature, inward(log_temperature, temperature_bar)))
+            return pairs
+
+        return out.value, slope, vjp
+
     def _temperature(self) -> th.Tensor | None:
         log_temperature = self.network.log_temperature
         return None if log_temperature is None else learned_temperature(log_temperature)
@@ -187,16 +288,9 @@ class AtStates:
     def _flat(self, action: th.Tensor) -> th.Tensor:
         return action.flatten(-self.latent.sample_ndim)
 
-    def __call__(self, z: th.Tensor) -> th.Tensor:
-        return self.network(self.features, self._flat(self._relax(z, self._temperature())))
-
-    def value_and_slope(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """c(z) and ∂c/∂z, both of z's leading shape, in closed form: the chain rule through the relaxation."""
-        temperature = self._temperature()
-        action = self._relax(z, temperature)
-        value, slope = self.network.value_and_slope(self.features, self._flat(action))
-        slope = slope.reshape(action.shape)
-        if temperature is not None:
-            assert isinstance(self.latent, RelaxedLatent)
-            slope = self.latent.relax_gradient(action, slope, temperature)
-        return value, slope
+    def _through_relaxation(self, slope: th.Tensor, action: th.Tensor, temperature: th.Tensor | None) -> th.Tensor:
+        """A derivative in the action as one in z."""
+        if temperature is None:
+            return slope
+        assert isinstance(self.latent, RelaxedLatent)
+        return self.latent.relax_gradient(action, slope, temperature)

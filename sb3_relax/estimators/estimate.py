@@ -76,8 +76,10 @@ class Estimate:
         """ĝ with its graph to φ, as computed, for variance objectives other than :attr:`objective`."""
         if self._phi_vjp is None:
             return self._grad
+        # not self.phi: the estimator does not know the parameters behind a surrogate that is no module
+        phi = [parameter for parameter, _ in self._phi_vjp(torch.zeros_like(self._grad))]
         with torch.enable_grad():
-            return _WithVJP.apply(self._grad, self._phi_vjp, *self.phi)
+            return _WithVJP.apply(self._grad, self._phi_vjp, *phi)
 
     @cached_property
     def objective(self) -> Tensor:

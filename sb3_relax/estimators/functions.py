@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sb3_relax.estimators.checks import require_finite, under_transform
 from sb3_relax.estimators.latents import Latent
@@ -114,13 +114,11 @@ def value_slope_vjp(
 ) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
     """c(z) and ∂c/∂z as :func:`value_and_slope` gives them, and a backward pass to φ where the surrogate has its own.
 
-    What that pass covers has no graph: autograd's bookkeeping costs a small network more than its arithmetic. Only for
-    modules, whose parameters the estimator trains; who trains φ of another callable needs the graph.
+    What that pass covers has no graph: autograd's bookkeeping costs a small network more than its arithmetic.
     """
-    trained = isinstance(surrogate, nn.Module)
     if latent is not None and hasattr(surrogate, "given"):
         surrogate = surrogate.given(latent)
-    if trained and not under_transform():
+    if not under_transform():
         with_vjp = _closed_form(surrogate, "value_slope_vjp", ("value_and_slope", "forward"))
         if with_vjp is not None:
             return with_vjp(z)

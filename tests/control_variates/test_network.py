@@ -36,6 +36,33 @@ def test_the_closed_form_slope_is_autograds(name, float64):
         assert th.allclose(th.zeros(()) if a is None else a, th.zeros(()) if b is None else b, atol=1e-10)
 
 
+@pytest.mark.parametrize("frozen", [(), ("log_temperature",), ("state_layer.bias", "state_encoder.0.weight")])
+@pytest.mark.parametrize("activation", [th.nn.Tanh, th.nn.ReLU])
+@pytest.mark.parametrize("name", LATENTS)
+def test_the_backward_pass_by_hand_is_autograds(name, activation, frozen, float64):
+    make, action_dim, temperature = LATENTS[name]
+    latent = make()
+    cv = ControlVariateNetwork(5, action_dim, [8, 9], activation, temperature)
+    th.nn.init.normal_(cv.output_layer.weight)
+    cv.scale.fill_(3.0)
+    for parameter, own in cv.named_parameters():
+        own.requires_grad_(parameter not in frozen)
+    c = cv.at_states(latent, th.randn(7, 5))
+    z = th.randn(2, *latent.sample().shape)
+    value, slope = c.value_and_slope(z)
+    by_hand = c.value_slope_vjp(z)
+    assert th.allclose(value, by_hand[0])
+    assert th.allclose(slope, by_hand[1])
+    value_bar, slope_bar = th.randn_like(value), th.randn_like(slope)
+    phi = [parameter for parameter in cv.parameters() if parameter.requires_grad]
+    expected = th.autograd.grad([value, slope], phi, [value_bar, slope_bar])
+    ours = {id(parameter): bar for parameter, bar in by_hand[2](value_bar, slope_bar)}
+    assert len(expected) == len(phi) >= 5
+    for parameter, bar in zip(phi, expected, strict=True):
+        assert th.allclose(ours[id(parameter)], bar, atol=1e-10)
+        assert bar.abs().max() > 0
+
+
 @pytest.mark.parametrize("with_actions", [True, False])
 def test_it_starts_at_zero_and_scales(with_actions):
     cv = ControlVariateNetwork(3, 2, [4]) if with_actions else StateNetwork(3, [4])

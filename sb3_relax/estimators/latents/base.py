@@ -10,7 +10,9 @@ Continuous latents are b = T(θ, ε), whose samples move with θ while their noi
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -163,6 +165,10 @@ class RelaxedLatent(Latent):
         """``slope`` · ∂relax(z, τ)/∂z at ``relaxed`` = relax(z, τ): shape of z."""
 
     @abstractmethod
+    def relax_curvature(self, relaxed: Tensor, slope: Tensor, direction: Tensor, temperature: Tensor | float) -> Tensor:
+        """∂⟨relax_gradient(relaxed, slope, τ), direction⟩/∂relaxed, for who differentiates :meth:`relax_gradient`."""
+
+    @abstractmethod
     def mean(self) -> Tensor:
         """μ = E[b], shape of b, detached."""
 
@@ -189,6 +195,13 @@ class ReparameterisedLatent(Latent):
         :param slope: a derivative in b, shape of ``b``
         """
 
+    def path_change(self, b: Tensor, v: Tensor) -> Tensor:
+        """The change of b as θ moves by v: the transpose of :meth:`path_gradient`, which is linear in the slope."""
+        with torch.enable_grad():
+            slope = torch.zeros_like(b, requires_grad=True)
+            (change,) = torch.autograd.grad(self.path_gradient(b, slope), slope, v)
+        return change
+
 
 def require_unbatched(latent: Latent) -> None:
     """:raises ValueError: for a latent that is more than one event."""
@@ -202,3 +215,9 @@ def check_support(size: int) -> None:
         raise ValueError(
             f"enumeration would visit {size} values, more than {MAX_SUPPORT}; use a relaxed estimator (RELAX) instead"
         )
+
+
+@lru_cache(maxsize=16)
+def joint_choices(choices: tuple[tuple[int, ...], ...]) -> Tensor:
+    """One of each: ``[M, D]``, the last varying fastest. Kept, since estimators ask for the same at every call."""
+    return torch.tensor(list(itertools.product(*choices))).reshape(-1, len(choices))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, open_unit
+from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, open_unit
 
 
 class LogisticBernoulli(RelaxedLatent):
@@ -86,6 +85,9 @@ class LogisticBernoulli(RelaxedLatent):
     def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
         return relaxed * (1 - relaxed) * slope / temperature
 
+    def relax_curvature(self, relaxed: Tensor, slope: Tensor, direction: Tensor, temperature: Tensor | float) -> Tensor:
+        return (1 - 2 * relaxed) * slope * direction / temperature
+
     def mean(self) -> Tensor:
         return self.probabilities
 
@@ -100,6 +102,4 @@ class LogisticBernoulli(RelaxedLatent):
     def support(self) -> Tensor:
         dim = self.theta.shape[-1]
         check_support(2**dim)
-        return torch.tensor(
-            list(itertools.product((0.0, 1.0), repeat=dim)), dtype=self.computing_dtype, device=self.theta.device
-        ).reshape(-1, dim)
+        return joint_choices(((0, 1),) * dim).to(self.theta.device, self.computing_dtype)

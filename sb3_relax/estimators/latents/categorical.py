@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import math
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_relax.estimators.checks import under_transform
-from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, masked_logit, open_unit
+from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, masked_logit, open_unit
 
 
 class GumbelOneHot(RelaxedLatent):
@@ -116,6 +117,10 @@ class GumbelOneHot(RelaxedLatent):
     def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
         return relaxed * (slope - (relaxed * slope).sum(-1, keepdim=True)) / temperature
 
+    def relax_curvature(self, relaxed: Tensor, slope: Tensor, direction: Tensor, temperature: Tensor | float) -> Tensor:
+        around = slope - (relaxed * slope).sum(-1, keepdim=True)
+        return (direction * around - slope * (relaxed * direction).sum(-1, keepdim=True)) / temperature
+
     def mean(self) -> Tensor:
         return self.probabilities
 
@@ -127,15 +132,12 @@ class GumbelOneHot(RelaxedLatent):
 
     def support(self) -> Tensor:
         dim, classes = self.theta.shape[-2:]
-        allowed = torch.ones(dim, classes, dtype=torch.bool)
+        choices: Sequence[Sequence[int]] = (range(classes),) * dim
         if self.mask is not None:
             # a class is left out only where no sample of the batch may draw it
             rows = self.mask.expand(self.theta.shape).reshape(-1, dim, classes)
-            allowed = rows.any(0).cpu() if len(rows) else allowed
-        choices = [row.nonzero().flatten().tolist() for row in allowed]
-        size = 1
-        for choice in choices:
-            size *= len(choice)
-        check_support(size)
-        index = torch.tensor(list(itertools.product(*choices)), device=self.theta.device).reshape(size, dim)
+            if len(rows):
+                choices = [row.nonzero().flatten().tolist() for row in rows.any(0).cpu()]
+        check_support(math.prod(map(len, choices)))
+        index = joint_choices(tuple(map(tuple, choices))).to(self.theta.device)
         return F.one_hot(index, classes).to(self.computing_dtype)

@@ -52,3 +52,7 @@ class Gaussian(ReparameterisedLatent):
     def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
         # the noise ε = (b - μ)/σ of this very b is held fixed: ∂b/∂μ = 1, ∂b/∂log σ = b - μ
         return torch.stack([slope, slope * (b - self.wide_theta.detach()[..., 0])], dim=-1)
+
+    def path_change(self, b: Tensor, v: Tensor) -> Tensor:
+        of_loc, of_log_scale = v.unbind(-1)
+        return torch.addcmul(of_loc, of_log_scale, b - self.wide_theta.detach()[..., 0])

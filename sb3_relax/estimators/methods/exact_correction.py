@@ -41,14 +41,15 @@ class ExactCorrection(TwoPhaseEstimator):
 
     def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         assert isinstance(latent, RelaxedLatent)
-        fixed = latent.detach()
-        support = wide_support(fixed)
-        score = latent.score(b)
+        with torch.no_grad():
+            # every value for every sample, and b itself as one more
+            points = torch.cat([wide_support(latent), b.unsqueeze(0)])
+            scores = latent.score(points)
+            # ∂θ Σ p c = Σ p c ∂θ log p, and the last value of c is subtracted from f's
+            weights = torch.cat([latent.log_prob(points[:-1]).exp(), torch.full_like(value, -1).unsqueeze(0)])
+            weights = expand_to(weights, latent) * scores
+            plain = expand_to(value, latent) * scores[-1]
         with torch.enable_grad():
-            # every value for every sample, and b itself as one more, in one call of c
-            c = self.surrogate(torch.cat([support, b.unsqueeze(0)]))
-            # ∂θ Σ p c = Σ p c ∂θ log p
-            weight = fixed.log_prob(support).exp() * c[:-1]
-            correction = (expand_to(weight, latent) * fixed.score(support)).sum(0)
-            grad = expand_to(value.detach() - c[-1], latent) * score + correction
-        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()))
+            c = self.surrogate(points)
+            grad = plain + (expand_to(c, latent) * weights).sum(0)
+        return Estimate(latent, value, grad, score=scores[-1], phi=tuple(self.parameters()))

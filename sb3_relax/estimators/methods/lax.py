@@ -10,7 +10,7 @@ from torch import Tensor
 from sb3_relax.estimators.base import TwoPhaseEstimator
 from sb3_relax.estimators.control_variates import MLPSurrogate
 from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Surrogate, value_and_slope
+from sb3_relax.estimators.functions import Surrogate, value_slope_vjp
 from sb3_relax.estimators.latents import Latent, ReparameterisedLatent
 
 
@@ -44,6 +44,13 @@ class LAX(TwoPhaseEstimator):
         assert isinstance(latent, ReparameterisedLatent)
         score = latent.score(b)
         with torch.enable_grad():
-            c, slope = value_and_slope(self.surrogate, b)
-            grad = expand_to(value.detach() - c, latent) * score + latent.path_gradient(b, slope)
-        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()))
+            c, slope, vjp = value_slope_vjp(self.surrogate, b)
+            grad = torch.addcmul(latent.path_gradient(b, slope), expand_to(value.detach() - c, latent), score)
+
+        def phi_vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+            """The lines above backwards."""
+            assert vjp is not None
+            return vjp(-(grad_bar * score).flatten(-latent.event_ndim).sum(-1), latent.path_change(b, grad_bar))
+
+        phi = tuple(self.parameters())
+        return Estimate(latent, value, grad, score=score, phi=phi, phi_vjp=None if vjp is None else phi_vjp)

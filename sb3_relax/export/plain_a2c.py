@@ -1,0 +1,102 @@
+"""Trained agents as SB3's own A2C."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.catalogue import family_of
+from sb3_relax.errors import UsageError
+from sb3_relax.export.controller import EXAMPLE_STEPS, takes_masks, takes_memory
+from sb3_relax.export.normalizer import parts_of
+
+#: A2C's arguments that it does not get from the agent: the environment, the seed, which would start every stream of
+#: random numbers anew, and the optimizer's settings, which are in policy_kwargs already
+NOT_TAKEN = ("policy", "env", "seed", "use_rms_prop", "rms_prop_eps", "stats_window_size", "_init_setup_model")
+
+
+def to_a2c(model: ControlVariateA2C) -> A2C:
+    """The agent as a plain ``stable_baselines3.A2C``, which predicts the same and is loaded without this package.
+
+    It has the agent's policy, optimizer, hyper-parameters of A2C and counts of steps and updates, each its own, so that
+    it can also be trained on, by A2C's own gradient: what is left out is the control variate, and an update rule. It
+    has no environment; ``set_env`` gives it one, with as many environments as the agent's for training.
+
+    :param model: an agent of LAXA2C or RELAXA2C
+    :return: A2C
+    :raises TypeError: for an agent with a policy that SB3 does not have, naming sb3-contrib's class that has it; and
+        for one that is not of this package
+    :raises UsageError: (a ``ValueError``) where A2C acts otherwise all the same: the agent's class, or its policy's
+        object, was made to act in a way that is not saved with the policy
+
+    Example::
+
+        to_a2c(model).save("plain")
+        # where sb3_relax is not installed
+        action, _ = stable_baselines3.A2C.load("plain").predict(observation, deterministic=True)
+    """
+    if not isinstance(model, ControlVariateA2C):
+        raise TypeError(f"to_a2c() takes an agent of LAXA2C or RELAXA2C; got {type(model).__name__}")
+    if family_of(model.policy_class) is not None:
+        raise TypeError(_what_to_do_instead(model))
+    taken: dict[str, Any] = {name: getattr(model, name) for name in signature(A2C).parameters if name not in NOT_TAKEN}
+    taken["policy_kwargs"] = deepcopy(taken["policy_kwargs"])
+    # SB3's policies draw their first weights: that must not change what the agent draws next
+    with th.random.fork_rng():
+        a2c = A2C(model.policy_class, None, use_rms_prop=False, _init_setup_model=False, **taken)  # type: ignore[arg-type]
+        for name in ("observation_space", "action_space", "n_envs", "num_timesteps", "_n_updates"):
+            setattr(a2c, name, getattr(model, name))
+        a2c._stats_window_size = model._stats_window_size
+        a2c._setup_model()
+    a2c.seed = model.seed
+    a2c.policy.load_state_dict(model.policy.state_dict())
+    _copy_optimizer_state(model.policy, a2c.policy)
+    _require_equal_actions(model, a2c)
+    return a2c
+
+
+def _require_equal_actions(model: ControlVariateA2C, a2c: A2C) -> None:
+    """For observations of zeros, which tells of other weights, bounds or numbers of the actions."""
+    space = model.observation_space
+    zeros: Any = {
+        name: np.zeros((EXAMPLE_STEPS, *(part.shape or ())), part.dtype) for name, part in parts_of(space).items()
+    }
+    observation = zeros if isinstance(space, spaces.Dict) else zeros[""]
+    ours, theirs = (each.predict(observation, deterministic=True)[0] for each in (model, a2c))
+    if not np.allclose(ours, theirs, equal_nan=True):
+        raise UsageError(
+            f"SB3's A2C acts otherwise than this {type(model).__name__} with the same weights, in "
+            f"{model.action_space}: export it with to_onnx() or to_torchscript()"
+        )
+
+
+def _copy_optimizer_state(source: BasePolicy, target: BasePolicy) -> None:
+    """What an optimizer remembers of each weight, where both are of one class."""
+    if type(source.optimizer) is not type(target.optimizer):
+        return
+    for old, new in zip(source.parameters(), target.parameters(), strict=True):
+        if old in source.optimizer.state:
+            target.optimizer.state[new] = deepcopy(source.optimizer.state[old])
+
+
+def _what_to_do_instead(model: ControlVariateA2C) -> str:
+    name = type(model).__name__
+    message = f"SB3's A2C has no policies like {type(model.policy).__name__}, so that none is equal to this {name}: "
+    masked, recurrent = takes_masks(model.policy), takes_memory(model.policy)
+    if masked == recurrent:
+        return message + "export it with to_onnx() or to_torchscript(), since sb3-contrib has none either"
+    ppo = "MaskablePPO" if masked else "RecurrentPPO"
+    sde = ", use_sde=True" if model.use_sde else ""
+    return message + (
+        f"sb3_contrib.{ppo} has them, and is loaded without sb3_relax. Use "
+        f"plain = {ppo}(model.policy_class, env, policy_kwargs=model.policy_kwargs{sde}), "
+        "and plain.policy.load_state_dict(model.policy.state_dict()), where env is the agent's environment"
+    )

@@ -45,7 +45,7 @@ from sb3_relax.estimators.functions import evaluate
 #   length, is exact.
 #
 # An estimator that needs no more of f than its value, at draws it does not make itself, subclasses `TwoPhaseEstimator`
-# instead, writes `finish`, and can be used in reinforcement learning.
+# instead, writes `of_value`, and can be used in reinforcement learning.
 
 
 # %%
@@ -60,7 +60,7 @@ class Antithetic(Estimator):
         return tuple(latent.theta.shape)
 
     def estimate(self, latent, f, b, noise):
-        p = torch.sigmoid(latent.theta.detach())
+        p = latent.probabilities
         bits = torch.stack([noise < p, 1 - noise < p]).to(p.dtype)  # [2, *batch, D]
         value = evaluate(f, bits, torch.Size([2, *latent.batch_shape]))
         grad = value.detach().unsqueeze(-1) * latent.score(bits)
@@ -68,7 +68,7 @@ class Antithetic(Estimator):
 
     def noise_rule(self, latent, nodes, chunk):
         points, lengths = [], []
-        for p in torch.sigmoid(latent.theta.detach()).flatten():
+        for p in latent.probabilities.flatten():
             edges = torch.stack([0 * p, torch.minimum(p, 1 - p), torch.maximum(p, 1 - p), 0 * p + 1])
             points.append((edges[1:] + edges[:-1]) / 2)
             lengths.append(edges.diff())
@@ -121,7 +121,7 @@ print(f"error with the rule for smooth integrands, one bit: {check_unbiased(Smoo
 class Mistaken(Antithetic):
     def estimate(self, latent, f, b, noise):
         right = super().estimate(latent, f, b, noise)
-        p = torch.sigmoid(latent.theta.detach())
+        p = latent.probabilities
         bits = torch.stack([noise < p, 1 - noise < p]).to(p.dtype)
         return Estimate(latent, right.value, f(bits).mean(0).unsqueeze(-1) * latent.score(bits[0]))
 

@@ -10,6 +10,7 @@ import torch as th
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.network import AtStates, ControlVariateNetwork
 from sb3_relax.estimators import Estimate, TwoPhaseEstimator
+from sb3_relax.estimators.temperature import learned_temperature
 from sb3_relax.policy_gradient.gradients import parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
@@ -122,7 +123,7 @@ class NetworkControlVariate(LearnedControlVariate):
     ) -> dict[str, float]:
         log = super().fit(output, signal, estimate, generator)
         if self.network.log_temperature is not None:
-            log["temperature"] = self.network.log_temperature.exp().item()
+            log["temperature"] = learned_temperature(self.network.log_temperature).item()
         return log
 
     def observe(self, estimate: Estimate) -> None:

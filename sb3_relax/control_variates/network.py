@@ -20,6 +20,7 @@ from sb3_relax.estimators.tanh_network import (
     tanh_backward,
     value_and_slope_of_tanh_network,
 )
+from sb3_relax.estimators.temperature import inward, learned_temperature
 from sb3_relax.policy_gradient.policy_view import PolicyView
 
 #: Hidden layers where the policy's value head has none (as CnnPolicy's): a linear ĉ could not couple a with s.
@@ -268,15 +269,17 @@ class AtStates:
                 action_bar = x_bar.reshape(action.shape)
                 action_bar += latent.relax_curvature(action, action_slope, slope_bar, temperature)
                 moved = latent.relax_gradient(action, z, temperature)
-                assert network.log_temperature is not None
-                pairs.append((network.log_temperature, -(action_bar * moved + slope * slope_bar).sum()))
+                log_temperature = network.log_temperature
+                assert log_temperature is not None
+                temperature_bar = -(action_bar * moved + slope * slope_bar).sum()
+                pairs.append((log_temperature, inward(log_temperature, temperature_bar)))
             return pairs
 
         return out.value, slope, vjp
 
     def _temperature(self) -> th.Tensor | None:
         log_temperature = self.network.log_temperature
-        return None if log_temperature is None else log_temperature.exp()
+        return None if log_temperature is None else learned_temperature(log_temperature)
 
     def _relax(self, z: th.Tensor, temperature: th.Tensor | None) -> th.Tensor:
         if temperature is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import isabstract
 from typing import Any, ClassVar, TypeVar
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from sb3_relax.estimators.checks import require_finite
 from sb3_relax.estimators.estimate import Estimate
-from sb3_relax.estimators.functions import Objective, evaluate
+from sb3_relax.estimators.functions import Objective, as_written, computed, evaluate
 from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.precision import in_dtype, without_autocast
 from sb3_relax.estimators.proofs.quadrature import product_rule, unit_interval_rule
 
 SelfEstimator = TypeVar("SelfEstimator", bound="Estimator")
@@ -54,10 +56,10 @@ class Estimator(nn.Module, ABC):
 
     @abstractmethod
     def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
-        """The estimate for given randomness.
+        """The estimate for given randomness, all of it in the latent's ``computing_dtype``.
 
         :param latent: the distribution, θ ``[*batch, *event]``
-        :param f: the objective, ``[..., *batch, *event of b]`` → ``[..., *batch]``
+        :param f: the objective, ``[..., *batch, *event of b]`` → ``[..., *batch]``, called with samples of that type
         :param b: ``samples`` draws, ``[*batch, *event]`` (with a leading dimension where there are several)
         :param noise: uniforms of shape :meth:`noise_shape`
         """
@@ -65,16 +67,46 @@ class Estimator(nn.Module, ABC):
     def forward(self, latent: Latent, f: Objective, generator: torch.Generator | None = None) -> Estimate:
         """Draw, evaluate f and estimate.
 
+        θ may be of any floating-point type, and f's values of any type. In float16 and bfloat16 samples are drawn and
+        scored in float32; f gets them in θ's type, and ĝ is returned in it. Autocast is left on for f alone.
+
         :param latent: the distribution, θ ``[*batch, *event]``, attached to whatever made it
         :param f: ``[*batch, *event of b]`` → ``[*batch]``; estimators with several samples (or evaluations in one call)
             put them in a leading dimension. It may depend on θ and on parameters of its own (Eq 11)
         :param generator: source of all randomness
-        :raises TypeError: for a latent this estimator does not take, or an f without the gradient it needs
+        :raises TypeError: for a latent this estimator does not take, an f without the gradient it needs, or a φ in
+            another type than ĝ is computed in
         :raises ValueError: for a θ, or a value of f, that is not finite, or a value of the wrong shape
         """
         self.require_latent(latent)
-        require_finite("the latent's parameters", latent.theta)
+        require_finite_parameters(latent)
+        f = as_written(f, latent)
+        with self.computing(latent):
+            return self.draw_and_estimate(latent, f, generator)
+
+    def draw_and_estimate(self, latent: Latent, f: Objective, generator: torch.Generator | None) -> Estimate:
+        """The estimate at randomness of its own; overridden where there is a cheaper order to draw in."""
         return self.estimate(latent, f, self.draw(latent, generator), self.draw_noise(latent, generator))
+
+    @contextmanager
+    def computing(self, latent: Latent) -> Iterator[None]:
+        """What ĝ is computed in: without autocast, and with an error that says so where φ has the wrong type.
+
+        :raises TypeError: for a φ in another type than the latent's ``computing_dtype``, where that does not work
+        """
+        try:
+            with without_autocast(latent.theta.device):
+                yield
+        except RuntimeError as error:
+            dtype = latent.computing_dtype
+            # a single number takes on any type
+            others = {str(p.dtype) for p in self.parameters() if p.dim() > 0 and p.dtype != dtype}
+            if others and ("dtype" in str(error) or "scalar type" in str(error)):
+                raise TypeError(
+                    f"with θ in {latent.theta.dtype}, ĝ is computed in {dtype}, but parameters of "
+                    f"{type(self).__name__} are in {', '.join(sorted(others))}: call its to({dtype})"
+                ) from error
+            raise
 
     def draw(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor | None:
         """``samples`` independent draws of b, in a leading dimension where there are several; ``None`` for none."""
@@ -93,8 +125,7 @@ class Estimator(nn.Module, ABC):
         shape = self.noise_shape(latent)
         if shape is None:
             return None
-        theta = latent.theta
-        return torch.rand(shape, dtype=theta.dtype, device=theta.device, generator=generator)
+        return torch.rand(shape, dtype=latent.computing_dtype, device=latent.theta.device, generator=generator)
 
     def noise_rule(self, latent: Latent, nodes: int, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Nodes ``[n, θ.numel()]`` and weights ``[n]`` that integrate ĝ over its uniform noise, for one θ.
@@ -122,9 +153,21 @@ class Estimator(nn.Module, ABC):
 
 
 class TwoPhaseEstimator(Estimator):
-    """An estimator that needs no more of f than its value: the caller may draw b first and know f(b) later."""
+    """An estimator that needs no more of f than its value: the caller may draw b first and know f(b) later.
+
+    Subclasses write :meth:`of_value`.
+    """
 
     @abstractmethod
+    def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
+        """The estimate for what :meth:`finish` has checked, and brought into the latent's ``computing_dtype``.
+
+        :param latent: the distribution b was drawn from
+        :param b: samples, detached
+        :param value: f(b), ``[*batch]`` (with b's leading dimension, where there are several samples)
+        :param noise: uniforms of shape :meth:`noise_shape`, ``None`` where there is none
+        """
+
     def finish(
         self,
         latent: Latent,
@@ -136,37 +179,45 @@ class TwoPhaseEstimator(Estimator):
         """The estimate for samples already drawn and evaluated.
 
         :param latent: the distribution b was drawn from
-        :param b: samples, detached
-        :param value: f(b), ``[*batch]`` (with b's leading dimension, where there are several samples)
+        :param b: samples, detached, as :meth:`draw` gave them
+        :param value: f(b) in any type, ``[*batch]`` (with b's leading dimension, where there are several samples)
         :param noise: uniforms of shape :meth:`noise_shape`; drawn from ``generator`` where ``None``
         :param generator: source of the noise
-        :raises TypeError: for a latent this estimator does not take
-        :raises ValueError: for a value or noise of the wrong shape, or a value that is not finite
+        :raises TypeError: for a latent this estimator does not take, or a value that is no tensor of real numbers
+        :raises ValueError: for a value or noise of the wrong shape, or a θ or a value that is not finite
         """
+        self.require_latent(latent)
+        require_finite_parameters(latent)
+        dtype, expected = latent.computing_dtype, self._value_shape(latent)
+        value = computed(value, dtype)
+        if value.shape != expected:
+            raise ValueError(f"f(b) must have the batch's shape {tuple(expected)}; got {tuple(value.shape)}")
+        shape = self.noise_shape(latent)
+        if noise is None:
+            noise = self.draw_noise(latent, generator)
+        elif shape is not None and noise.shape != shape:
+            raise ValueError(f"noise must have shape {shape}; got {tuple(noise.shape)}")
+        with self.computing(latent):
+            return self.of_value(latent, in_dtype(b, dtype), value, noise)
 
     def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
         assert b is not None
-        return self.finish(latent, b, evaluate(f, b, self._value_shape(latent)), noise)
+        return self.of_value(latent, b, evaluate(f, b, self._value_shape(latent)), noise)
 
     def _value_shape(self, latent: Latent) -> torch.Size:
         return latent.batch_shape if self.samples == 1 else torch.Size([self.samples, *latent.batch_shape])
 
-    def _check(self, latent: Latent, value: Tensor) -> None:
-        self.require_latent(latent)
-        expected = self._value_shape(latent)
-        if value.shape != expected:
-            raise ValueError(f"f(b) must have the batch's shape {tuple(expected)}; got {tuple(value.shape)}")
-        require_finite("f(b)", value.detach())
 
-    def _noise(self, latent: Latent, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        if noise is None:
-            noise = self.draw_noise(latent, generator)
-        shape = self.noise_shape(latent)
-        assert noise is not None
-        assert shape is not None
-        if tuple(noise.shape) != shape:
-            raise ValueError(f"noise must have shape {shape}; got {tuple(noise.shape)}")
-        return noise
+def require_finite_parameters(latent: Latent) -> None:
+    """Refuse a θ with NaN or infinity in it.
+
+    :raises ValueError: saying where, and what to do about logits of -inf
+    """
+    require_finite(
+        "the latent's parameters",
+        latent.theta,
+        "clamp them, or say which classes may be drawn: GumbelOneHot(logits, mask=logits > -torch.inf)",
+    )
 
 
 def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:
@@ -174,7 +225,7 @@ def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:
 
     :raises ValueError: where it returns another shape
     """
-    fitted = baseline(latent.theta.detach())
+    fitted = baseline(latent.wide_theta.detach())
     if fitted.shape != latent.batch_shape:
         raise ValueError(
             f"the baseline must have the batch's shape {tuple(latent.batch_shape)}; got {tuple(fitted.shape)}"

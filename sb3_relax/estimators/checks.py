@@ -33,9 +33,10 @@ def unchecked() -> Iterator[None]:
         _unchecked.reset(token)
 
 
-def require_finite(what: str, tensor: Tensor) -> None:
+def require_finite(what: str, tensor: Tensor, if_infinite: str = "") -> None:
     """Refuse NaN and infinity; not :func:`unchecked`.
 
+    :param if_infinite: what is to be done about infinity
     :raises ValueError: saying where the first one was seen
     """
     if _unchecked.get() or under_transform():
@@ -46,4 +47,6 @@ def require_finite(what: str, tensor: Tensor) -> None:
     finite = tensor.isfinite()
     if not finite.all():
         first = tuple((~finite).nonzero()[0].tolist())
-        raise ValueError(f"{what} must be finite; got {tensor[first].item()} at index {first}")
+        number = tensor[first].item()
+        remedy = f": {if_infinite}" if if_infinite and math.isinf(number) else ""
+        raise ValueError(f"{what} must be finite; got {number} at index {first}{remedy}")

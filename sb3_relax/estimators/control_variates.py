@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -57,7 +56,7 @@ class MLPSurrogate(nn.Module):
         squash = None
         if isinstance(latent, RelaxedLatent):
             squash = "sigmoid" if latent.sample_ndim == 1 else "softmax"
-        return cls(inputs, hidden, latent.sample_ndim, squash).to(theta.device, theta.dtype)
+        return cls(inputs, hidden, latent.sample_ndim, squash).to(theta.device, latent.computing_dtype)
 
     def forward(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
         (weight, bias), *others = self._layers(shift)
@@ -178,13 +177,3 @@ class _AtTheta:
 def are_bare(parameters: Sequence[Tensor]) -> bool:
     """Whether these are parameters with nothing behind them: no parametrisation, no replacement, no hook."""
     return all(type(p) is nn.Parameter and not p._backward_hooks for p in parameters)
-
-
-def require_temperature(temperature: float) -> float:
-    """A temperature τ.
-
-    :raises ValueError: where it is not a positive number
-    """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be positive and finite; got {temperature}")
-    return float(temperature)

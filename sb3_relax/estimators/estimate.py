@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.moments import ChangeMoments, change_moments
+from sb3_relax.estimators.precision import in_dtype, without_autocast
 
 #: a cotangent of ĝ to pairs of a parameter in φ and its gradient
 VJP = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
@@ -22,6 +23,9 @@ Roots = list[tuple[Tensor, Tensor]]
 
 class Estimate:
     """One stochastic gradient, per sample.
+
+    It is computed in the latent's ``computing_dtype``, and handed out in θ's own type: two types where θ is float16 or
+    bfloat16, one otherwise.
 
     :param latent: the latent whose θ the gradient is taken at
     :param value: f(b), ``[*batch]`` (the mean over samples where there are several), attached to f's own graph
@@ -57,19 +61,19 @@ class Estimate:
 
     @property
     def grad(self) -> Tensor:
-        """ĝ per sample at θ, detached, without the direct term of Eq 11, shape of ``latent.theta``."""
-        return self._grad.detach()
+        """ĝ per sample at θ, detached, without the direct term of Eq 11, shape and type of ``latent.theta``."""
+        return in_dtype(self._grad.detach(), self.latent.theta.dtype)
 
     @cached_property
     def score_term(self) -> Tensor:
-        """f(b) ∂θ log p(b|θ): what ĝ would be without a control variate (Eq 2), per sample, detached."""
+        """f(b) ∂θ log p(b|θ): what ĝ would be without a control variate (Eq 2), per sample, detached, as computed."""
         if self.score is None:
             raise AttributeError("an estimate of several samples has no single score term")
         return expand_to(self.value.detach(), self.latent) * self.score
 
     @cached_property
     def grad_with_graph(self) -> Tensor:
-        """ĝ with its graph to φ, for variance objectives other than :attr:`objective`."""
+        """ĝ with its graph to φ, as computed, for variance objectives other than :attr:`objective`."""
         if self._phi_vjp is None:
             return self._grad
         # not self.phi: the estimator does not know the parameters behind a surrogate that is no module
@@ -98,7 +102,7 @@ class Estimate:
     @cached_property
     def moments(self) -> ChangeMoments:
         """Moments over the batch of the score term, and of what the control variate changes in it."""
-        return change_moments(self.score_term, self.grad, self.latent.event_ndim)
+        return change_moments(self.score_term, self._grad.detach(), self.latent.event_ndim)
 
     def backward(self) -> None:
         """Accumulate the batch mean of ĝ and of f's direct term (Eq 11) into what made θ and f, Eq 6's gradient into φ.
@@ -124,7 +128,8 @@ class Estimate:
         For a caller that backpropagates a loss of its own in the same pass; ``weight`` is negative where an optimizer
         descends.
         """
-        return [(self.latent.theta, self.grad * weight)] if self.latent.theta.requires_grad else []
+        theta = self.latent.theta
+        return [(theta, in_dtype(self._grad.detach() * weight, theta.dtype))] if theta.requires_grad else []
 
     def learn(self) -> None:
         """Let running statistics take in this batch (part of :meth:`backward`)."""
@@ -133,18 +138,19 @@ class Estimate:
 
     def phi_gradients(self, phi: Sequence[Tensor], retain_graph: bool = False) -> Sequence[Tensor | None]:
         """Eq 6's gradient (or that of the estimator's own loss for φ) for each of ``phi``, accumulated nowhere."""
-        if self.phi_loss is not None:
-            return torch.autograd.grad(self.phi_loss, phi, allow_unused=True)
-        # ∂φ mean ‖ĝ‖² = 2/N ĝ · ∂φ ĝ
-        cotangent = self.grad * (2 / self.samples)
-        gradients: list[Tensor | None] = [None] * len(phi)
-        if self._grad.requires_grad:
-            gradients = list(
-                torch.autograd.grad(self._grad, phi, cotangent, allow_unused=True, retain_graph=retain_graph)
-            )
-        if self._phi_vjp is not None:
-            gradients = _with_pairs(phi, gradients, self._phi_vjp(cotangent))
-        return gradients
+        with without_autocast(self._grad.device):
+            if self.phi_loss is not None:
+                return torch.autograd.grad(self.phi_loss, phi, allow_unused=True)
+            # ∂φ mean ‖ĝ‖² = 2/N ĝ · ∂φ ĝ
+            cotangent = self._grad.detach() * (2 / self.samples)
+            gradients: list[Tensor | None] = [None] * len(phi)
+            if self._grad.requires_grad:
+                gradients = list(
+                    torch.autograd.grad(self._grad, phi, cotangent, allow_unused=True, retain_graph=retain_graph)
+                )
+            if self._phi_vjp is not None:
+                gradients = _with_pairs(phi, gradients, self._phi_vjp(cotangent))
+            return gradients
 
 
 def direct_root(value: Tensor) -> Roots:
@@ -207,7 +213,8 @@ class _WithVJP(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        return cotangent, None, *_with_pairs(ctx.phi, [None] * len(ctx.phi), ctx.vjp(cotangent))
+        with without_autocast(cotangent.device):
+            return cotangent, None, *_with_pairs(ctx.phi, [None] * len(ctx.phi), ctx.vjp(cotangent))
 
 
 def expand_to(weight: Tensor, latent: Latent) -> Tensor:

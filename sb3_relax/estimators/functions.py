@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sb3_relax.estimators.checks import require_finite, under_transform
 from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.precision import in_dtype, keep_autocast
 
 #: f: maps samples ``[..., *batch, *event]`` to values ``[..., *batch]``.
 Objective = Callable[[Tensor], Tensor]
@@ -21,22 +22,40 @@ Surrogate = Callable[[Tensor], Tensor]
 SurrogateVJP = Callable[[Tensor, Tensor], list[tuple[Tensor, Tensor]]]
 
 
+def as_written(f: Objective, latent: Latent) -> Objective:
+    """f as its author expects it to be called: with samples in θ's own type, and under the autocast that is on now."""
+    f = keep_autocast(f, latent.theta.device)
+    dtype = latent.theta.dtype
+    return f if dtype == latent.computing_dtype else lambda b: f(b.to(dtype))
+
+
+def computed(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """f(b) in the type that ĝ is computed in, whatever f's own is: a number, a whole number or a truth value.
+
+    :raises TypeError: for anything but a tensor of real numbers
+    :raises ValueError: for a value that is not finite, or is too large for the type
+    """
+    if not isinstance(value, Tensor) or value.is_complex():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"f must return a tensor of real numbers; got {got}")
+    own, value = value.dtype, in_dtype(value, dtype)
+    require_finite("f(b)" if own == dtype else f"f(b) in {dtype}", value.detach())
+    return value
+
+
 def evaluate(f: Objective, b: Tensor, shape: torch.Size) -> Tensor:
-    """f(b), checked.
+    """f(b), checked, in the type of b.
 
     :param shape: what f must return
-    :raises TypeError: where f returns anything but a tensor
+    :raises TypeError: where f returns anything but a tensor of real numbers
     :raises ValueError: where f returns another shape, or a value that is not finite
     """
-    value = f(b)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"f must return a tensor of shape {tuple(shape)}; got {type(value).__name__}")
+    value = computed(f(b), b.dtype)
     if value.shape != shape:
         raise ValueError(
             f"f must return one value per sample: for samples of shape {tuple(b.shape)} "
             f"a tensor of shape {tuple(shape)}; got {tuple(value.shape)}"
         )
-    require_finite("f(b)", value.detach())
     return value
 
 
@@ -118,7 +137,7 @@ def _closed_form(surrogate: Surrogate, name: str, overridden_by: tuple[str, ...]
 
 def _functional_value_and_slope(f: Objective, z: Tensor) -> tuple[Tensor, Tensor]:
     def summed(z: Tensor) -> tuple[Tensor, Tensor]:
-        value = f(z)
+        value = f(z).to(z.dtype)
         return value.sum(), value
 
     slope, value = torch.func.grad(summed, has_aux=True)(z)

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator
+from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_finite_parameters
 from sb3_relax.estimators.estimate import Estimate, accumulate, backward_from, direct_root, require_some_grad
 from sb3_relax.estimators.functions import evaluate
 from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent
 from sb3_relax.estimators.methods.concrete import Concrete
+from sb3_relax.estimators.precision import in_dtype, keep_autocast
 
 #: Layer l: the samples of the layers below, ``b_1 … b_{l-1}``, → the latent of layer l.
 Layer = Callable[..., Latent]
@@ -39,7 +40,7 @@ class Randomness:
     def uniform(self, latent: RelaxedLatent) -> Tensor:
         """Uniforms of the shape of θ: what makes a relaxed sample of a discrete one."""
         theta = latent.theta
-        return torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=self.generator)
+        return torch.rand(theta.shape, dtype=latent.computing_dtype, device=theta.device, generator=self.generator)
 
 
 class LayeredEstimate:
@@ -121,28 +122,30 @@ def layered(
         return LayeredEstimate(_relaxed_value(layers, relaxing, f, source), [])
     drawn: list[_Drawn] = []
     for layer, estimator in zip(layers, estimators, strict=True):
-        latent = layer(*(below.b for below in drawn))
+        latent = layer(*(below.seen for below in drawn))
         estimator.require_latent(latent)
+        require_finite_parameters(latent)
         if type(estimator).target is not Estimator.target:
             raise TypeError(
                 f"{type(estimator).__name__} estimates another objective than E[f], and cannot be a layer's"
             )
         if isinstance(latent, Gaussian):
             made_of = latent.base_noise(source.generator)
-            drawn.append(_Drawn(latent, latent.at_noise(made_of).detach(), made_of))
+            b = latent.at_noise(made_of).detach()
         else:
-            drawn.append(_Drawn(latent, source.sample(latent), None))
+            made_of, b = None, source.sample(latent)
+        drawn.append(_Drawn(latent, b, _as_seen(b, latent), made_of))
     for number, estimator in enumerate(estimators):
         if estimator.pathwise and any(isinstance(above.latent, RelaxedLatent) for above in drawn[number + 1 :]):
             raise TypeError(
                 f"{type(estimator).__name__} differentiates f through the layers above, and one of them is discrete: "
                 "use LAX, Reinforce or RLOO below it"
             )
-    samples = [layer.b for layer in drawn]
-    value = evaluate(lambda _: f(*samples), samples[0], drawn[0].latent.batch_shape)
+    samples = [layer.seen for layer in drawn]
+    value = evaluate(lambda _: f(*samples), drawn[0].b, drawn[0].latent.batch_shape)
 
     estimates = []
-    for number, ((latent, b, _), estimator) in enumerate(zip(drawn, estimators, strict=True)):
+    for number, ((latent, b, _, _), estimator) in enumerate(zip(drawn, estimators, strict=True)):
         noise = source.noise(estimator, latent)
         if isinstance(estimator, TwoPhaseEstimator) and estimator.samples == 1:
             estimates.append(estimator.finish(latent, b, value.detach(), noise))
@@ -152,7 +155,8 @@ def layered(
         above = _FromLayer(number, layers, drawn, value.detach(), f, source, tau)
         own = b if estimator.relaxes_f and estimator.samples == 1 else source.draw(estimator, latent)
         of_b = above.smooth if estimator.relaxes_f else above.drawn
-        estimates.append(estimator.estimate(latent, of_b, own, noise))
+        with estimator.computing(latent):
+            estimates.append(estimator.estimate(latent, of_b, own, noise))
     return LayeredEstimate(value, estimates)
 
 
@@ -164,10 +168,17 @@ def _relaxed_value(
     for layer, estimator in zip(layers, estimators, strict=True):
         latent = layer(*samples)
         estimator.require_latent(latent)
+        require_finite_parameters(latent)
         noise = source.noise(estimator, latent)
         assert noise is not None
-        samples.append(estimator.relaxed(latent, noise))
-    return evaluate(lambda _: f(*samples), samples[0], latent.batch_shape)
+        relaxed = estimator.relaxed(latent, noise)
+        samples.append(_as_seen(relaxed, latent))
+    return evaluate(lambda _: f(*samples), relaxed, latent.batch_shape)
+
+
+def _as_seen(b: Tensor, latent: Latent) -> Tensor:
+    """A sample as the layers above and f get it: in θ's own type."""
+    return in_dtype(b, latent.theta.dtype)
 
 
 class _Drawn(NamedTuple):
@@ -175,6 +186,7 @@ class _Drawn(NamedTuple):
 
     latent: Latent
     b: Tensor
+    seen: Tensor  # b as the layers above and f got it
     noise: Tensor | None  # of a Gaussian, whose b is made from it
 
 
@@ -191,12 +203,14 @@ class _FromLayer:
         source: Randomness,
         temperature: Tensor | float,
     ):
-        self.below = [layer.b for layer in drawn[:number]]
-        self.own = drawn[number].b
-        self.above = layers[number + 1 :]
+        # a layer of one estimator calls the others and f as they were called before: under the caller's autocast
+        device = drawn[number].latent.theta.device
+        self.below = [layer.seen for layer in drawn[:number]]
+        self.latent, self.own = drawn[number].latent, drawn[number].b
+        self.above = [keep_autocast(layer, device) for layer in layers[number + 1 :]]
         self.drawn_above = drawn[number + 1 :]
         self.value = value
-        self.f = f
+        self.f = keep_autocast(f, device)
         self.source = source
         self.temperature = temperature
         self._noise: list[Tensor] = []  # of the smooth samples above, drawn once
@@ -204,16 +218,18 @@ class _FromLayer:
     def _below(self, b: Tensor) -> list[Tensor]:
         # one leading dimension more where several values of b_l are asked for at once
         leading = b.shape[: b.dim() - self.own.dim()]
+        seen = _as_seen(b, self.latent)
         if not leading:
             # the very tensors, so that an f may keep what it knows of them
-            return [*self.below, b]
-        return [*(sample.expand(*leading, *sample.shape) for sample in self.below), b]
+            return [*self.below, seen]
+        return [*(sample.expand(*leading, *sample.shape) for sample in self.below), seen]
 
     def drawn(self, b: Tensor) -> Tensor:
         """f with every layer above drawn anew."""
         samples = self._below(b)
         for layer in self.above:
-            samples.append(self.source.sample(layer(*samples)))
+            latent = layer(*samples)
+            samples.append(_as_seen(self.source.sample(latent), latent))
         return self.f(*samples)
 
     def smooth(self, b: Tensor) -> Tensor:
@@ -224,7 +240,8 @@ class _FromLayer:
         for number, layer in enumerate(self.above):
             if number == len(self._noise):
                 self._noise.append(self._noise_of(self.drawn_above[number]))
-            samples.append(self._smooth_sample(layer(*samples), self._noise[number]))
+            latent = layer(*samples)
+            samples.append(_as_seen(self._smooth_sample(latent, self._noise[number]), latent))
         return self.f(*samples)
 
     def _noise_of(self, drawn: _Drawn) -> Tensor:

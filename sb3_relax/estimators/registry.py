@@ -76,4 +76,5 @@ def make(name: str, latent: Latent, **kwargs: Any) -> Estimator:
         raise TypeError(f"a latent is needed, such as LogisticBernoulli(logits); got {type(latent).__name__}")
     estimator = ESTIMATORS[name].make(latent, **kwargs)
     estimator.require_latent(latent)
-    return estimator.to(latent.theta.device, latent.theta.dtype)
+    # φ is trained in single precision at least: a step of Adam is less than bfloat16 resolves
+    return estimator.to(latent.theta.device, latent.computing_dtype)

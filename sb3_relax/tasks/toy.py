@@ -99,7 +99,8 @@ def surrogate_curve(case: str, estimator: torch.nn.Module, f: Callable[[Tensor],
         c, slope = torch.zeros(len(z)), torch.zeros_like(z)
     elif isinstance(estimator, REBAR):
         latent = LogisticBernoulli(torch.zeros(len(z), 1))
-        c, slope = RelaxedObjective(f, latent, estimator.log_temperature.exp(), estimator.scale).value_and_slope(z)
+        relaxed = RelaxedObjective(f, latent, estimator.temperature_between_corners, estimator.scale)
+        c, slope = relaxed.value_and_slope(z)
     elif isinstance(estimator, RELAX):
         c, slope = value_and_slope(estimator.surrogate, z)
     else:

@@ -13,7 +13,7 @@ class DetachedTilde(RELAX):
     def __init__(self, surrogate):
         super().__init__(surrogate, coupled=False)
 
-    def finish(self, latent, b, value, noise=None, generator=None):
+    def of_value(self, latent, b, value, noise):
         z, z_tilde = latent.conditional(b, noise).detach()
         _, slope = value_and_slope(self.surrogate, z)
         score = latent.score(b)
@@ -27,8 +27,8 @@ class CrossTerm(RELAX):
     def __init__(self, surrogate):
         super().__init__(surrogate, coupled=False)
 
-    def finish(self, latent, b, value, noise=None, generator=None):
-        estimate = super().finish(latent, b, value, noise)
+    def of_value(self, latent, b, value, noise):
+        estimate = super().of_value(latent, b, value, noise)
         u, other = noise
         return Estimate(latent, value, estimate.grad + (u - other).square().mean(0), score=estimate.score)
 
@@ -53,8 +53,8 @@ class ScoreTermOnly(torch.nn.Module):
 class _ScaledCorrection(RELAX):
     factor: float
 
-    def finish(self, latent, b, value, noise=None, generator=None):
-        estimate = super().finish(latent, b, value, noise)
+    def of_value(self, latent, b, value, noise):
+        estimate = super().of_value(latent, b, value, noise)
         c, _ = value_and_slope(self.surrogate, latent.conditional(b, noise))
         score_part = (expand_to(value - c, latent) * estimate.score).mean(0)
         grad = score_part + self.factor * (estimate.grad - score_part)
@@ -76,8 +76,7 @@ class DoubledCorrection(_ScaledCorrection):
 class SameBatchNVIL(NVIL):
     """The running mean taken from the batch it is used on."""
 
-    def finish(self, latent, b, value, noise=None, generator=None):
-        self._check(latent, value)
+    def of_value(self, latent, b, value, noise):
         score = latent.score(b)
         return Estimate(latent, value, expand_to(value - value.mean(), latent) * score, score=score)
 
@@ -125,7 +124,7 @@ class WrongSignBernoulli(LogisticBernoulli):
 class FreshNoiseLAX(LAX):
     """ĉ at a fresh action instead of the executed one, as in the authors' continuous control."""
 
-    def finish(self, latent, b, value, noise=None, generator=None):
+    def of_value(self, latent, b, value, noise):
         # a fixed other noise: ε' = -ε has the right law and is not the executed one
         loc = latent.theta.detach()[..., 0]
         other = 2 * loc - b
@@ -138,7 +137,7 @@ class FreshNoiseLAX(LAX):
 class FreshCorrectionLAX(LAX):
     """ĉ at the executed action in the score term, at a fresh one in the correction: unbiased, but not LAX."""
 
-    def finish(self, latent, b, value, noise=None, generator=None):
+    def of_value(self, latent, b, value, noise):
         loc = latent.theta.detach()[..., 0]
         other = 2 * loc - b
         c, _ = value_and_slope(self.surrogate, b)

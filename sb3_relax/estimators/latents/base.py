@@ -18,8 +18,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sb3_relax.estimators.precision import computing_dtype, in_dtype
+
 #: The logit of a class that cannot be drawn. Finite, since -inf makes NaN gradients; large enough
-#: that exp() of it is exactly zero in float32 and float64.
+#: that exp() of it is exactly zero in float32 and float64. See :func:`masked_logit`.
 MASKED_LOGIT = -1e8
 
 #: Most values of b that enumeration is asked to visit.
@@ -33,14 +35,35 @@ def open_unit(u: Tensor) -> Tensor:
     return u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps / 2)
 
 
+def masked_logit(dtype: torch.dtype) -> float:
+    """``MASKED_LOGIT``, or the least number of a type that does not reach so far: -65504 in float16."""
+    return max(MASKED_LOGIT, torch.finfo(dtype).min)
+
+
 class Latent(ABC):
-    """A distribution p(b|θ) whose score ∂θ log p(b|θ) is known in closed form."""
+    """A distribution p(b|θ) whose score ∂θ log p(b|θ) is known in closed form.
+
+    θ keeps the type of what it was made of. Everything else, samples included, is computed in ``computing_dtype``.
+    """
 
     #: number of trailing dimensions of ``theta`` that belong to one sample
     event_ndim: int
     #: the same of b
     sample_ndim: int
     theta: Tensor
+
+    @property
+    def computing_dtype(self) -> torch.dtype:
+        """The type of samples, scores, noise and ĝ's arithmetic: θ's own, or float32 where θ is float16 or bfloat16.
+
+        :raises TypeError: where θ is not made of floating-point numbers
+        """
+        return computing_dtype(self.theta.dtype)
+
+    @property
+    def wide_theta(self) -> Tensor:
+        """θ in ``computing_dtype``, attached to θ: what everything is computed of."""
+        return in_dtype(self.theta, self.computing_dtype)
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -53,7 +76,7 @@ class Latent(ABC):
 
     @abstractmethod
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw b, detached."""
+        """Draw b, detached, in ``computing_dtype``."""
 
     @abstractmethod
     def log_prob(self, b: Tensor) -> Tensor:
@@ -61,7 +84,7 @@ class Latent(ABC):
 
     @abstractmethod
     def score(self, b: Tensor) -> Tensor:
-        """∂θ log p(b|θ), shape of ``theta``, detached from θ."""
+        """∂θ log p(b|θ), shape of ``theta``, detached from θ, in ``computing_dtype``."""
 
     def select(self: SelfLatent, index: Tensor | int) -> SelfLatent:
         """Some elements of the batch, by their number along its first dimension (a number, several, or a mask)."""
@@ -90,7 +113,7 @@ class RelaxedLatent(Latent):
     def sample_relaxed(self, generator: torch.Generator | None = None) -> Tensor:
         """z ~ p(z|θ), detached, whose H(z) is a sample of b: cheaper than b first and z given b."""
         with torch.no_grad():
-            theta = self.theta
+            theta = self.wide_theta
             u = torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
             return self.natural() + self.base_noise(u)
 

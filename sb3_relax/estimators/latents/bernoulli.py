@@ -33,7 +33,7 @@ class LogisticBernoulli(RelaxedLatent):
     @cached_property
     def probabilities(self) -> Tensor:
         """p(bit = 1), shape of θ, detached."""
-        return self.theta.detach().sigmoid()
+        return self.wide_theta.detach().sigmoid()
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         # a comparison, twice as fast on a CPU as torch.bernoulli
@@ -41,7 +41,7 @@ class LogisticBernoulli(RelaxedLatent):
         return (torch.rand(p.shape, dtype=p.dtype, device=p.device, generator=generator) < p).to(p.dtype)
 
     def log_prob(self, b: Tensor) -> Tensor:
-        return F.logsigmoid((2 * b - 1) * self.theta).sum(-1)
+        return F.logsigmoid((2 * b - 1) * self.wide_theta).sum(-1)
 
     def score(self, b: Tensor) -> Tensor:
         return b - self.probabilities
@@ -50,7 +50,7 @@ class LogisticBernoulli(RelaxedLatent):
         return (z > 0).to(z.dtype)
 
     def natural(self) -> Tensor:
-        return self.theta
+        return self.wide_theta
 
     def pull_back(self, g: Tensor) -> Tensor:
         return g
@@ -62,15 +62,15 @@ class LogisticBernoulli(RelaxedLatent):
         # survival function of a logistic truncated to the side of b, inverted: s·[softplus(s·l + log(1-v)) - log v]
         u = open_unit(u)
         sign = 2 * b - 1
-        return sign * (F.softplus(sign * self.theta + torch.log1p(-u)) - u.log())
+        return sign * (F.softplus(sign * self.wide_theta + torch.log1p(-u)) - u.log())
 
     def conditional_noise(self, b: Tensor, u: Tensor) -> Tensor:
         # as above, with the part of softplus(x) that grows taken off s·l by hand
         u = open_unit(u)
-        sign = 2 * b - 1
+        sign, theta = 2 * b - 1, self.wide_theta
         inside = torch.log1p(-u)
-        x = sign * self.theta + inside
-        return sign * (torch.where(x > 0, inside, -sign * self.theta) + F.softplus(-x.abs()) - u.log())
+        x = sign * theta + inside
+        return sign * (torch.where(x > 0, inside, -sign * theta) + F.softplus(-x.abs()) - u.log())
 
     def base_noise(self, u: Tensor) -> Tensor:
         # in one kernel; on a CPU no uniform lies between 0 and half its type's eps
@@ -102,4 +102,4 @@ class LogisticBernoulli(RelaxedLatent):
     def support(self) -> Tensor:
         dim = self.theta.shape[-1]
         check_support(2**dim)
-        return joint_choices(((0, 1),) * dim).to(self.theta)
+        return joint_choices(((0, 1),) * dim).to(self.theta.device, self.computing_dtype)

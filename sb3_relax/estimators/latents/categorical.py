@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_relax.estimators.checks import under_transform
-from sb3_relax.estimators.latents.base import MASKED_LOGIT, RelaxedLatent, check_support, joint_choices, open_unit
+from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, masked_logit, open_unit
 
 
 class GumbelOneHot(RelaxedLatent):
@@ -38,7 +38,8 @@ class GumbelOneHot(RelaxedLatent):
         if mask is not None:
             if not under_transform() and not bool(mask.any(-1).all()):
                 raise ValueError("the mask leaves a variable without any class; at least one must be allowed")
-            logits = torch.where(mask, logits, torch.full((), MASKED_LOGIT, dtype=logits.dtype, device=logits.device))
+            never = torch.full((), masked_logit(logits.dtype), dtype=logits.dtype, device=logits.device)
+            logits = torch.where(mask, logits, never)
         self.theta = logits
         self.mask = mask
 
@@ -56,10 +57,10 @@ class GumbelOneHot(RelaxedLatent):
     @cached_property
     def probabilities(self) -> Tensor:
         """p(class), shape of θ, detached."""
-        return self.theta.detach().softmax(-1)
+        return self.wide_theta.detach().softmax(-1)
 
     def natural(self) -> Tensor:
-        return self.theta.log_softmax(-1)
+        return self.wide_theta.log_softmax(-1)
 
     def pull_back(self, g: Tensor) -> Tensor:
         if self.mask is not None:
@@ -76,7 +77,7 @@ class GumbelOneHot(RelaxedLatent):
             classes = self.theta.shape[-1]
             flat = self.probabilities.reshape(-1, classes)
             index = torch.multinomial(flat, 1, generator=generator).reshape(self.theta.shape[:-1])
-            return F.one_hot(index, classes).to(self.theta.dtype)
+            return F.one_hot(index, classes).to(self.computing_dtype)
 
     def log_prob(self, b: Tensor) -> Tensor:
         return (b * self.natural()).sum((-2, -1))
@@ -139,4 +140,4 @@ class GumbelOneHot(RelaxedLatent):
                 choices = [row.nonzero().flatten().tolist() for row in rows.any(0).cpu()]
         check_support(math.prod(map(len, choices)))
         index = joint_choices(tuple(map(tuple, choices))).to(self.theta.device)
-        return F.one_hot(index, classes).to(self.theta.dtype)
+        return F.one_hot(index, classes).to(self.computing_dtype)

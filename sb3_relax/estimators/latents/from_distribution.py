@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import Tensor
 from torch.distributions import Bernoulli, Beta, Categorical, Dirichlet, Distribution, Gamma, Independent, Normal
 from torch.distributions import OneHotCategorical as OneHot
 
@@ -10,6 +11,7 @@ from sb3_relax.estimators.latents.bernoulli import LogisticBernoulli
 from sb3_relax.estimators.latents.categorical import GumbelOneHot
 from sb3_relax.estimators.latents.gaussian import Gaussian
 from sb3_relax.estimators.latents.implicit import Implicit
+from sb3_relax.estimators.precision import computing_dtype
 
 
 def from_distribution(distribution: Distribution) -> Latent:
@@ -32,9 +34,24 @@ def from_distribution(distribution: Distribution) -> Latent:
     if isinstance(distribution, Normal):
         return Gaussian(distribution.mean, distribution.stddev.log())
     if isinstance(distribution, Bernoulli):
-        return LogisticBernoulli(distribution.logits)
+        return LogisticBernoulli(_logits(distribution))
     if isinstance(distribution, (Categorical, OneHot)):
-        return GumbelOneHot(distribution.logits)
+        return GumbelOneHot(_logits(distribution))
     if isinstance(distribution, (Gamma, Beta, Dirichlet)):
         return Implicit(distribution)
     raise TypeError(f"no relaxation or reparameterisation is known for {distribution!r}")
+
+
+def _logits(distribution: Bernoulli | Categorical | OneHot) -> Tensor:
+    """Its logits, of probabilities that were given in float16 or bfloat16 as well.
+
+    torch keeps probabilities from 0 and 1 by the type's rounding, which makes .0078 of one of .001 in bfloat16.
+    """
+    if isinstance(distribution, OneHot):
+        return _logits(distribution._categorical)
+    given = vars(distribution)
+    if "logits" in given or given["probs"].dtype == computing_dtype(given["probs"].dtype):
+        return distribution.logits
+    probs = given["probs"]
+    wide = type(distribution)(probs=probs.to(computing_dtype(probs.dtype)), validate_args=False)
+    return wide.logits.to(probs.dtype)

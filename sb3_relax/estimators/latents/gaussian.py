@@ -32,27 +32,27 @@ class Gaussian(ReparameterisedLatent):
     def base_noise(self, generator: torch.Generator | None = None) -> Tensor:
         """ε, standard normal, of the shape of b."""
         theta = self.theta
-        return torch.randn(theta.shape[:-1], dtype=theta.dtype, device=theta.device, generator=generator)
+        return torch.randn(theta.shape[:-1], dtype=self.computing_dtype, device=theta.device, generator=generator)
 
     def at_noise(self, noise: Tensor) -> Tensor:
         """b = μ + σ ε, differentiable in θ."""
-        loc, log_scale = self.theta.unbind(-1)
+        loc, log_scale = self.wide_theta.unbind(-1)
         return loc + log_scale.exp() * noise
 
     def log_prob(self, b: Tensor) -> Tensor:
-        loc, log_scale = self.theta.unbind(-1)
+        loc, log_scale = self.wide_theta.unbind(-1)
         return torch.distributions.Normal(loc, log_scale.exp()).log_prob(b).sum(-1)
 
     def score(self, b: Tensor) -> Tensor:
-        loc, log_scale = self.theta.detach().unbind(-1)
+        loc, log_scale = self.wide_theta.detach().unbind(-1)
         inverse_scale = (-log_scale).exp()
         noise = (b - loc) * inverse_scale
         return torch.stack([noise * inverse_scale, noise * noise - 1], dim=-1)
 
     def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
         # the noise ε = (b - μ)/σ of this very b is held fixed: ∂b/∂μ = 1, ∂b/∂log σ = b - μ
-        return torch.stack([slope, slope * (b - self.theta.detach()[..., 0])], dim=-1)
+        return torch.stack([slope, slope * (b - self.wide_theta.detach()[..., 0])], dim=-1)
 
     def path_change(self, b: Tensor, v: Tensor) -> Tensor:
         of_loc, of_log_scale = v.unbind(-1)
-        return torch.addcmul(of_loc, of_log_scale, b - self.theta.detach()[..., 0])
+        return torch.addcmul(of_loc, of_log_scale, b - self.wide_theta.detach()[..., 0])

@@ -65,18 +65,19 @@ class Implicit(ReparameterisedLatent):
 
     def _draw(self) -> Tensor:
         if self.family is Gamma:
-            return self._distribution(self.theta).sample()
+            return self._distribution(self.wide_theta).sample()
         # normalised gammas: torch's own Dirichlet sampler takes neither vmap nor an empty batch
-        gamma = Gamma(self.theta, torch.ones_like(self.theta), validate_args=False).sample()
+        theta = self.wide_theta
+        gamma = Gamma(theta, torch.ones_like(theta), validate_args=False).sample()
         x = open_unit(gamma / gamma.sum(-1, keepdim=True))  # at 0 and 1 the score is infinite
         return x if self.family is Dirichlet else x[..., 0]
 
     def log_prob(self, b: Tensor) -> Tensor:
-        log_prob = self._distribution(self.theta).log_prob(b)
+        log_prob = self._distribution(self.wide_theta).log_prob(b)
         return log_prob if self.family is Dirichlet else log_prob.sum(-1)
 
     def score(self, b: Tensor) -> Tensor:
-        theta = self.theta.detach()
+        theta = self.wide_theta.detach()
         if self.family is Gamma:
             concentration, rate = theta.unbind(-1)
             return torch.stack([rate.log() + b.log() - concentration.digamma(), concentration / rate - b], dim=-1)
@@ -85,7 +86,7 @@ class Implicit(ReparameterisedLatent):
 
     def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
         # ∂b/∂θ = -∂θF(b|θ)/p(b|θ): the backward of torch's own rsample, at a b drawn before
-        theta = self.theta.detach()
+        theta = self.wide_theta.detach()
         if self.family is Gamma:
             concentration, rate = theta.unbind(-1)
             by_concentration = torch._standard_gamma_grad(concentration.expand_as(b), b * rate) / rate

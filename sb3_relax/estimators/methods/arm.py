@@ -44,12 +44,13 @@ class ARM(Estimator):
 
 def antithetic_pair(latent: Latent, u: Tensor) -> Tensor:
     """1[u > 1-p] and 1[u < p], ``[2, *batch, D]``: each is a sample of ``latent``, made from one uniform."""
-    p = latent.theta.detach().sigmoid()
+    theta = latent.wide_theta.detach()
+    p = theta.sigmoid()
     # u > σ(-l), and not 1-p, which loses small probabilities
-    return torch.stack([u > (-latent.theta.detach()).sigmoid(), u < p]).to(p.dtype)
+    return torch.stack([u > (-theta).sigmoid(), u < p]).to(p.dtype)
 
 
 def antithetic_rule(latent: Latent, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Both samples jump at u = p and u = 1-p, between which ĝ is a polynomial of degree 1 in each u."""
-    p = latent.theta.detach().sigmoid()
+    p = latent.wide_theta.detach().sigmoid()
     return product_rule([piecewise_rule(torch.stack([x, 1 - x]), nodes=1) for x in p], p.numel(), chunk)

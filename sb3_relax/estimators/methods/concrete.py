@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from sb3_relax.estimators.base import Estimator
-from sb3_relax.estimators.control_variates import require_temperature
 from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import Objective, evaluate, evaluate_with_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
+from sb3_relax.estimators.temperature import require_temperature
 
 
 class Concrete(Estimator):

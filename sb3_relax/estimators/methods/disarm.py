@@ -40,5 +40,5 @@ class DisARM(Estimator):
         value = evaluate(f, pair, torch.Size([2, *latent.batch_shape]))
         first, second = value.detach()
         # (-1)^b̃ 1[b ≠ b̃] is b - b̃
-        direction = (pair[0] - pair[1]) * latent.theta.detach().abs().sigmoid()
+        direction = (pair[0] - pair[1]) * latent.wide_theta.detach().abs().sigmoid()
         return Estimate(latent, value.mean(0), 0.5 * (first - second).unsqueeze(-1) * direction)

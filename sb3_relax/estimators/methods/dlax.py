@@ -41,17 +41,9 @@ class DLAX(TwoPhaseEstimator):
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
         return tuple(latent.theta.shape)
 
-    def finish(
-        self,
-        latent: Latent,
-        b: Tensor,
-        value: Tensor,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        self._check(latent, value)
+    def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         assert isinstance(latent, RelaxedLatent)
-        noise = self._noise(latent, noise, generator)
+        assert noise is not None
         with torch.no_grad():
             z = latent.conditional(b, noise)
             base_score = latent.base_score(z - latent.natural())

@@ -39,15 +39,7 @@ class ExactCorrection(TwoPhaseEstimator):
     def make(cls, latent: Latent, **kwargs: Any) -> ExactCorrection:
         return cls(MLPSurrogate.of(latent), **kwargs)
 
-    def finish(
-        self,
-        latent: Latent,
-        b: Tensor,
-        value: Tensor,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        self._check(latent, value)
+    def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         assert isinstance(latent, RelaxedLatent)
         with torch.no_grad():
             # every value for every sample, and b itself as one more

@@ -40,15 +40,7 @@ class LAX(TwoPhaseEstimator):
     def make(cls, latent: Latent, **kwargs: Any) -> LAX:
         return cls(MLPSurrogate.of(latent), **kwargs)
 
-    def finish(
-        self,
-        latent: Latent,
-        b: Tensor,
-        value: Tensor,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        self._check(latent, value)
+    def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         assert isinstance(latent, ReparameterisedLatent)
         score = latent.score(b)
         with torch.enable_grad():

@@ -45,15 +45,7 @@ class NVIL(TwoPhaseEstimator):
         self.register_buffer("variance", torch.zeros(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
 
-    def finish(
-        self,
-        latent: Latent,
-        b: Tensor,
-        value: Tensor,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        self._check(latent, value)
+    def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         signal = value.detach()
         phi_loss = None
         with torch.enable_grad():

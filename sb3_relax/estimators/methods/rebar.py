@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from sb3_relax.estimators.base import Estimator, baseline_of, require_samples
-from sb3_relax.estimators.control_variates import require_temperature
 from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import (
     Objective,
@@ -20,6 +19,7 @@ from sb3_relax.estimators.functions import (
 )
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 from sb3_relax.estimators.methods.relax import condition, draw_relaxed, relax_estimate, relaxation_shape
+from sb3_relax.estimators.temperature import learned_temperature, require_temperature
 
 
 class REBAR(Estimator):
@@ -69,17 +69,17 @@ class REBAR(Estimator):
     @property
     def temperature_between_corners(self) -> Tensor:
         with torch.enable_grad():  # φ is trained under no_grad too
-            return self.log_temperature.exp()
+            return learned_temperature(self.log_temperature)
 
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
         """``[draws, *theta.shape]``, with a leading 2 (for z and z̃) where they are drawn independently."""
         return relaxation_shape(latent, self.coupled, self.draws)
 
-    def forward(self, latent: Latent, f: Objective, generator: torch.Generator | None = None) -> Estimate:
+    def draw_and_estimate(self, latent: Latent, f: Objective, generator: torch.Generator | None) -> Estimate:
         """As every estimator's; where one z serves for both, it is drawn first and b = H(z)."""
         if not self.coupled or self.draws > 1:
-            return super().forward(latent, f, generator)
-        b, z = draw_relaxed(self, latent, generator)
+            return super().draw_and_estimate(latent, f, generator)
+        b, z = draw_relaxed(latent, generator)
         return self._at(latent, f, b, z, z)
 
     def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import TwoPhaseEstimator
@@ -23,14 +22,6 @@ class Reinforce(TwoPhaseEstimator):
 
     latents = (Latent,)
 
-    def finish(
-        self,
-        latent: Latent,
-        b: Tensor,
-        value: Tensor,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        self._check(latent, value)
+    def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         score = latent.score(b)
         return Estimate(latent, value, expand_to(value.detach(), latent) * score, score=score)

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_samples
-from sb3_relax.estimators.checks import require_finite
+from sb3_relax.estimators.base import TwoPhaseEstimator, require_samples
 from sb3_relax.estimators.control_variates import MLPSurrogate
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, Surrogate, SurrogateVJP, evaluate, value_slope_vjp
@@ -60,23 +59,16 @@ class RELAX(TwoPhaseEstimator):
         """``[draws, *theta.shape]``, with a leading 2 (for z and z̃) where they are drawn independently."""
         return relaxation_shape(latent, self.coupled, self.draws)
 
-    def forward(self, latent: Latent, f: Objective, generator: torch.Generator | None = None) -> Estimate:
+    def draw_and_estimate(self, latent: Latent, f: Objective, generator: torch.Generator | None) -> Estimate:
         """As every estimator's; where one z serves for both, it is drawn first and b = H(z)."""
         if not self.coupled or self.draws > 1:
-            return super().forward(latent, f, generator)
-        b, z = draw_relaxed(self, latent, generator)
+            return super().draw_and_estimate(latent, f, generator)
+        b, z = draw_relaxed(latent, generator)
         return self._at(latent, b, evaluate(f, b, latent.batch_shape), z, z)
 
-    def finish(
-        self,
-        latent: Latent,
-        b: Tensor,
-        value: Tensor,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        self._check(latent, value)
-        return self._at(latent, b, value, *condition(latent, b, self._noise(latent, noise, generator), self.coupled))
+    def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
+        assert noise is not None
+        return self._at(latent, b, value, *condition(latent, b, noise, self.coupled))
 
     def _at(self, latent: Latent, b: Tensor, value: Tensor, z: Tensor, z_tilde: Tensor) -> Estimate:
         c = partial(value_slope_vjp, self.surrogate, latent=latent)
@@ -89,10 +81,8 @@ def relaxation_shape(latent: Latent, coupled: bool, draws: int) -> tuple[int, ..
     return shape if coupled else (2, *shape)
 
 
-def draw_relaxed(estimator: Estimator, latent: Latent, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """z ~ p(z|θ) and b = H(z), checked as in :meth:`Estimator.forward`: ``(b, z)``."""
-    estimator.require_latent(latent)
-    require_finite("the latent's parameters", latent.theta)
+def draw_relaxed(latent: Latent, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """z ~ p(z|θ) and b = H(z): ``(b, z)``."""
     assert isinstance(latent, RelaxedLatent)
     z = latent.sample_relaxed(generator)
     return latent.hard(z), z

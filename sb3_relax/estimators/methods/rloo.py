@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import TwoPhaseEstimator, leave_one_out_mean, require_samples
@@ -31,14 +30,6 @@ class RLOO(TwoPhaseEstimator):
         super().__init__()
         self.samples = self.evaluations = require_samples(samples)
 
-    def finish(
-        self,
-        latent: Latent,
-        b: Tensor,
-        value: Tensor,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        self._check(latent, value)
+    def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         weight = value.detach() - leave_one_out_mean(value.detach())
         return Estimate(latent, value.mean(0), (expand_to(weight, latent) * latent.score(b)).mean(0))

@@ -63,7 +63,7 @@ class RODEO(Estimator):
         taylor = latent.inner(slope[others], b.unsqueeze(1) - b[others])  # [K, K-1, *batch]
         flip = 1 - 2 * b  # what a flip adds to a bit
         flipped = taylor.unsqueeze(-1) + slope[others] * flip.unsqueeze(1)  # [K, K-1, *batch, D]
-        p = latent.theta.detach().sigmoid()
+        p = latent.wide_theta.detach().sigmoid()
         prob_flip = p + b * (1 - 2 * p)
         score = latent.score(b)
         with torch.enable_grad():

@@ -38,15 +38,7 @@ class VIMCO(TwoPhaseEstimator):
     def target(self, values: Tensor) -> Tensor:
         return values.logsumexp(0) - math.log(len(values))
 
-    def finish(
-        self,
-        latent: Latent,
-        b: Tensor,
-        value: Tensor,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        self._check(latent, value)
+    def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         bound = self.target(value)
         log_weight = value.detach()
         # [K, K, *batch]: row k holds the log-weights with the k-th replaced

@@ -204,4 +204,5 @@ def bias_z_scores(
     # an estimator without variance is as right as rounding lets it be
     info = torch.finfo(grad.dtype)
     floor = (info.eps * exact.abs()).clamp(min=info.tiny)
+    grad = grad.double()  # a mean of numbers in bfloat16 is not one of them
     return (grad.mean(0) - exact) / (grad.std(0) / math.sqrt(samples)).maximum(floor)

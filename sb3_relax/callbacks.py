@@ -200,7 +200,9 @@ class GradientVarianceCallback(BaseCallback):
         measuring, training = self.measuring_seconds, self.training_seconds
         values = {"gradient/variance": with_cv.value, "gradient/variance_no_cv": without.value}
         values |= {"gradient/measuring_seconds": measuring, "gradient/training_seconds": training}
+        said = "not known, since no gradient varied"
         if math.isfinite(ratio.value + ratio.standard_error):
+            said = f"{ratio.value:.2f} ± {ratio.standard_error:.2f}"
             values |= with_error(RATIO_OF_ROLLOUTS, ratio.value, ratio.standard_error)
             values["gradient/ratio_standard_error"] = ratio.standard_error
         write(self.logger.output_formats, values, step)
@@ -208,9 +210,8 @@ class GradientVarianceCallback(BaseCallback):
         self.n_measurements += 1
         if self.verbose > 0:
             print(
-                f"step {step}: variance of the policy gradient with the control variate over without: "
-                f"{ratio.value:.2f} ± {ratio.standard_error:.2f} (so far {measuring:.1f} s of measuring beside "
-                f"{training:.1f} s of training)"
+                f"step {step}: variance of the policy gradient with the control variate over without: {said} "
+                f"(so far {measuring:.1f} s of measuring beside {training:.1f} s of training)"
             )
 
 

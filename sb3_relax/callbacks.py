@@ -173,7 +173,7 @@ class GradientVarianceCallback(BaseCallback):
 
     def _is_affordable(self) -> bool:
         """Whether another stream, if it takes as long as the last one, keeps measuring within its share of the time."""
-        return self.measuring_seconds + self.seconds_of_a_stream <= self.max_time_share * self.training_seconds
+        return self.measuring_seconds + self.seconds_of_a_stream < self.max_time_share * self.training_seconds
 
     def _run_streams(self, n_streams: int) -> None:
         """So many streams of the measurement, or up to its end; a new one is begun where there is none."""

@@ -220,6 +220,10 @@ def test_measuring_takes_at_most_a_third_of_trainings_time(n_steps, total, capsy
 def test_a_training_too_short_to_measure_says_so():
     with pytest.warns(UserWarning, match=r"finished no measurement .*max_time_share"):
         RELAXA2C("MlpPolicy", Clocked(), device="cpu").learn(10, callback=GradientVarianceCallback(Clocked()))
+    never = GradientVarianceCallback(Clocked(), max_time_share=0)
+    with pytest.warns(UserWarning, match=r"finished no measurement"):
+        RELAXA2C("MlpPolicy", Clocked(), device="cpu").learn(50, callback=never)
+    assert never.measuring_seconds == 0
 
 
 @pytest.mark.usefixtures("clock")

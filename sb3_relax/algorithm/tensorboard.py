@@ -112,12 +112,12 @@ class VarianceRatioCallback(BaseCallback):
     def _after_update(self) -> None:
         """Take in an update, where there was one since the last call."""
         log = self.logger.name_to_value
-        update = log.get("train/n_updates")
-        if not self.outputs or update in (None, self.last_update):
+        update, ratio_of_update = log.get("train/n_updates"), log.get("train/grad_variance_ratio")
+        if not self.outputs or update == self.last_update or ratio_of_update is None:
             return
         self.last_update = update
         self.n_updates += 1
-        self.ratios.append(log["train/grad_variance_ratio"])
+        self.ratios.append(ratio_of_update)
         if self.n_updates < self.next_point:
             return
         self.next_point = max(self.n_updates + 1, int(GROWTH * self.n_updates))

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-#: updates that a point looks back on, at least (all of them, where there were fewer)
+#: updates before the last point that the next one looks back on as well
 WINDOW = 100
 #: from one point to the next the number of updates grows by this factor, and by one at least
 GROWTH = 1.02
@@ -75,7 +75,7 @@ class VarianceRatioCallback(BaseCallback):
 
     ``learn()`` adds it to every training. Without tensorboard it does nothing. Every update has a ratio of variances
     over the steps of its batch, with ĉ ÷ without (``train/grad_variance_ratio``). A point is the mean of the ratios of
-    the last 100 updates and of all since the point before. Points are written after every update at first, and later
+    all updates since the point before, and of the 100 before that. Points are written after every update at first, and later
     whenever the number of updates has grown by 2%. The first point is that of the first update whose error is known:
     the first of all where ĉ changes nothing yet (the guard has no evidence, or ĉ is zero), and the second otherwise.
 

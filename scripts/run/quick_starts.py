@@ -23,7 +23,7 @@ from typing import Any
 from scripts.records import ROOT, add_output, provenance, write_record
 
 #: pages whose first block trains to the end
-PAGES = ("README.md", "docs/laxa2c.md", "docs/relaxa2c_mask.md", "docs/recurrent.md")
+PAGES = ("README.md", "docs/laxa2c.md")
 
 
 def quick_start(page: str) -> str:

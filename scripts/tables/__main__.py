@@ -31,6 +31,7 @@ from scripts.tables.blocks import BlockError, filled, pages, require_agreement
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary.summary_table,
     "quick-start": partial(quick_starts.sentence, "README.md"),
+    "quick-start-laxa2c": partial(quick_starts.sentence, "docs/laxa2c.md"),
     "hyperparameters": hyperparameters.table,
     "agents": learning.agents_table,
     "learning": learning.learning_table,

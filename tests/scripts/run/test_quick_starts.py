@@ -15,7 +15,8 @@ RECORDS = sorted((RESULTS / "quick_starts").glob("*.json"))
 @pytest.mark.parametrize("file", RECORDS, ids=lambda file: file.stem)
 def test_the_record_is_of_the_code_on_the_page(file):
     record = json.loads(file.read_text())
-    assert record["code"] == quick_starts.quick_start(record["page"])
+    again = f"run python -m scripts.run.quick_starts --pages {record['page']} --output scripts/results"
+    assert record["code"] == quick_starts.quick_start(record["page"]), again
     assert len(record["runs"]) >= 5
     assert all(len(run["printed"]) == 1 for run in record["runs"])  # one line, rather than thousands
 

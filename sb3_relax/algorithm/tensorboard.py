@@ -75,9 +75,10 @@ class VarianceRatioCallback(BaseCallback):
 
     ``learn()`` adds it to every training. Without tensorboard it does nothing. Every update has a ratio of variances
     over the steps of its batch, with ĉ ÷ without (``train/grad_variance_ratio``). A point is the mean of the ratios of
-    all updates since the point before, and of the 100 before that. Points are written after every update at first, and later
-    whenever the number of updates has grown by 2%. The first point is that of the first update whose error is known:
-    the first of all where ĉ changes nothing yet (the guard has no evidence, or ĉ is zero), and the second otherwise.
+    all updates since the point before, and of the 100 before that. Points are written after every update at first, and
+    later whenever the number of updates has grown by 2%. The first point is that of the first update whose error is
+    known: the first of all where ĉ changes nothing yet (the guard has no evidence, or ĉ is zero), and the second
+    otherwise.
 
     Written, under ``control_variate_helps_below_1/``: ``variance_ratio``, ``variance_ratio_low`` and
     ``variance_ratio_high`` (one standard error below and above it; updates count as independent), and

@@ -1,19 +1,30 @@
 """The measuring callback leaves training alone and measures what it says; the layout reaches tensorboard."""
 
+import re
+
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C, callbacks
-from sb3_relax.callbacks import LAYOUT, GradientVarianceCallback, TensorboardLayoutCallback
+from sb3_relax.algorithm.tensorboard import tags_of
+from sb3_relax.callbacks import LAYOUT_OF_ROLLOUTS, GradientVarianceCallback, TensorboardLayoutCallback
 from sb3_relax.control_variates import Guarded
 from tests.diagnose.problems import agent, exact_parts, score_gradient, table_bandit
 from tests.diagnose.test_split import discrete
 from tests.helpers import ACTION_SPACES, TinyEnv
+
+
+class Written(dict, KVWriter):
+    """What a logger writes, the last value of each key."""
+
+    def write(self, key_values, key_excluded, step=0):
+        self.update(key_values)
 
 
 def environments(space, training):
@@ -88,10 +99,11 @@ def test_variance_of_a_bandit_in_closed_form():
     model.rollout_buffer.buffer_size = 8
     in_full, guarded = model.control_variate, Guarded(model.control_variate)
     model.cv_guard, model.control_variate = True, guarded  # before any update, η = 0: with ĉ is without
-    logged = {}
-    callback = GradientVarianceCallback(table_bandit(3, 0.5), n_rollouts=300)
+    logged = Written()
+    model.set_logger(Logger(None, [logged]))
+    callback = GradientVarianceCallback(table_bandit(3, 0.5), every=1_000, n_rollouts=300)
     callback.init_callback(model)
-    model._logger = type("Logger", (), dict(record=lambda self, key, value: logged.update({key: value})))()
+    callback.on_training_start({}, {})
     callback.on_rollout_start()
     truth = sum(exact_parts(model, *tables, score_gradient(model))) / 8
     assert logged["gradient/variance_no_cv"] == pytest.approx(truth, rel=0.3)
@@ -107,12 +119,14 @@ def test_variance_of_a_bandit_in_closed_form():
 
 def test_one_step_is_not_normalised():
     """As in training: its standard deviation does not exist."""
-    logged = {}
+    logged = Written()
     model = RELAXA2C("MlpPolicy", TinyEnv(spaces.Discrete(3)), n_steps=1, normalize_advantage=True, device="cpu")
-    callback = GradientVarianceCallback(TinyEnv(spaces.Discrete(3)), n_rollouts=4)
+    model.set_logger(Logger(None, [logged]))
+    callback = GradientVarianceCallback(TinyEnv(spaces.Discrete(3)), every=1, n_rollouts=4)
     callback.init_callback(model)
-    model._logger = type("Logger", (), dict(record=lambda self, key, value: logged.update({key: value})))()
+    callback.on_training_start({}, {})
     callback.on_rollout_start()
+    assert "gradient/ratio" in logged
     assert np.isfinite(list(logged.values())).all()
 
 
@@ -128,25 +142,127 @@ def test_errors():
         A2C("MlpPolicy", env, device="cpu").learn(10, callback=GradientVarianceCallback(make_vec_env("CartPole-v1")))
 
 
-def test_layout_and_hyperparameters_reach_tensorboard(tmp_path):
+def events_of(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    return accumulator.EventAccumulator(str(folder)).Reload()
+
+
+def layout_of(events):
+    """The layout that tensorboard shows: the last one."""
     layout_pb2 = pytest.importorskip("tensorboard.plugins.custom_scalar.layout_pb2")
+    return layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0])
+
+
+def test_every_measurement_is_in_the_event_file(tmp_path, capsys):
+    """None is lost to log_interval, which is 100 updates by default."""
+    model = RELAXA2C("MlpPolicy", TinyEnv(spaces.Discrete(3)), tensorboard_log=str(tmp_path), seed=0, device="cpu")
+    measuring = GradientVarianceCallback(TinyEnv(spaces.Discrete(3)), every=2, n_rollouts=4, verbose=1)
+    model.learn(60, callback=measuring)
+    printed = [int(line.split()[1].rstrip(":")) for line in capsys.readouterr().out.splitlines() if "step" in line]
+    assert printed == [0, 10, 20, 30, 40, 50]
+    events = events_of(tmp_path / "RELAXA2C_1")
+    for tag in (
+        "variance",
+        "variance_no_cv",
+        "ratio",
+        "ratio_standard_error",
+        "ratio_low",
+        "ratio_high",
+        "measuring_seconds",
+    ):
+        assert [event.step for event in events.Scalars(f"gradient/{tag}")] == printed
+    for ratio, error, high in zip(
+        *(events.Scalars(f"gradient/ratio{end}") for end in ("", "_standard_error", "_high")), strict=True
+    ):
+        assert high.value == pytest.approx(ratio.value + error.value)
+
+
+class Clocked(TinyEnv):
+    """Every step takes a second of a clock."""
+
+    clock = 0.0
+
+    def __init__(self, length=100):
+        super().__init__(spaces.Discrete(3), length)
+        self.steps = 0
+
+    def step(self, action):
+        Clocked.clock += 1
+        self.steps += 1
+        return super().step(action)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(Clocked, "clock", 0.0)
+    monkeypatch.setattr("time.perf_counter", lambda: Clocked.clock)
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(("n_steps", "total"), [(5, 2_500), (64, 7_000)])
+def test_measuring_takes_at_most_a_third_of_trainings_time(n_steps, total, capsys):
+    """By default; and it says what it took."""
+    training, measured_in = Clocked(), Clocked()
+    measuring = GradientVarianceCallback(measured_in, verbose=1)
+    RELAXA2C("MlpPolicy", training, n_steps=n_steps, device="cpu").learn(total, callback=measuring)
+    assert 0 < measured_in.steps <= training.steps / 3
+    assert (measuring.measuring_seconds, measuring.training_seconds) == (measured_in.steps, training.steps)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+    assert len(lines) == measuring.n_measurements >= 1
+    for line in lines:
+        spent, trained_for = map(
+            float, re.search(r"([\d.]+) s of measuring beside ([\d.]+) s of training", line).groups()
+        )
+        assert 0 < spent <= trained_for / 3
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_training_too_short_to_measure_says_so():
+    with pytest.warns(UserWarning, match=r"finished no measurement .*max_time_share"):
+        RELAXA2C("MlpPolicy", Clocked(), device="cpu").learn(10, callback=GradientVarianceCallback(Clocked()))
+    never = GradientVarianceCallback(Clocked(), max_time_share=0)
+    with pytest.warns(UserWarning, match=r"finished no measurement"):
+        RELAXA2C("MlpPolicy", Clocked(), device="cpu").learn(50, callback=never)
+    assert never.measuring_seconds == 0
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_is_measured_piece_by_piece_is_what_is_measured_at_once(tmp_path):
+    """Streams of one measurement are those of the policy as it was when the measurement began."""
+
+    def ratio(folder, **when):
+        model = RELAXA2C("MlpPolicy", Clocked(length=7), n_steps=4, tensorboard_log=str(folder), seed=0, device="cpu")
+        model.learn(400, callback=GradientVarianceCallback(Clocked(length=7), n_rollouts=4, **when))
+        return [(event.step, event.value) for event in events_of(folder / "RELAXA2C_1").Scalars("gradient/variance")]
+
+    whenever, at_once = ratio(tmp_path / "whenever"), dict(ratio(tmp_path / "once", every=1))
+    assert len(whenever) > 1
+    assert all(at_once[step] == value for step, value in whenever)
+
+
+def test_layout_and_hyperparameters_reach_tensorboard(tmp_path):
     env = TinyEnv(spaces.Discrete(3))
     model = RELAXA2C("MlpPolicy", env, tensorboard_log=str(tmp_path), seed=0, device="cpu")
     measuring = GradientVarianceCallback(TinyEnv(spaces.Discrete(3)), every=2, n_rollouts=4)
     model.learn(50, callback=[TensorboardLayoutCallback(hparams={"env": "Tiny"}), measuring], log_interval=1)
-    events = accumulator.EventAccumulator(str(tmp_path / "RELAXA2C_1")).Reload()
-    tensor = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    layout = layout_pb2.Layout.FromString(tensor)
-    assert [category.title for category in layout.category] == list(LAYOUT)
-    assert layout.category[0].chart[0].multiline.tag == ["^gradient/variance$", "^gradient/variance_no_cv$"]
+    events = events_of(tmp_path / "RELAXA2C_1")
+    assert [category.title for category in layout_of(events).category] == list(LAYOUT_OF_ROLLOUTS)
     # every tag of the layout is one that is logged (evaluation is EvalCallback's, and optional)
-    tags = {tag for charts in LAYOUT.values() for each in charts.values() for tag in each} - {"eval/mean_reward"}
-    assert tags <= set(events.Tags()["scalars"])
+    assert set(tags_of(LAYOUT_OF_ROLLOUTS)) - {"eval/mean_reward"} <= set(events.Tags()["scalars"])
     assert "_hparams_/session_start_info" in events.summary_metadata
     start = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"n_relaxed" in start
     assert b"Tiny" in start
+
+
+def test_a_layout_of_ones_own_takes_the_place_of_ours(tmp_path):
+    model = RELAXA2C("MlpPolicy", TinyEnv(spaces.Discrete(3)), tensorboard_log=str(tmp_path), device="cpu")
+    own = {"Mine": {"both": ["train/value_loss", "train/policy_loss"]}}
+    measuring = GradientVarianceCallback(TinyEnv(spaces.Discrete(3)), every=2, n_rollouts=4)
+    model.learn(10, callback=[TensorboardLayoutCallback(own), measuring])
+    layout = layout_of(events_of(tmp_path / "RELAXA2C_1"))
+    assert [category.title for category in layout.category] == ["Mine"]
+    assert layout.category[0].chart[0].multiline.tag == ["^train/value_loss$", "^train/policy_loss$"]
 
 
 def test_without_tensorboard_nothing_happens():

@@ -137,7 +137,7 @@ def test_a_pages_examples_run(page):
     for package in ("sb3_contrib", "onnx", "onnxruntime", "tensorboard"):
         pytest.importorskip(package)
     for example in python_examples(READ[page]):
-        smaller = re.sub(r"\b(5|10|100)_000\b", "200", example)
+        smaller = re.sub(r"\b(5|10|50|100|150)_000\b", "200", example)
         # what trains, trains for a moment
         assert smaller != example or ".learn(" not in example or "learn(1_000)" in example
         exec(compile(smaller, page, "exec"), {})

@@ -111,5 +111,5 @@ result.save("variance_diagnosis.json")
 # ```python
 # from sb3_relax.callbacks import GradientVarianceCallback, TensorboardLayoutCallback
 #
-# model.learn(100_000, callback=[GradientVarianceCallback(make_vec_env(Push, n_envs=4)), TensorboardLayoutCallback()])
+# model.learn(100_000, callback=GradientVarianceCallback(make_vec_env(Push, n_envs=4), verbose=1))
 # ```

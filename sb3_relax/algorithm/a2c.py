@@ -22,6 +22,7 @@ from sb3_relax.algorithm.requirements import (
     unknown_policy,
 )
 from sb3_relax.algorithm.signature import full_signature
+from sb3_relax.algorithm.tensorboard import and_the_answer, run_name
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.guard import Guarded
 from sb3_relax.control_variates.registry import make_control_variate
@@ -357,12 +358,15 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfControlVariateA2C:
-        """As A2C's; ``tb_log_name`` defaults to the class's name."""
+        """As A2C's; ``tb_log_name`` defaults to the class's name, and the control variate's where that is another.
+
+        With tensorboard, its tab "Custom Scalars" is laid out, and answers first whether the control variate helps.
+        """
         return super().learn(
             total_timesteps=total_timesteps,
-            callback=callback,
+            callback=and_the_answer(callback),
             log_interval=log_interval,
-            tb_log_name=tb_log_name or type(self).__name__,
+            tb_log_name=tb_log_name or run_name(self),
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ class Number:
         return cls(measured.value, measured.standard_error, *measured.interval(confidence))
 
     def __str__(self) -> str:
+        if math.isnan(self.standard_error):
+            return _digits(self.value, 3)
         return f"{_digits(self.value, 3)} ± {_digits(self.standard_error, 1)}"
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -59,27 +60,27 @@ def rollouts(
         yield RolloutSteps(output, buffer.to_torch(np.stack(advantages)).to(model.view.dtype))
 
 
-def gradient_grams(
+def gradients_by_stream(
     model: ControlVariateA2C,
     env: VecEnv,
-    n_rollouts: int,
+    groups: np.ndarray,
     lambdas: Sequence[float],
     estimators: dict[str, StepGradient],
     seed: int,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """⟨ĝ_i, ĝ_j⟩ of the batch gradients of all rollouts at the policy's weights, and which rollouts are independent.
+) -> Iterator[dict[str, list[list[th.Tensor]]]]:
+    """The batch gradients of all rollouts at the policy's weights, one independent stream of them after the other.
 
-    Consecutive rollouts share episodes, so they come in independent streams (see
+    Consecutive rollouts share episodes, so they come in streams (see
     :func:`~sb3_relax.diagnose.streams.streams`). All estimators see the same rollouts.
 
+    :param groups: each rollout's stream, ``[n_rollouts]``
     :param estimators: name → ĝ per step
     :param seed: of the streams' environments; actions come from torch's generator
-    :return: name → ``[lambdas, n_rollouts, n_rollouts]``, and each rollout's stream, ``[n_rollouts]``
+    :return: for each stream: name → for each λ: the gradients of the stream's rollouts, each flat
     """
-    kept: dict[str, list[list[th.Tensor]]] = {name: [[] for _ in lambdas] for name in estimators}
-    groups = streams_of(n_rollouts)
     warm_ups = streams(model, env, int(groups.max()) + 1, seed)
     for warm_up, size in zip(warm_ups, np.bincount(groups), strict=True):
+        kept: dict[str, list[list[th.Tensor]]] = {name: [[] for _ in lambdas] for name in estimators}
         for steps in rollouts(model, env, int(size), lambdas, warm_up):
             divisor = model.expected_steps.divisor(steps.advantages.shape[1])
             for name, estimator in estimators.items():
@@ -91,13 +92,36 @@ def gradient_grams(
                         retain_graph=True,
                     )
                     kept[name][i].append(th.cat([part.flatten() for part in at_weights]))
-    grams = {name: np.stack([_gram(th.stack(of_lambda)) for of_lambda in parts]) for name, parts in kept.items()}
+        yield kept
+
+
+def gradient_grams(
+    model: ControlVariateA2C,
+    env: VecEnv,
+    n_rollouts: int,
+    lambdas: Sequence[float],
+    estimators: dict[str, StepGradient],
+    seed: int,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """⟨ĝ_i, ĝ_j⟩ of all gradients of :func:`gradients_by_stream`, and which rollouts are independent.
+
+    :return: name → ``[lambdas, n_rollouts, n_rollouts]``, and each rollout's stream, ``[n_rollouts]``
+    """
+    groups = streams_of(n_rollouts)
+    of_streams = list(gradients_by_stream(model, env, groups, lambdas, estimators, seed))
+    grams = {
+        name: np.stack(
+            [gram(chain.from_iterable(stream[name][i] for stream in of_streams)) for i in range(len(lambdas))]
+        )
+        for name in estimators
+    }
     return grams, groups
 
 
-def _gram(gradients: th.Tensor) -> np.ndarray:
-    gradients = gradients.double()
-    return (gradients @ gradients.T).cpu().numpy()
+def gram(gradients: Iterable[th.Tensor]) -> np.ndarray:
+    """⟨x_i, x_j⟩ of N flat gradients, ``[N, N]``."""
+    stacked = th.stack([*gradients]).double()
+    return (stacked @ stacked.T).cpu().numpy()
 
 
 def score_term(output: PolicyOutput, advantages: th.Tensor, _: int = 0) -> th.Tensor:

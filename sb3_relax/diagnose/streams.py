@@ -17,9 +17,9 @@ STREAMS = 20
 LONGEST = 1_000
 
 
-def streams_of(n_rollouts: int) -> np.ndarray:
+def streams_of(n_rollouts: int, n_streams: int = STREAMS) -> np.ndarray:
     """Which stream each rollout belongs to, ``[n_rollouts]``: as even as can be, consecutive ones together."""
-    return np.arange(n_rollouts) * min(STREAMS, n_rollouts) // n_rollouts
+    return np.arange(n_rollouts) * min(n_streams, n_rollouts) // n_rollouts
 
 
 def streams(model: ControlVariateA2C, env: VecEnv, n_streams: int, seed: int) -> Iterator[int]:

@@ -15,8 +15,9 @@ def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
     """Whether LAX or RELAX can help, at which λ, and what it would cost.
 
     A gain (or a loss) is claimed only where the whole interval of the ratio of rollout variances to V(s)'s lies below
-    (above) 1, these being what training sees and resting on the most data. How much of it is the actions' is said by
-    the ratio to the state baseline ĉ(s), fitted in the same way, under the same rule. How it compares with the best
+    (above) 1, these being what training sees and resting on the most data. What of it a state baseline ĉ(s), fitted in
+    the same way, does as well is said as a share of the gain. That reading the action adds to it is claimed only where
+    the whole interval of the ratio to the variance with ĉ(s) lies below 1. How it compares with the best
     baseline b(s, steps left) is known for one step's gradient only, and said so: more (or less) only where the interval
     of their difference excludes 0. Where one step's ratio and the rollouts' have intervals apart, the parts have missed
     something, and the sentence says so.
@@ -36,10 +37,11 @@ def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
     where = {row.gae_lambda for row, _ in gains}
     others = {row.gae_lambda for row, _ in measured} - where
     nothing = f"; at λ = {_list(others)} no gain is shown" if others else ""
+    mostly = f", mostly as a state baseline {STATE} would" if (_share_of_gain(best, rows) or 0) > 0.5 else ""
     return (
-        f"{algorithm} can lower the variance of the policy gradient at λ = {_list(where)}: most with {best.name} at "
-        f"λ = {best.gae_lambda:g}, to {ratio.bracketed} of that with V(s) over rollouts"
-        f"{_beside_state(best)}{_beside_best(best)}{nothing}{_losses(losses)}{_apart(measured)}; "
+        f"{algorithm} can lower the variance of the policy gradient at λ = {_list(where)}{mostly}: most with "
+        f"{best.name} at λ = {best.gae_lambda:g}, to {ratio.bracketed} of that with V(s) over rollouts"
+        f"{_beside_best(best)}{_beside_state(best, rows, gains)}{nothing}{_losses(losses)}{_apart(measured)}; "
         f"{_cost(algorithm, cost)}{_pays(ratio, cost)}."
     )
 
@@ -57,9 +59,14 @@ def _room(rows: Sequence[Row], measured: Sequence[tuple[Row, Number]]) -> str:
     if not shares:
         return text
     share, gae_lambda = max(shares)
+    if share >= 0.995:  # "at most 100%" would say nothing
+        return (
+            f"{text}, though the choice of action, all that a control variate can act on, may make up nearly all of "
+            f"one step's variance with V(s) (at λ = {gae_lambda:g})"
+        )
     return (
-        f"{text}, and the choice of action, all that a control variate can act on, makes up at most "
-        f"{min(share, 1):.0%} of one step's variance with V(s) (at λ = {gae_lambda:g})"
+        f"{text}, and the choice of action, all that a control variate can act on, makes up at most {share:.0%} of one "
+        f"step's variance with V(s) (at λ = {gae_lambda:g})"
     )
 
 
@@ -86,18 +93,39 @@ def _apart(measured: Sequence[tuple[Row, Number]]) -> str:
     )
 
 
-def _beside_state(row: Row) -> str:
-    """What of it is the actions'."""
-    if row.beside_state is None:
+def _beside_state(best: Row, rows: Sequence[Row], gains: Sequence[tuple[Row, Number]]) -> str:
+    """What of the best one's gain is the actions', and where else they are shown to add to it."""
+    ratio = best.beside_state
+    if ratio is None:
         return ""
-    ratio = row.beside_state
+    text = f"; a state baseline {STATE} fitted in the same way does {_in_words(_share_of_gain(best, rows))}"
     if ratio.high < 1:
-        return f", and to {ratio.bracketed} of that with a state baseline {STATE} fitted in the same way"
+        return f"{text}: reading the action lowers the variance to {ratio.bracketed} of that with {STATE}"
     if ratio.low > 1:
-        return f", which is {ratio.bracketed} times that with a state baseline {STATE} fitted in the same way"
-    return (
-        f", which is not told apart from that with a state baseline {STATE} fitted in the same way ({ratio.bracketed})"
-    )
+        text += f": reading the action makes the variance {ratio.bracketed} times that with {STATE}"
+    else:
+        text += (
+            f": that reading the action adds to it is not shown ({ratio.bracketed} of the variance with {STATE}), and "
+            "a V that is fitted better (n_critic_steps) may do the same"
+        )
+    elsewhere = {row.gae_lambda for row, _ in gains if row.beside_state is not None and row.beside_state.high < 1}
+    return f"{text}; at λ = {_list(elsewhere)} it is shown to" if elsewhere else text
+
+
+def _share_of_gain(best: Row, rows: Sequence[Row]) -> float | None:
+    """What the state baseline takes off the variance with V(s), as a share of what the best one does."""
+    state = next((row for row in rows if row.name == STATE and row.gae_lambda == best.gae_lambda), None)
+    if state is None or state.rollouts_ratio is None or best.rollouts_ratio is None:
+        return None
+    return (1 - state.rollouts_ratio.value) / (1 - best.rollouts_ratio.value)
+
+
+def _in_words(share: float | None) -> str:
+    if share is None:
+        return "a part of this"
+    if share < 0.005:
+        return "nothing of this"
+    return "all of this" if share >= 0.995 else f"{share:.0%} of this"
 
 
 def _beside_best(row: Row) -> str:

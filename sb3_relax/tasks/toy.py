@@ -23,6 +23,7 @@ from sb3_relax.estimators import REBAR, RELAX, LogisticBernoulli, gradient_varia
 from sb3_relax.estimators.functions import value_and_slope
 from sb3_relax.estimators.methods.rebar import RelaxedObjective
 from sb3_relax.tasks.arguments import HelpFormatter, folder
+from sb3_relax.tasks.intervals import half_width, plus_minus
 from sb3_relax.tasks.records import provenance, write_record
 
 #: name in the figure → (name in ESTIMATORS, its settings)
@@ -114,9 +115,10 @@ def significant(value: float) -> float:
 
 
 def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per estimator: final excess loss and log-variance (over the last tenth), mean and 95% t-interval over seeds."""
-    from scipy import stats
+    """Per estimator: final excess loss and log-variance (over the last tenth), mean and half of the 95% t-interval.
 
+    Over seeds; of one seed there is no interval (``None``).
+    """
     rows = []
     for case in dict.fromkeys(r["case"] for r in runs):
         of_case = [r for r in runs if r["case"] == case]
@@ -126,8 +128,7 @@ def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             ("excess_loss", [np.mean(r["excess_loss"][-last:]) for r in of_case]),
             ("log_variance", [np.mean(np.log(np.maximum(r["variance"][-last:], 1e-30))) for r in of_case]),
         ):
-            half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else math.nan
-            row[key], row[f"{key}_interval"] = float(np.mean(values)), float(half)
+            row[key], row[f"{key}_interval"] = float(np.mean(values)), half_width(values)
         rows.append(row)
     return rows
 
@@ -255,8 +256,8 @@ def compare(options: argparse.Namespace) -> None:
     print(f"{'':18} {'excess loss':>24} {'log variance':>18}")
     for row in summary:
         print(
-            f"{row['case']:18} {row['excess_loss']:12.3g} ± {row['excess_loss_interval']:<9.2g} "
-            f"{row['log_variance']:10.2f} ± {row['log_variance_interval']:.2f}"
+            f"{row['case']:18} {plus_minus(row['excess_loss'], row['excess_loss_interval'], '.3g'):>24} "
+            f"{plus_minus(row['log_variance'], row['log_variance_interval'], '.2f'):>18}"
         )
     print(f"{options.output / 'figure1.png'}, figure2.png, record.json")
 

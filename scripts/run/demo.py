@@ -16,11 +16,11 @@ import gymnasium as gym
 import matplotlib
 import numpy as np
 import torch as th
-from scipy import stats
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_relax import RELAXA2C
+from sb3_relax.tasks.intervals import half_width, plus_minus
 from sb3_relax.zoo.hyperparams import read_entries
 from scripts.records import ROOT, provenance, write_record
 from scripts.run.entries import model_arguments
@@ -96,7 +96,7 @@ def main() -> None:
     model.save(agent)
     eval_env = make_vec_env(ENV, n_envs=8, seed=10_000 + arguments.seed)
     scores, _ = evaluate_policy(model, eval_env, n_eval_episodes=100, return_episode_rewards=True)
-    mean, half = float(np.mean(scores)), float(stats.sem(scores) * stats.t.ppf(0.975, len(scores) - 1))
+    mean = float(np.mean(scores))
     reached = mean >= threshold
     write_record(
         output / "evaluation.json",
@@ -115,7 +115,7 @@ def main() -> None:
         draw(recorder, threshold, curve)
 
     print(
-        f"\n{ENV}: {mean:.1f} ± {half:.1f} (mean over 100 evaluation episodes, 95% interval) "
+        f"\n{ENV}: {plus_minus(mean, half_width(scores), '.1f')} (mean over 100 evaluation episodes, 95% interval) "
         f"after {model.num_timesteps:,} steps in {seconds:.0f} s; "
         f"threshold {threshold:g} {'reached' if reached else 'NOT reached'}"
     )

@@ -14,11 +14,24 @@ from functools import partial
 from pathlib import Path
 
 from scripts.records import ROOT
-from scripts.tables import bench, decomposition, diagnose, hyperparameters, learning, summary, table2, toy, vae
+from scripts.tables import (
+    bench,
+    decomposition,
+    diagnose,
+    hyperparameters,
+    learning,
+    quick_starts,
+    summary,
+    table2,
+    toy,
+    vae,
+)
 from scripts.tables.blocks import BlockError, filled, pages, require_agreement
 
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary.summary_table,
+    "quick-start": partial(quick_starts.sentence, "README.md"),
+    "quick-start-laxa2c": partial(quick_starts.sentence, "docs/laxa2c.md"),
     "hyperparameters": hyperparameters.table,
     "agents": learning.agents_table,
     "learning": learning.learning_table,

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from sb3_relax.compare.statistics import Interval, iqm, mean_return_during_training, probability_of_improvement
+from sb3_relax.tasks.intervals import half_width, plus_minus
 from scripts.records import RESULTS, ROOT, Records
 
 CLASS_NAMES = {
@@ -40,16 +40,10 @@ def ours_first(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (last.index(name) + 1 if name in last else 0, name))
 
 
-def half_width(values: Sequence[float]) -> float:
-    """Of the 95% t-interval of a mean of two or more."""
-    return stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
-
-
 def interval(values: list[float]) -> str:
     """Mean ± half of the 95% t-interval, over seeds."""
-    half = half_width(values) if len(values) > 1 else float("nan")
-    digits = 0 if abs(np.mean(values)) >= 1000 else 1
-    return f"{np.mean(values):,.{digits}f} ± {half:,.{digits}f}"
+    mean = float(np.mean(values))
+    return plus_minus(mean, half_width(values), ",.0f" if abs(mean) >= 1000 else ",.1f")
 
 
 #: heads of two columns: variance_ratios()
@@ -86,9 +80,9 @@ def ratio_interval(values: Sequence[float]) -> str:
     """Mean ± half of the 95% t-interval, over seeds."""
     if np.isnan(values).all():
         return "—"
-    if np.ptp(values) == 0:
+    if len(values) > 1 and np.ptp(values) == 0:
         return f"{values[0]:.2f}"
-    return f"{np.mean(values):.2f} ± {half_width(values):.2f}"
+    return plus_minus(float(np.mean(values)), half_width(values), ".2f")
 
 
 def grouped(folder: str) -> dict[str, dict[str, list[dict[str, Any]]]]:

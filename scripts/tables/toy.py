@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 
+from sb3_relax.tasks.intervals import plus_minus
 from scripts.records import RESULTS
 
 
 def toy_table() -> str:
     rows = ["| estimator | loss over its optimum, at the end | log variance, at the end |", "|---|---|---|"]
     for row in json.loads((RESULTS / "toy" / "record.json").read_text())["summary"]:
+        loss, half = row["excess_loss"] * 1e4, row["excess_loss_interval"]
         rows.append(
-            f"| {row['case']} | {row['excess_loss'] * 1e4:.2f} ± {row['excess_loss_interval'] * 1e4:.2f} "
-            f"| {row['log_variance']:.1f} ± {row['log_variance_interval']:.1f} |"
+            f"| {row['case']} | {plus_minus(loss, None if half is None else half * 1e4, '.2f')} "
+            f"| {plus_minus(row['log_variance'], row['log_variance_interval'], '.1f')} |"
         )
     return "\n".join(rows)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from sb3_relax.tasks.intervals import half_width, plus_minus
 from sb3_relax.tasks.vae.cases import CASES
 from sb3_relax.tasks.vae.data import DATASETS
 from sb3_relax.tasks.vae.model import MODELS
@@ -113,10 +113,10 @@ def curve(record: dict[str, Any], key: str, budget: int) -> tuple[np.ndarray, np
 
 def mean_and_interval(values: list[float], digits: int) -> str:
     """Mean, with ± half of the 95% t-interval where there are several seeds, and how many there are."""
-    text = f"{np.mean(values):,.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {stats.sem(values) * stats.t.ppf(0.975, len(values) - 1):,.{digits}f}"
-    return f"{text} ({len(values)})"
+    mean, form = float(np.mean(values)), f",.{digits}f"
+    if len(values) == 1:
+        return f"{mean:{form}} (1)"
+    return f"{plus_minus(mean, half_width(values), form)} ({len(values)})"
 
 
 def highest(record: dict[str, Any], key: str, budget: int) -> float:

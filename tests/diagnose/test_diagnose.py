@@ -1,6 +1,7 @@
 """The diagnosis from end to end, small."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -148,7 +149,8 @@ def test_two_arms_where_the_best_state_baseline_is_all_there_is():
     # the same gain, by a baseline that never sees the action
     assert result.at("ĉ(s)", 1.0).rollouts_ratio.high < 0.5
     assert "by more than" not in result.sentence
-    assert "not told apart from that with a state baseline" in result.sentence
+    assert "mostly as a state baseline ĉ(s) would" in result.sentence
+    assert "that reading the action adds to it is not shown" in result.sentence
 
 
 def test_pure_noise_cannot_be_helped():
@@ -194,17 +196,52 @@ def rows_of(*ours, share=0.3):
         ),
         (
             [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.7, 0.8))],
-            ["and to 0.75 [0.70, 0.80] of that with a state baseline ĉ(s)"],
-            [],
+            ["reading the action lowers the variance to 0.75 [0.70, 0.80] of that with ĉ(s)"],
+            ["not shown", "mostly"],
         ),
         (
             [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.9, 1.1))],
-            ["which is not told apart from that with a state baseline ĉ(s)", "1.00 [0.90, 1.10]"],
-            [],
+            ["that reading the action adds to it is not shown (1.00 [0.90, 1.10] of the variance with ĉ(s))"],
+            ["lowers the variance to"],
         ),
         (
             [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(1.1, 1.3))],
-            ["which is 1.20 [1.10, 1.30] times that with a state baseline ĉ(s)"],
+            ["reading the action makes the variance 1.20 [1.10, 1.30] times that with ĉ(s)"],
+            ["lowers the variance to"],
+        ),
+        (
+            [
+                Row("ĉ(s)", 0.0, rollouts_ratio=ratio(0.513, 0.613)),
+                Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.9, 1.1)),
+            ],
+            [
+                "λ = 0, mostly as a state baseline ĉ(s) would:",
+                "; a state baseline ĉ(s) fitted in the same way does 97%",
+            ],
+            ["it is shown to"],
+        ),
+        (
+            [
+                Row("ĉ(s)", 0.0, rollouts_ratio=ratio(0.44, 0.54)),
+                Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(1.1, 1.3)),
+            ],
+            ["does all of this"],
+            [],
+        ),
+        (
+            [
+                Row("ĉ(s)", 0.0, rollouts_ratio=ratio(0.97, 1.05)),
+                Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.5, 0.6)),
+            ],
+            ["does nothing of this", "lowers the variance to 0.55"],
+            ["mostly"],
+        ),
+        (
+            [
+                Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.9, 1.1)),
+                Row("LAX", 0.5, rollouts_ratio=ratio(0.7, 0.8), beside_state=ratio(0.8, 0.9)),
+            ],
+            ["is not shown (1.00 [0.90, 1.10] of the variance with ĉ(s))", "; at λ = 0.5 it is shown to"],
             [],
         ),
         ([Row("LAX", 0.0, rollouts_ratio=ratio(0.8, 0.9))], ["can lower"], ["larger batches"]),
@@ -259,3 +296,17 @@ def test_numbers_are_written_out_where_that_is_short(value, error, text):
 
 def test_a_result_is_a_value():
     assert isinstance(Diagnosis("LAXA2C", None, [], COST, "", {}).to_dict()["cost"]["ratio"], float)
+
+
+@pytest.mark.parametrize(
+    ("share", "says"),
+    [(0.3, "makes up at most 30% of"), (0.994, "at most 99%"), (1.0, "nearly all"), (1.7, "nearly all")],
+)
+def test_a_bound_that_bounds_nothing_is_none(share, says):
+    sentence = verdict("LAXA2C", rows_of(Row("LAX", 0.5, rollouts_ratio=ratio(0.9, 1.1)), share=share), COST)
+    assert says in sentence
+    assert "100%" not in sentence
+
+
+def test_a_number_without_an_error_has_none():
+    assert str(Number(0.5, math.nan, math.nan, math.nan)) == "0.5"

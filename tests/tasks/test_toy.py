@@ -71,6 +71,15 @@ def test_command_line(tmp_path, capsys):
     assert "RELAX" in capsys.readouterr().out
 
 
+def test_one_seed_has_no_interval(tmp_path, capsys):
+    """Neither "± nan" on the screen nor NaN, which is no JSON, in the record."""
+    sizes = ["--seeds", "1", "--steps", "5", "--probes", "2", "--jobs", "1"]
+    toy.main([*sizes, "--estimators", "RELAX", "--output", str(tmp_path)])
+    assert "nan" not in capsys.readouterr().out.lower()
+    (row,) = json.loads((tmp_path / "record.json").read_text(), parse_constant=pytest.fail)["summary"]
+    assert row["excess_loss_interval"] is None
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

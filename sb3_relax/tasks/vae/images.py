@@ -11,6 +11,9 @@ from torch import Tensor
 from sb3_relax.tasks.vae.model import DiscreteVAE
 from sb3_relax.tasks.vae.objective import LogWeight
 
+#: pixels that a picture is wide, at least
+WIDTH = 800
+
 
 def grid(images: Tensor, shape: tuple[int, ...], columns: int) -> Tensor:
     """Images ``[N, D]`` in [0, 1] as rows of ``columns``, a pixel apart: ``[H, W]``."""
@@ -39,9 +42,15 @@ def reconstructions(
     return grid(torch.stack([x, model.decode(0, b).sigmoid()], dim=1).flatten(0, 1), shape, 8)
 
 
+def enlarged(image: Tensor, width: int = WIDTH) -> Tensor:
+    """Every pixel of ``[H, W]`` as a square, of the smallest size that makes the image ``width`` pixels wide."""
+    size = math.ceil(width / image.shape[1])
+    return image.repeat_interleave(size, dim=0).repeat_interleave(size, dim=1)
+
+
 def write_png(path: Path, image: Tensor) -> None:
-    """A grey image ``[H, W]`` with values in [0, 1]."""
+    """A grey image ``[H, W]`` with values in [0, 1], enlarged to be looked at."""
     import matplotlib.image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    matplotlib.image.imsave(path, image.numpy(), cmap="gray", vmin=0, vmax=1)
+    matplotlib.image.imsave(path, enlarged(image).numpy(), cmap="gray", vmin=0, vmax=1)

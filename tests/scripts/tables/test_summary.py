@@ -13,6 +13,14 @@ def test_a_run_that_never_gets_there_counts_with_its_budget():
     assert summary.steps_to_threshold(None) == "—"
 
 
+def test_one_seed_has_no_interval():
+    """None, rather than "± nan"."""
+    assert summary.steps_to_threshold([record(100)]) == "100.0 (one seed) (1/1)"
+    assert summary.row("Task-v0", "", {"relaxa2c": [record(100)]}) == (
+        "| Task-v0 (475) | 100.0 (one seed) (1/1) | — | — | — | 0.50 (one seed) |"
+    )
+
+
 def test_a_row():
     algorithms = {"relaxa2c": [record(100), record(100)], "a2c": [record(300), record(300)]}
     assert summary.row("Task-v0", ", tuned", algorithms) == (

@@ -61,10 +61,13 @@ def test_evaluate(trained, capsys):
 
 def test_sample(trained):
     main(["sample", "--output", str(trained), "--count", "16"])
-    # two rows of 8 images of 8 x 8 with a line between; 32 images of the pairs: four rows
-    assert matplotlib.image.imread(trained / "samples.png").shape[:2] == (17, 71)
+    # two rows of 8 images of 8 x 8 with a line between, each pixel a square; 32 images of the pairs: four rows
+    assert matplotlib.image.imread(trained / "samples.png").shape[:2] == (12 * 17, 12 * 71)
     pairs = matplotlib.image.imread(trained / "reconstructions.png")[..., 0]
-    assert pairs.shape == (35, 71)
+    assert pairs.shape == (12 * 35, 12 * 71)
+    squares = pairs.reshape(35, 12, 71, 12)
+    pairs = squares[:, 0, :, 0]
+    assert (squares == pairs[:, None, :, None]).all()
     assert set(pairs[:8, :8].ravel().tolist()) <= {0.0, 1.0}  # x itself
     assert len(set(pairs[:8, 9:17].ravel().tolist())) > 10  # its reconstruction
 

@@ -15,11 +15,13 @@ class Entry(NamedTuple):
 
     module: str  #: that defines it
     action_spaces: tuple[str, ...]  #: names of gymnasium's classes that it takes
-    policy_base: str | None = None  #: the family of sb3-contrib's policies that it takes; ``None``: SB3's own
+    policy_base: str | None = None  #: the family of policies that it takes; ``None``: SB3's own
 
 
 DISCRETE = ("Discrete", "MultiDiscrete", "MultiBinary")
-MASKABLE, RECURRENT = "MaskableActorCriticPolicy", "RecurrentActorCriticPolicy"
+#: FlatActions is what becomes of the others inside
+MIXED = ("Dict", "Tuple", "FlatActions")
+MASKABLE, RECURRENT, HYBRID = "MaskableActorCriticPolicy", "RecurrentActorCriticPolicy", "HybridActorCriticPolicy"
 
 #: class name → where and what. A new algorithm's one line
 CATALOGUE: dict[str, Entry] = {
@@ -28,9 +30,11 @@ CATALOGUE: dict[str, Entry] = {
     "MaskableRELAXA2C": Entry("sb3_relax.relaxa2c_mask", DISCRETE, MASKABLE),
     "RecurrentLAXA2C": Entry("sb3_relax.laxa2c_recurrent", ("Box",), RECURRENT),
     "RecurrentRELAXA2C": Entry("sb3_relax.relaxa2c_recurrent", DISCRETE, RECURRENT),
+    "HybridRELAXA2C": Entry("sb3_relax.relaxa2c_hybrid", MIXED, HYBRID),
 }
-#: sb3-contrib's families of policies, and a word of their policies' names
-POLICY_FAMILIES = {MASKABLE: "Mask", RECURRENT: "Lstm"}
+#: families of policies beside SB3's own (sb3-contrib's, and ours for actions of several parts), and a word of the names
+#: that their policies have
+POLICY_FAMILIES = {MASKABLE: "Mask", RECURRENT: "Lstm", HYBRID: "Hybrid"}
 
 
 def load(name: str) -> Any:
@@ -45,7 +49,7 @@ def takers(action_space: object, policy_base: str | None) -> list[str]:
     """Names of the algorithms that take a space and a family of policies.
 
     :param action_space: a gymnasium space, or ``None`` for any
-    :param policy_base: ``None`` for SB3's own policies
+    :param policy_base: a key of :data:`POLICY_FAMILIES`; ``None`` for SB3's own policies
     """
     kinds = {kind.__name__ for kind in type(action_space).__mro__}
     return [
@@ -56,6 +60,6 @@ def takers(action_space: object, policy_base: str | None) -> list[str]:
 
 
 def family_of(policy_class: type | None) -> str | None:
-    """The family of sb3-contrib's policies that a class belongs to, by name; ``None`` for SB3's own."""
+    """The family of policies that a class belongs to, by name; ``None`` for SB3's own."""
     bases = {base.__name__ for base in getattr(policy_class, "__mro__", ())}
     return next((family for family in POLICY_FAMILIES if family in bases), None)

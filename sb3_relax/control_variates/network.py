@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_relax.errors import UsageError
-from sb3_relax.estimators import Latent, RelaxedLatent
+from sb3_relax.estimators import ConditionedLatent, Latent
 from sb3_relax.estimators.tanh_network import value_and_slope_of_tanh_network
 from sb3_relax.policy_gradient.policy_view import PolicyView
 
@@ -180,7 +180,7 @@ class AtStates:
     def _relax(self, z: th.Tensor, temperature: th.Tensor | None) -> th.Tensor:
         if temperature is None:
             return z
-        assert isinstance(self.latent, RelaxedLatent)
+        assert isinstance(self.latent, ConditionedLatent)
         return self.latent.relax(z, temperature)
 
     def _flat(self, action: th.Tensor) -> th.Tensor:
@@ -196,6 +196,6 @@ class AtStates:
         value, slope = self.network.value_and_slope(self.features, self._flat(action))
         slope = slope.reshape(action.shape)
         if temperature is not None:
-            assert isinstance(self.latent, RelaxedLatent)
+            assert isinstance(self.latent, ConditionedLatent)
             slope = self.latent.relax_gradient(action, slope, temperature)
         return value, slope

@@ -18,8 +18,10 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn import functional as F
 
-from sb3_relax.estimators import Gaussian, GumbelOneHot, Latent, LogisticBernoulli, from_distribution
+from sb3_relax.estimators import Gaussian, GumbelOneHot, Joint, Latent, LogisticBernoulli, from_distribution
 from sb3_relax.estimators.latents import MASKED_LOGIT
+from sb3_relax.policy_gradient.flat_actions import FlatActions
+from sb3_relax.policy_gradient.hybrid_distribution import HybridDistribution
 
 
 def to_latent(distribution: Distribution) -> Latent:
@@ -28,11 +30,14 @@ def to_latent(distribution: Distribution) -> Latent:
     Discrete becomes one variable of K classes, MultiDiscrete D variables padded to the widest (the padding masked),
     MultiBinary D bits, Box (gSDE included) the per-step marginal normal of the action before any tanh. Masks of
     sb3-contrib's maskable distributions become the latent's, MultiBinary being there D variables of two classes.
+    Actions of several parts become a Joint of the parts' latents, by the parts' names.
 
     :param distribution: as left by ``policy.evaluate_actions``
     :return: a latent of batch shape ``[N]``
     :raises TypeError: for a distribution made of anything else
     """
+    if isinstance(distribution, HybridDistribution):
+        return Joint(**{name: to_latent(part) for name, part in distribution.parts.items()})
     inner: Any = getattr(distribution, "distribution", None) or getattr(distribution, "distributions", None)
     if isinstance(inner, (Normal, Bernoulli)):
         return from_distribution(inner)
@@ -64,20 +69,28 @@ def latent_like(policy: ActorCriticPolicy) -> Latent:
 
     :raises TypeError: for an action space that SB3's policies do not take
     """
-    space = policy.action_space
+    has_bits = not isinstance(policy.action_space, spaces.MultiBinary) or isinstance(
+        getattr(policy, "action_dist", None), BernoulliDistribution
+    )
     options: Any = {"dtype": next(policy.parameters()).dtype, "device": policy.device}
+    return _like(policy.action_space, has_bits, options)
+
+
+def _like(space: spaces.Space, has_bits: bool, options: Any) -> Latent:
+    if isinstance(space, FlatActions):
+        return Joint(**{name: _like(part, True, options) for name, part in space.parts.items()})
     if isinstance(space, spaces.Box):
         zeros = th.zeros(get_action_dim(space), **options)
         return Gaussian(zeros, zeros)
     if isinstance(space, spaces.Discrete):
         return GumbelOneHot(th.zeros(1, int(space.n), **options))
     if isinstance(space, spaces.MultiDiscrete):
-        sizes = th.as_tensor(space.nvec, device=policy.device)
-        exists = th.arange(int(sizes.max()), device=policy.device) < sizes.unsqueeze(-1)
+        sizes = th.as_tensor(space.nvec, device=options["device"])
+        exists = th.arange(int(sizes.max()), device=sizes.device) < sizes.unsqueeze(-1)
         return GumbelOneHot(th.zeros(exists.shape, **options), None if bool(exists.all()) else exists)
     if isinstance(space, spaces.MultiBinary):
         bits = get_action_dim(space)
-        if isinstance(getattr(policy, "action_dist", None), BernoulliDistribution):
+        if has_bits:
             return LogisticBernoulli(th.zeros(bits, **options))
         return GumbelOneHot(th.zeros(bits, 2, **options))  # maskable: either value may be forbidden
     raise TypeError(f"no latent is known for the action space {space}")
@@ -87,9 +100,14 @@ def to_sample(distribution: Distribution, latent: Latent, actions: th.Tensor) ->
     """Actions as SB3 stores them → the latent's b (one-hot, bits, or the action before tanh).
 
     :param actions: ``[N]`` or ``[N, D]``
-    :return: ``[N, D, K]`` for one-hots, else ``[N, D]``, in θ's dtype
+    :return: ``[N, D, K]`` for one-hots, else ``[N, D]``, in θ's dtype; of several parts all of them, flattened
     """
     theta = latent.theta
+    if isinstance(distribution, HybridDistribution):
+        assert isinstance(latent, Joint)
+        pieces = distribution.split(actions)
+        parts = distribution.parts.items()
+        return latent.pack({name: to_sample(part, latent.parts[name], pieces[name]) for name, part in parts})
     if isinstance(latent, GumbelOneHot):
         index = actions.long().reshape(theta.shape[:-1]).unsqueeze(-1)
         return th.zeros_like(theta, requires_grad=False).scatter_(-1, index, 1.0)
@@ -100,8 +118,10 @@ def to_sample(distribution: Distribution, latent: Latent, actions: th.Tensor) ->
     return TanhBijector.inverse(actions) if squashed else actions
 
 
-def executable(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
-    """What the environment receives for actions as a rollout stores them: unscaled or clipped, for a Box."""
+def executable(policy: ActorCriticPolicy, actions: np.ndarray) -> Any:
+    """What the environment receives for actions as a rollout stores them: unscaled or clipped, or in their parts."""
+    if isinstance(policy.action_space, FlatActions):
+        return policy.action_space.unflatten(actions)
     if not isinstance(policy.action_space, spaces.Box):
         return actions
     if policy.squash_output:

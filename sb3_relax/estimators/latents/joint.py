@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.latents.base import ConditionedLatent
+from sb3_relax.estimators.latents.base import ConditionedLatent, Latent
 
 
 class Joint(ConditionedLatent):
@@ -40,16 +40,18 @@ class Joint(ConditionedLatent):
     event_ndim = 1
     sample_ndim = 1
 
-    def __init__(self, /, **parts: ConditionedLatent):
+    def __init__(self, /, **parts: Latent):
         if not parts:
             raise ValueError("Joint needs at least one part, such as Joint(a=Gaussian(loc, log_scale))")
+        taken: dict[str, ConditionedLatent] = {}
         for name, part in parts.items():
             if not isinstance(part, ConditionedLatent):
                 raise TypeError(f"part {name!r} must be a relaxed or reparameterised latent; got {type(part).__name__}")
-        shapes = {name: tuple(part.batch_shape) for name, part in parts.items()}
+            taken[name] = part
+        shapes = {name: tuple(part.batch_shape) for name, part in taken.items()}
         if len({*shapes.values()}) > 1:
             raise ValueError(f"the parts must have one batch shape; got {shapes}")
-        self._of(_joined((part.theta, part.event_ndim) for part in parts.values()), parts)
+        self._of(_joined((part.theta, part.event_ndim) for part in taken.values()), taken)
 
     def _of(self, theta: Tensor, parts: Mapping[str, ConditionedLatent]) -> Joint:
         """θ is one tensor, and the parts are made of pieces of it."""

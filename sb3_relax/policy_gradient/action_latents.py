@@ -67,30 +67,28 @@ def _of_several(parts: list[Any]) -> GumbelOneHot:
 def latent_like(policy: ActorCriticPolicy) -> Latent:
     """A latent of the kind and size that :func:`to_latent` makes of a policy's distribution, for one step at θ = 0.
 
+    Logits are 0 up to normalisation.
+
     :raises TypeError: for an action space that SB3's policies do not take
     """
-    has_bits = not isinstance(policy.action_space, spaces.MultiBinary) or isinstance(
-        getattr(policy, "action_dist", None), BernoulliDistribution
-    )
+    space = policy.action_space
     options: Any = {"dtype": next(policy.parameters()).dtype, "device": policy.device}
-    return _like(policy.action_space, has_bits, options)
-
-
-def _like(space: spaces.Space, has_bits: bool, options: Any) -> Latent:
     if isinstance(space, FlatActions):
-        return Joint(**{name: _like(part, True, options) for name, part in space.parts.items()})
+        parts = HybridDistribution(space)
+        zeros = th.zeros(1, sum(parts.n_outputs), **options), th.zeros(sum(parts.n_scales), **options)
+        return to_latent(parts.proba_distribution(*zeros)).select(0)
     if isinstance(space, spaces.Box):
         zeros = th.zeros(get_action_dim(space), **options)
         return Gaussian(zeros, zeros)
     if isinstance(space, spaces.Discrete):
         return GumbelOneHot(th.zeros(1, int(space.n), **options))
     if isinstance(space, spaces.MultiDiscrete):
-        sizes = th.as_tensor(space.nvec, device=options["device"])
-        exists = th.arange(int(sizes.max()), device=sizes.device) < sizes.unsqueeze(-1)
+        sizes = th.as_tensor(space.nvec, device=policy.device)
+        exists = th.arange(int(sizes.max()), device=policy.device) < sizes.unsqueeze(-1)
         return GumbelOneHot(th.zeros(exists.shape, **options), None if bool(exists.all()) else exists)
     if isinstance(space, spaces.MultiBinary):
         bits = get_action_dim(space)
-        if has_bits:
+        if isinstance(getattr(policy, "action_dist", None), BernoulliDistribution):
             return LogisticBernoulli(th.zeros(bits, **options))
         return GumbelOneHot(th.zeros(bits, 2, **options))  # maskable: either value may be forbidden
     raise TypeError(f"no latent is known for the action space {space}")

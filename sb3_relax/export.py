@@ -27,8 +27,9 @@ class Controller(nn.Module):
     """Observation → action: ``model.predict(observation, deterministic=True)`` as a module of torch operations alone.
 
     Images are divided by 255 and discrete observations one-hot encoded by the policy; Box actions are clipped to their
-    bounds, or brought back from [-1, 1] where the policy squashes them, as in ``predict``. The policy is the model's
-    own, on its device, and is put into evaluation mode, as by ``predict``.
+    bounds, or brought back from [-1, 1] where the policy squashes them, as in ``predict``. Actions of several parts
+    stay flat: ``model.action_space.unflatten`` takes them. The policy is the model's own, on its device, and is put
+    into evaluation mode, as by ``predict``.
 
     :param model: a trained LAXA2C or RELAXA2C; any SB3 algorithm with an ``ActorCriticPolicy`` will do
     :param vec_normalize: the environment's statistics, where it was trained with ``VecNormalize``. The controller then

@@ -90,6 +90,11 @@ class HybridRELAXA2C(ControlVariateA2C):
     def collect_steps(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
+        if isinstance(env.action_space, FlatActions):
+            raise UsageError(
+                f"{type(self).__name__} steps environments with actions in their parts, and this one takes flat ones: "
+                "hand in the environment without the wrapper that flattens its actions"
+            )
         flat: Any = TakesFlatActions(env, self.action_space)
         return super().collect_steps(flat, callback, rollout_buffer, n_rollout_steps)
 

@@ -11,7 +11,7 @@ import rl_zoo3.utils
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
+from sb3_relax import LAXA2C, RELAXA2C, HybridRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.errors import unknown_name
 from sb3_relax.zoo.arguments import StoreDict, get_model_path
@@ -22,6 +22,7 @@ from sb3_relax.zoo.storage import open_storage, require_trial
 ALGORITHMS: dict[str, type[ControlVariateA2C]] = {
     "laxa2c": LAXA2C,
     "relaxa2c": RELAXA2C,
+    "relaxa2c_hybrid": HybridRELAXA2C,
     "laxa2c_lstm": RecurrentLAXA2C,
     "relaxa2c_lstm": RecurrentRELAXA2C,
 }

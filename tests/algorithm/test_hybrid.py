@@ -345,6 +345,10 @@ def test_exported_actions_are_flat(tmp_path):
         (lambda: agent("nested", policy=ActorCriticPolicy), "derive from sb3_relax.relaxa2c_hybrid's Hybrid"),
         (lambda: agent("nested", policy="MlpLstmPolicy"), "has no policy 'MlpLstmPolicy'"),
         (
+            lambda: HybridRELAXA2C("MlpPolicy", Flattened(HybridEnv(SPACES["nested"]))).learn(10),
+            "without the wrapper that flattens its actions",
+        ),
+        (
             lambda: HybridRELAXA2C("MlpPolicy", TinyEnv(NUMBER)),
             r"takes Dict, Tuple, .*; got Box.*: use sb3_relax.LAXA2C instead",
         ),

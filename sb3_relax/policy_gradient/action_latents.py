@@ -75,8 +75,8 @@ def latent_like(policy: ActorCriticPolicy) -> Latent:
     options: Any = {"dtype": next(policy.parameters()).dtype, "device": policy.device}
     if isinstance(space, FlatActions):
         parts = HybridDistribution(space)
-        zeros = th.zeros(1, sum(parts.n_outputs), **options), th.zeros(sum(parts.n_scales), **options)
-        return to_latent(parts.proba_distribution(*zeros)).select(0)
+        outputs, log_std = th.zeros(1, sum(parts.n_outputs), **options), th.zeros(sum(parts.n_scales), **options)
+        return to_latent(parts.proba_distribution(outputs, log_std)).select(0)
     if isinstance(space, spaces.Box):
         zeros = th.zeros(get_action_dim(space), **options)
         return Gaussian(zeros, zeros)

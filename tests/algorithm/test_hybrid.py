@@ -27,7 +27,7 @@ from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Estimate, Joint, check_unbiased
 from sb3_relax.estimators.estimate import expand_to
 from sb3_relax.estimators.functions import value_and_slope
-from sb3_relax.export import Controller, to_torchscript
+from sb3_relax.export import Controller, to_onnx, to_torchscript
 from sb3_relax.policy_gradient import FlatActions
 from sb3_relax.relaxa2c_hybrid import HybridActorCriticPolicy
 from tests.control_variates.test_proofs import ONE_SAMPLE, OWN, SMALL, anything
@@ -330,6 +330,10 @@ def test_exported_actions_are_flat(tmp_path):
         with th.no_grad():
             flat = exported(th.as_tensor(observations)).numpy()
         assert str(model.action_space.unflatten(flat)) == str(expected)
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(to_onnx(model, tmp_path / "agent.onnx")), providers=["CPUExecutionProvider"])
+    (flat,) = session.run(None, {"observation": observations})
+    assert np.allclose(flat, [model.action_space.flatten(action) for action in expected], atol=1e-6)
 
 
 # -- what it refuses ---------------------------------------------------------------------------------------------------

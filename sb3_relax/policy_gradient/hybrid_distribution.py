@@ -29,15 +29,18 @@ class HybridDistribution(DiagGaussianDistribution):
     def __init__(self, space: FlatActions):
         super().__init__(sum(space.sizes))
         self.sizes = space.sizes
-        #: name → SB3's distribution of that part
-        self.parts: dict[str, Distribution] = {
-            name: make_proba_distribution(part) for name, part in space.parts.items()
-        }
+        self.names = list(space.parts)
+        self.distributions: list[Distribution] = [make_proba_distribution(part) for part in space.parts.values()]
         self.n_outputs = [_outputs(part) for part in space.parts.values()]
         self.n_scales = [
             size if isinstance(part, spaces.Box) else 0
             for part, size in zip(space.parts.values(), self.sizes, strict=True)
         ]
+
+    @property
+    def parts(self) -> dict[str, Distribution]:
+        """Name → SB3's distribution of that part."""
+        return dict(zip(self.names, self.distributions, strict=True))
 
     def proba_distribution_net(self, latent_dim: int, log_std_init: float = 0.0) -> tuple[nn.Module, nn.Parameter]:
         log_std = nn.Parameter(th.ones(sum(self.n_scales)) * log_std_init)
@@ -51,7 +54,7 @@ class HybridDistribution(DiagGaussianDistribution):
         """
         self.dtype = mean_actions.dtype
         outputs, scales = mean_actions.split(self.n_outputs, dim=-1), log_std.split(self.n_scales)
-        for part, output, scale in zip(self.parts.values(), outputs, scales, strict=True):
+        for part, output, scale in zip(self.distributions, outputs, scales, strict=True):
             part.proba_distribution(output, *([scale] if isinstance(part, DiagGaussianDistribution) else []))
         return self
 
@@ -69,14 +72,14 @@ class HybridDistribution(DiagGaussianDistribution):
         return th.stack([part.log_prob(pieces[name]) for name, part in self.parts.items()]).sum(0)
 
     def entropy(self) -> th.Tensor:
-        entropies: Any = [part.entropy() for part in self.parts.values()]
+        entropies: Any = [part.entropy() for part in self.distributions]
         return th.stack(entropies).sum(0)
 
     def sample(self) -> th.Tensor:
-        return self._joined([part.sample() for part in self.parts.values()])
+        return self._joined([part.sample() for part in self.distributions])
 
     def mode(self) -> th.Tensor:
-        return self._joined([part.mode() for part in self.parts.values()])
+        return self._joined([part.mode() for part in self.distributions])
 
     def _joined(self, values: list[th.Tensor]) -> th.Tensor:
         pieces = zip(values, self.sizes, strict=True)

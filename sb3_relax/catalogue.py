@@ -26,8 +26,10 @@ class Family(NamedTuple):
 
 
 DISCRETE = ("Discrete", "MultiDiscrete", "MultiBinary")
+#: FlatActions is what becomes of the others inside
+MIXED = ("Dict", "Tuple", "FlatActions")
 MASKABLE, RECURRENT = "MaskableActorCriticPolicy", "RecurrentActorCriticPolicy"
-MASKABLE_RECURRENT = "MaskableRecurrentActorCriticPolicy"
+MASKABLE_RECURRENT, HYBRID = "MaskableRecurrentActorCriticPolicy", "HybridActorCriticPolicy"
 
 #: class name → where and what. A new algorithm's one line
 CATALOGUE: dict[str, Entry] = {
@@ -37,12 +39,14 @@ CATALOGUE: dict[str, Entry] = {
     "RecurrentLAXA2C": Entry("sb3_relax.laxa2c_recurrent", ("Box",), RECURRENT),
     "RecurrentRELAXA2C": Entry("sb3_relax.relaxa2c_recurrent", DISCRETE, RECURRENT),
     "MaskableRecurrentRELAXA2C": Entry("sb3_relax.relaxa2c_mask_recurrent", DISCRETE, MASKABLE_RECURRENT),
+    "HybridRELAXA2C": Entry("sb3_relax.relaxa2c_hybrid", MIXED, HYBRID),
 }
 #: class name → what it is; each before the one it derives from
 POLICY_FAMILIES: dict[str, Family] = {
     MASKABLE_RECURRENT: Family(frozenset({"Mask", "Lstm"}), "sb3_relax.relaxa2c_mask_recurrent"),
     MASKABLE: Family(frozenset({"Mask"}), "sb3-contrib"),
     RECURRENT: Family(frozenset({"Lstm"}), "sb3-contrib"),
+    HYBRID: Family(frozenset({"Hybrid"}), "sb3_relax.relaxa2c_hybrid"),
 }
 
 
@@ -58,7 +62,7 @@ def takers(action_space: object, policy_base: str | None) -> list[str]:
     """Names of the algorithms that take a space and a family of policies.
 
     :param action_space: a gymnasium space, or ``None`` for any
-    :param policy_base: ``None`` for SB3's own policies
+    :param policy_base: a key of :data:`POLICY_FAMILIES`; ``None`` for SB3's own policies
     """
     kinds = {kind.__name__ for kind in type(action_space).__mro__}
     return [

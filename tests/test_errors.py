@@ -17,8 +17,10 @@ def test_a_wrong_action_space_names_the_class_to_use():
         LAXA2C("MlpPolicy", "CartPole-v1")
     with pytest.raises(ValueError, match=r"RELAXA2C takes Discrete, MultiDiscrete, MultiBinary.*use sb3_relax.LAXA2C"):
         RELAXA2C("MlpPolicy", "Pendulum-v1")
-    with pytest.raises(ValueError, match="flatten it to one of them"):
+    with pytest.raises(ValueError, match=r"use sb3_relax.HybridRELAXA2C instead$"):
         RELAXA2C("MlpPolicy", TinyEnv(spaces.Tuple([spaces.Discrete(2), spaces.Discrete(2)])))
+    with pytest.raises(ValueError, match="flatten it to one of them"):
+        RELAXA2C("MlpPolicy", TinyEnv(spaces.Text(3)))
 
 
 BAD = {

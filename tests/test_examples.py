@@ -16,6 +16,11 @@ CASES = {
         ["A2C's after 256 steps", "gradient variance with"],
         ["drop_in.zip"],
     ),
+    "hybrid_actions": (
+        {"20_000": "1_000"},
+        ["return, of 20", "'bin': ", "gradient variance with", "unbiased: True"],
+        [],
+    ),
     "own_control_variate": ({"learn(20_000)": "learn(1_000)"}, ["share of ĉ", "bias: ", "bias of the mistake: "], []),
     "own_estimator": ({"n=20_000": "n=200"}, ["three bits", "unbiased: True", "unbiased: False"], []),
     "single_file": ({"100_000": "1_000"}, ["mean return of the last 100"], []),

@@ -19,7 +19,7 @@ ORDER = [
     {"control_variates"},
     {"algorithm"},
     {"laxa2c", "relaxa2c"},
-    {"relaxa2c_mask", "laxa2c_recurrent", "relaxa2c_recurrent", "relaxa2c_mask_recurrent"},
+    {"relaxa2c_mask", "relaxa2c_hybrid", "laxa2c_recurrent", "relaxa2c_recurrent", "relaxa2c_mask_recurrent"},
     {"diagnose", "export", "zoo", "callbacks", "evaluation"},
     {"compare"},
 ]

@@ -73,7 +73,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
     #: spaces this class takes
     action_spaces: ClassVar[tuple[type[spaces.Space], ...]]
-    #: the family of sb3-contrib's policies that this class takes; ``None``: SB3's own
+    #: the family of policies that this class takes; ``None``: SB3's own
     policy_base: ClassVar[str | None] = None
     #: the class of what it takes beside A2C's arguments
     hyperparameters: ClassVar[type[Hyperparameters]] = Hyperparameters
@@ -144,7 +144,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 _init_setup_model=False,
             )
         except AssertionError:
-            # SB3 refuses Tuple and Dict actions with an assertion of its own
+            # SB3 refuses actions with an assertion of its own
             if hasattr(self, "action_space"):
                 self.require_action_space(self.action_space)
             raise
@@ -285,7 +285,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 self.logger.record(f"train/{name}", value)
         for name, value in {**fitted, **gradient_variance(estimate)}.items():
             self.logger.record(f"train/{name}", value)
-        if hasattr(self.policy, "log_std"):
+        if hasattr(self.policy, "log_std") and self.policy.log_std.numel() > 0:
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
 
     def normalized(self, advantages: th.Tensor) -> th.Tensor:

@@ -27,7 +27,9 @@ def algorithm_of(action_space: spaces.Space) -> type[ControlVariateA2C]:
     """
     names = takers(action_space, None)
     if not names:
-        raise UsageError(f"no algorithm takes the action space {action_space}: flatten it to a Box or discrete one")
+        raise UsageError(
+            f"neither LAXA2C nor RELAXA2C takes the action space {action_space}: flatten it to a Box or discrete one"
+        )
     return load(names[0])
 
 

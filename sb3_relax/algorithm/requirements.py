@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from sb3_relax.catalogue import POLICY_FAMILIES, family_of, takers
+from sb3_relax.catalogue import HYBRID, POLICY_FAMILIES, family_of, takers
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.action_spaces import starts_of
 
@@ -32,7 +32,10 @@ def require_action_space(cls: Any, action_space: gymnasium.Space) -> None:
         return
     accepted = ", ".join(kind.__name__ for kind in cls.action_spaces)
     advice = "flatten it to one of them (for Box use LAXA2C, for the discrete ones RELAXA2C)"
-    if isinstance(action_space, KNOWN_SPACES):
+    if isinstance(action_space, (spaces.Dict, spaces.Tuple)):
+        without = "" if cls.policy_base is None else ", which has neither masks nor a memory"
+        advice = f"use sb3_relax.{takers(action_space, HYBRID)[0]} instead{without}"
+    elif isinstance(action_space, KNOWN_SPACES):
         # of its own family of policies where there is one
         others = takers(action_space, cls.policy_base) or takers(action_space, None)
         advice = f"use sb3_relax.{others[0]} instead"
@@ -103,6 +106,11 @@ def unknown_policy(cls: Any, name: str) -> UsageError:
         if family.words == own | named != own:  # what the class has, and what was asked for
             message += f". For {family.home}'s policies use {_named(takers(None, base))}"
     return UsageError(message)
+
+
+def _home(family: str) -> str:
+    """Whose a family of policies is."""
+    return "sb3_relax.relaxa2c_hybrid's" if family == HYBRID else "sb3-contrib's"
 
 
 def _named(names: Iterable[str]) -> str:

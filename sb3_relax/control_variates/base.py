@@ -37,7 +37,7 @@ class ControlVariate(nn.Module, ABC):
     """
 
     #: the latents it takes: ``GumbelOneHot`` for Discrete and MultiDiscrete, ``LogisticBernoulli`` for MultiBinary,
-    #: ``RelaxedLatent`` for all three, ``Gaussian`` for Box
+    #: ``RelaxedLatent`` for all three, ``Gaussian`` for Box, ``Joint`` for Dict and Tuple
     latents: tuple[type[Latent], ...] = (Latent,)
     #: whether :meth:`gradient` draws random numbers, so that two calls differ
     draws_noise: bool = True

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_relax.errors import UsageError
-from sb3_relax.estimators import Latent, RelaxedLatent
+from sb3_relax.estimators import ConditionedLatent, Latent
 from sb3_relax.estimators.control_variates import are_bare
 from sb3_relax.estimators.functions import SurrogateVJP
 from sb3_relax.estimators.tanh_network import (
@@ -263,15 +263,15 @@ class AtStates:
             pairs += of_state_vjp(state_bar)
             if temperature is not None:
                 assert x_bar is not None
-                assert isinstance(self.latent, RelaxedLatent)
+                assert isinstance(self.latent, ConditionedLatent)
                 latent = self.latent
                 # through the action, relax(z, τ), and through the slope's own 1/τ
                 action_bar = x_bar.reshape(action.shape)
-                action_bar += latent.relax_curvature(action, action_slope, slope_bar, temperature)
-                moved = latent.relax_gradient(action, z, temperature)
+                action_bar = action_bar + latent.relax_curvature(action, action_slope, slope_bar, temperature)
+                cooled_action, cooled_slope = latent.cool(action, z, slope, temperature)
                 log_temperature = network.log_temperature
                 assert log_temperature is not None
-                temperature_bar = -(action_bar * moved + slope * slope_bar).sum()
+                temperature_bar = -(action_bar * cooled_action + cooled_slope * slope_bar).sum()
                 pairs.append((log_temperature, inward(log_temperature, temperature_bar)))
             return pairs
 
@@ -284,7 +284,7 @@ class AtStates:
     def _relax(self, z: th.Tensor, temperature: th.Tensor | None) -> th.Tensor:
         if temperature is None:
             return z
-        assert isinstance(self.latent, RelaxedLatent)
+        assert isinstance(self.latent, ConditionedLatent)
         return self.latent.relax(z, temperature)
 
     def _flat(self, action: th.Tensor) -> th.Tensor:
@@ -294,5 +294,5 @@ class AtStates:
         """A derivative in the action as one in z."""
         if temperature is None:
             return slope
-        assert isinstance(self.latent, RelaxedLatent)
+        assert isinstance(self.latent, ConditionedLatent)
         return self.latent.relax_gradient(action, slope, temperature)

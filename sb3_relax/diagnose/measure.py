@@ -28,6 +28,7 @@ from sb3_relax.diagnose.variates import FITTING, STATE, corrections, fit, pooled
 from sb3_relax.diagnose.verdict import verdict
 from sb3_relax.errors import require_count, require_within
 from sb3_relax.optional import require_extra
+from sb3_relax.policy_gradient.flat_actions import FlatActions
 from sb3_relax.policy_gradient.policy_view import PolicyOutput
 
 #: Draws of the relaxation's noise per action.
@@ -105,7 +106,8 @@ def diagnose(
     :param progress: told what is being done
     :raises UsageError: (a ``ValueError``) for a size out of range, or an environment that cannot be measured in
     :raises ValueError: for spaces that do not fit the model
-    :raises TypeError: for an agent that is not an actor-critic, or whose policy needs action masks or recurrent states
+    :raises TypeError: for an agent that is not an actor-critic, or whose policy needs action masks or recurrent
+        states, or gives actions of several parts
     :raises ModuleNotFoundError: without scipy
 
     Example::
@@ -117,6 +119,11 @@ def diagnose(
         result.save("diagnosis.json")
     """
     require_plain_policy(model)
+    if isinstance(model.action_space, FlatActions):
+        raise TypeError(
+            f"the policy of {type(model).__name__} gives actions of several parts, which diagnose() does not take. Use "
+            "GradientVarianceCallback, which measures the variance while the agent trains"
+        )
     settings: dict[str, Any] = {
         "lambdas": list(lambdas), "n_steps": n_steps or model.n_steps, "n_envs": model.n_envs, "gamma": model.gamma,
         "n_states": n_states, "n_actions": n_actions, "n_futures": n_futures, "n_episodes": n_episodes,

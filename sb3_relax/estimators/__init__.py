@@ -4,9 +4,11 @@ from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator
 from sb3_relax.estimators.control_variates import MLPSurrogate, ThetaSurrogate
 from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.latents import (
+    ConditionedLatent,
     Gaussian,
     GumbelOneHot,
     Implicit,
+    Joint,
     Latent,
     LogisticBernoulli,
     RelaxedLatent,
@@ -51,6 +53,7 @@ __all__ = [
     "RODEO",
     "VIMCO",
     "Concrete",
+    "ConditionedLatent",
     "DisARM",
     "DoubleCV",
     "Estimate",
@@ -61,6 +64,7 @@ __all__ = [
     "GumbelOneHot",
     "GumbelRao",
     "Implicit",
+    "Joint",
     "Latent",
     "LayeredEstimate",
     "LogisticBernoulli",

@@ -128,11 +128,11 @@ class Estimator(nn.Module, ABC):
         return torch.rand(shape, dtype=latent.computing_dtype, device=latent.theta.device, generator=generator)
 
     def noise_rule(self, latent: Latent, nodes: int, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Nodes ``[n, θ.numel()]`` and weights ``[n]`` that integrate ĝ over its uniform noise, for one θ.
+        """Nodes ``[n, size of latent.noise_shape]`` and weights ``[n]`` that integrate ĝ over its noise, for one θ.
 
         Tanh-sinh, for integrands that are smooth inside (0, 1); overridden where they have jumps.
         """
-        return product_rule(unit_interval_rule(nodes), latent.theta.numel(), chunk)
+        return product_rule(unit_interval_rule(nodes), latent.noise_shape.numel(), chunk)
 
     def target(self, values: Tensor) -> Tensor:
         """Whose expectation is differentiated, of f's values at the samples ``[K, *batch]``: their mean."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_relax.estimators.functions import SurrogateVJP
-from sb3_relax.estimators.latents import Latent, RelaxedLatent
+from sb3_relax.estimators.latents import ConditionedLatent, Joint, Latent, RelaxedLatent
 from sb3_relax.estimators.tanh_network import backward_pass, forward_pass, outer, value_and_slope_of_tanh_network
 
 
@@ -24,7 +24,8 @@ class MLPSurrogate(nn.Module):
     :param hidden: widths of the hidden layers
     :param event_ndim: dimensions of an event: 1, or 2 for one-hots
     :param squash: what the network sees of z: z itself (``None``), or its relaxation ``"sigmoid"`` or ``"softmax"``
-        (over the last dimension), which keeps the inputs bounded whatever the logits
+        (over the last dimension), which keeps the inputs bounded whatever the logits; or that of a latent, ``relax(z,
+        1)``, whose parts differ in it
     :raises ValueError: for no hidden layer (a linear c could be no more than a scaled sample), or an unknown squash
 
     Example::
@@ -33,10 +34,16 @@ class MLPSurrogate(nn.Module):
         c(torch.randn(24, 200)).shape  # [24]
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int] = (64, 64), event_ndim: int = 1, squash: str | None = None):
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int] = (64, 64),
+        event_ndim: int = 1,
+        squash: str | ConditionedLatent | None = None,
+    ):
         super().__init__()
-        if squash not in (None, "sigmoid", "softmax"):
-            raise ValueError(f"squash must be None, 'sigmoid' or 'softmax'; got {squash!r}")
+        if squash not in (None, "sigmoid", "softmax") and not isinstance(squash, ConditionedLatent):
+            raise ValueError(f"squash must be None, 'sigmoid', 'softmax' or a latent; got {squash!r}")
         self.squash = squash
         if len(hidden) == 0:
             raise ValueError("hidden must name at least one layer's width")
@@ -50,13 +57,14 @@ class MLPSurrogate(nn.Module):
     @classmethod
     def of(cls, latent: Latent, hidden: Sequence[int] = (64, 64)) -> MLPSurrogate:
         """A surrogate of the right size, squash, type and device for ``latent``."""
-        theta = latent.theta
-        # θ of a continuous latent may hold several parameters for each variable
-        inputs = theta.shape[theta.dim() - latent.event_ndim :][: latent.sample_ndim].numel()
-        squash = None
+        squash: str | ConditionedLatent | None = None
         if isinstance(latent, RelaxedLatent):
             squash = "sigmoid" if latent.sample_ndim == 1 else "softmax"
-        return cls(inputs, hidden, latent.sample_ndim, squash).to(theta.device, latent.computing_dtype)
+        elif isinstance(latent, Joint):
+            # of its θ nothing is needed, nor kept
+            squash = latent.at(latent.theta.new_zeros(latent.theta.shape[len(latent.batch_shape) :]))
+        surrogate = cls(latent.sample_shape.numel(), hidden, latent.sample_ndim, squash)
+        return surrogate.to(latent.theta.device, latent.computing_dtype)
 
     def forward(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
         (weight, bias), *others = self._layers(shift)
@@ -118,11 +126,15 @@ class MLPSurrogate(nn.Module):
         """``slope`` times the Jacobian of what the network sees of z."""
         if self.squash == "sigmoid":
             return torch.ops.aten.sigmoid_backward(slope, seen)
+        if isinstance(self.squash, ConditionedLatent):
+            return self.squash.relax_gradient(seen, slope, 1.0)
         return slope if self.squash is None else seen * (slope - (seen * slope).sum(-1, keepdim=True))
 
     def _squash(self, z: Tensor) -> Tensor:
         if self.squash is None:
             return z
+        if isinstance(self.squash, ConditionedLatent):
+            return self.squash.relax(z, 1.0)
         return z.sigmoid() if self.squash == "sigmoid" else z.softmax(-1)
 
 

@@ -30,8 +30,9 @@ class Controller(nn.Module):
     """``model.predict(observation, deterministic=True)`` as a module of torch operations alone.
 
     Images are divided by 255 and discrete observations one-hot encoded by the policy; Box actions are clipped to their
-    bounds, or brought back from [-1, 1] where the policy squashes them, as in ``predict``. The policy is the model's
-    own, on its device, and is put into evaluation mode, as by ``predict``.
+    bounds, or brought back from [-1, 1] where the policy squashes them, as in ``predict``. Actions of several parts
+    stay flat: ``model.action_space.unflatten`` takes them. The policy is the model's own, on its device, and is put
+    into evaluation mode, as by ``predict``.
 
     The attributes ``inputs`` and ``outputs`` name what it takes beside the observation, and what it gives, in order:
 

@@ -18,9 +18,11 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn import functional as F
 
-from sb3_relax.estimators import Gaussian, GumbelOneHot, Latent, LogisticBernoulli, from_distribution
+from sb3_relax.estimators import Gaussian, GumbelOneHot, Joint, Latent, LogisticBernoulli, from_distribution
 from sb3_relax.estimators.latents import MASKED_LOGIT
 from sb3_relax.policy_gradient.action_spaces import as_sb3_counts, to_classes
+from sb3_relax.policy_gradient.flat_actions import FlatActions
+from sb3_relax.policy_gradient.hybrid_distribution import HybridDistribution
 
 
 def to_latent(distribution: Distribution) -> Latent:
@@ -29,11 +31,14 @@ def to_latent(distribution: Distribution) -> Latent:
     Discrete becomes one variable of K classes, MultiDiscrete D variables padded to the widest (the padding masked),
     MultiBinary D bits, Box (gSDE included) the per-step marginal normal of the action before any tanh. Masks of
     sb3-contrib's maskable distributions become the latent's, MultiBinary being there D variables of two classes.
+    Actions of several parts become a Joint of the parts' latents, by the parts' names.
 
     :param distribution: as left by ``policy.evaluate_actions``
     :return: a latent of batch shape ``[N]``
     :raises TypeError: for a distribution made of anything else
     """
+    if isinstance(distribution, HybridDistribution):
+        return Joint(**{name: to_latent(part) for name, part in distribution.parts.items()})
     inner: Any = getattr(distribution, "distribution", None) or getattr(distribution, "distributions", None)
     if isinstance(inner, (Normal, Bernoulli)):
         return from_distribution(inner)
@@ -63,10 +68,16 @@ def _of_several(parts: list[Any]) -> GumbelOneHot:
 def latent_like(policy: ActorCriticPolicy) -> Latent:
     """A latent of the kind and size that :func:`to_latent` makes of a policy's distribution, for one step at θ = 0.
 
+    Logits are 0 up to normalisation.
+
     :raises TypeError: for an action space that SB3's policies do not take
     """
     space = as_sb3_counts(policy.action_space)
     options: Any = {"dtype": next(policy.parameters()).dtype, "device": policy.device}
+    if isinstance(space, FlatActions):
+        parts = HybridDistribution(space)
+        outputs, log_std = th.zeros(1, sum(parts.n_outputs), **options), th.zeros(sum(parts.n_scales), **options)
+        return to_latent(parts.proba_distribution(outputs, log_std)).select(0)
     if isinstance(space, spaces.Box):
         zeros = th.zeros(get_action_dim(space), **options)
         return Gaussian(zeros, zeros)
@@ -88,9 +99,14 @@ def to_sample(distribution: Distribution, latent: Latent, actions: th.Tensor) ->
     """Actions as SB3 stores them → the latent's b (one-hot, bits, or the action before tanh).
 
     :param actions: ``[N]`` or ``[N, D]``
-    :return: ``[N, D, K]`` for one-hots, else ``[N, D]``, in θ's dtype
+    :return: ``[N, D, K]`` for one-hots, else ``[N, D]``, in θ's dtype; of several parts all of them, flattened
     """
     theta = latent.theta
+    if isinstance(distribution, HybridDistribution):
+        assert isinstance(latent, Joint)
+        pieces = distribution.split(actions)
+        parts = distribution.parts.items()
+        return latent.pack({name: to_sample(part, latent.parts[name], pieces[name]) for name, part in parts})
     if isinstance(latent, GumbelOneHot):
         index = to_classes(distribution, actions).long().reshape(theta.shape[:-1]).unsqueeze(-1)
         return th.zeros_like(theta, requires_grad=False).scatter_(-1, index, 1.0)
@@ -101,8 +117,10 @@ def to_sample(distribution: Distribution, latent: Latent, actions: th.Tensor) ->
     return TanhBijector.inverse(actions) if squashed else actions
 
 
-def executable(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
-    """What the environment receives for actions as a rollout stores them: unscaled or clipped, for a Box."""
+def executable(policy: ActorCriticPolicy, actions: np.ndarray) -> Any:
+    """What the environment receives for actions as a rollout stores them: unscaled or clipped, or in their parts."""
+    if isinstance(policy.action_space, FlatActions):
+        return policy.action_space.unflatten(actions)
     if not isinstance(policy.action_space, spaces.Box):
         return actions
     if policy.squash_output:

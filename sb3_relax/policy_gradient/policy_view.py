@@ -92,9 +92,8 @@ class PolicyView:
 
     @property
     def action_dim(self) -> int:
-        """Size of the flattened b: K or D · K for one-hots, D for bits and numbers."""
-        latent = self.latent
-        return latent.theta.shape[: latent.sample_ndim].numel()
+        """Size of the flattened b: K or D · K for one-hots, D for bits and numbers, their sum for several parts."""
+        return self.latent.sample_shape.numel()
 
     @property
     def actor_weights(self) -> list[th.nn.Parameter]:

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
+from sb3_relax import LAXA2C, RELAXA2C, HybridRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.zoo.arguments import StoreDict, get_model_path
@@ -36,6 +36,7 @@ ALGORITHMS: dict[str, type[ControlVariateA2C]] = {
     "laxa2c": LAXA2C,
     "relaxa2c": RELAXA2C,
     "relaxa2c_mask": MaskableRELAXA2C,
+    "relaxa2c_hybrid": HybridRELAXA2C,
     "laxa2c_lstm": RecurrentLAXA2C,
     "relaxa2c_lstm": RecurrentRELAXA2C,
     "relaxa2c_mask_lstm": MaskableRecurrentRELAXA2C,

@@ -4,12 +4,13 @@ import pytest
 import torch as th
 
 from sb3_relax.control_variates.network import ControlVariateNetwork, StateNetwork, control_variate_arch
-from sb3_relax.estimators import Gaussian, GumbelOneHot, LogisticBernoulli
+from sb3_relax.estimators import Gaussian, GumbelOneHot, Joint, LogisticBernoulli
 
 LATENTS = {
     "bits": (lambda: LogisticBernoulli(th.randn(7, 4)), 4, 0.6),
     "classes": (lambda: GumbelOneHot(th.randn(7, 2, 3)), 6, 0.6),
     "hard classes": (lambda: GumbelOneHot(th.randn(7, 2, 3)), 6, None),
+    "mixed": (lambda: Joint(a=Gaussian(th.randn(7, 2), th.zeros(2)), b=GumbelOneHot(th.randn(7, 1, 3))), 5, 0.6),
     "gaussian": (lambda: Gaussian(th.randn(7, 4), th.zeros(4)), 4, None),
 }
 

@@ -20,7 +20,7 @@ def random_net(inputs: int, scale: float = 1.0):
 
 
 def event_size(latent):
-    return latent.theta.shape[latent.theta.dim() - latent.event_ndim :][: latent.sample_ndim].numel()
+    return latent.sample_shape.numel()
 
 
 class Net(nn.Module):

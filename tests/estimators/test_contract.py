@@ -14,6 +14,7 @@ from sb3_relax.estimators import (
     Gaussian,
     GumbelOneHot,
     Implicit,
+    Joint,
     LogisticBernoulli,
     MLPSurrogate,
     Reinforce,
@@ -33,6 +34,14 @@ def beta(theta):
     return Implicit(torch.distributions.Beta(theta[..., 0].exp(), theta[..., 1].exp(), validate_args=False))
 
 
+def joint(theta):
+    return Joint(
+        at=Gaussian(theta[..., :2], theta[..., 2:4]),
+        what=GumbelOneHot(theta[..., 4:8].unflatten(-1, (2, 2))),
+        on=LogisticBernoulli(theta[..., 8:]),
+    )
+
+
 #: name → (shape of what makes θ, latent of it)
 LATENTS = {
     "bits": ((3,), LogisticBernoulli),
@@ -42,6 +51,7 @@ LATENTS = {
     "gamma": ((3, 2), lambda theta: Implicit(torch.distributions.Gamma(theta[..., 0].exp(), theta[..., 1].exp()))),
     "beta": ((3, 2), beta),
     "dirichlet": ((3,), lambda theta: Implicit(torch.distributions.Dirichlet(theta.exp(), validate_args=False))),
+    "joint": ((10,), joint),
 }
 PAIRS = [(name, kind) for name, (shape, of) in LATENTS.items() for kind in estimators_of(of(torch.zeros(shape)))]
 every_pair = pytest.mark.parametrize(("latent_name", "name"), PAIRS, ids=[f"{a}-{b}" for a, b in PAIRS])

@@ -3,6 +3,7 @@
 from sb3_relax.estimators.latents.base import (
     MASKED_LOGIT,
     MAX_SUPPORT,
+    ConditionedLatent,
     Latent,
     RelaxedLatent,
     ReparameterisedLatent,
@@ -14,13 +15,16 @@ from sb3_relax.estimators.latents.categorical import GumbelOneHot
 from sb3_relax.estimators.latents.from_distribution import from_distribution
 from sb3_relax.estimators.latents.gaussian import Gaussian
 from sb3_relax.estimators.latents.implicit import Implicit
+from sb3_relax.estimators.latents.joint import Joint
 
 __all__ = [
     "MASKED_LOGIT",
     "MAX_SUPPORT",
+    "ConditionedLatent",
     "Gaussian",
     "GumbelOneHot",
     "Implicit",
+    "Joint",
     "Latent",
     "LogisticBernoulli",
     "RelaxedLatent",

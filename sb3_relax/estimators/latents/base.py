@@ -70,6 +70,17 @@ class Latent(ABC):
         """Shape of the batch: ``theta``'s without the event's dimensions."""
         return self.theta.shape[: self.theta.dim() - self.event_ndim]
 
+    @property
+    def sample_shape(self) -> torch.Size:
+        """Shape of one b."""
+        # θ may hold several parameters for each variable, in its last dimension
+        return self.theta.shape[self.theta.dim() - self.event_ndim :][: self.sample_ndim]
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        """Shape of the uniform noise behind one z of every element of the batch: ``[*batch, ...]``."""
+        return self.theta.shape
+
     @abstractmethod
     def at(self: SelfLatent, theta: Tensor) -> SelfLatent:
         """The same kind of latent with other parameters (a detached leaf, a stacked grid)."""
@@ -103,38 +114,88 @@ class Latent(ABC):
         return (x * y).flatten(-self.sample_ndim).sum(-1)
 
 
-class RelaxedLatent(Latent):
-    """A discrete latent b = H(z) with a continuous relaxation z."""
+class ConditionedLatent(Latent):
+    """A latent b = H(z) of a z that moves with θ while its noise stays, and that can be drawn given b: for RELAX.
+
+    z ~ p(z|θ) and z̃ ~ p(z|b, θ) have b's shape.
+    """
 
     @abstractmethod
     def hard(self, z: Tensor) -> Tensor:
-        """H(z): the discrete value that z stands for."""
+        """H(z): the value of b that z stands for."""
 
+    @abstractmethod
     def sample_relaxed(self, generator: torch.Generator | None = None) -> Tensor:
         """z ~ p(z|θ), detached, whose H(z) is a sample of b: cheaper than b first and z given b."""
-        with torch.no_grad():
-            theta = self.wide_theta
-            u = torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
-            return self.natural() + self.base_noise(u)
 
     @abstractmethod
     def conditional(self, b: Tensor, u: Tensor) -> Tensor:
         """z̃ ~ p(z | b, θ), differentiable in θ.
 
-        :param b: discrete value, broadcastable to ``u``
-        :param u: uniform noise on (0, 1), ``[..., *theta.shape]``
+        :param b: a value of b, broadcastable to the result
+        :param u: uniform noise on (0, 1), ``[..., *noise_shape]``
         """
+
+    @abstractmethod
+    def coupling(self, b: Tensor, z: Tensor) -> Tensor:
+        """D, the share of ∂z/∂θ that ∂z̃/∂θ lacks where z and z̃ have one value: coupled RELAX's diagonal, shape of z.
+
+        Of a discrete latent in the coordinates of its ``natural()``, where ∂z = 1 and D = ∂z - ∂z̃.
+        """
+
+    @abstractmethod
+    def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
+        """``slope`` · ∂z/∂θ, the noise of z held fixed: shape of ``theta``, with the graph of ``slope``.
+
+        :param b: the sample, ``[..., *batch, *event]``
+        :param slope: a derivative in z, ``[..., *batch, *event]``
+        """
+
+    @abstractmethod
+    def path_change(self, b: Tensor, v: Tensor) -> Tensor:
+        """The change of z as ``theta`` moves by v: the transpose of :meth:`path_gradient`."""
+
+    @abstractmethod
+    def relax(self, z: Tensor, temperature: Tensor | float) -> Tensor:
+        """The relaxed sample inside b's convex hull: σ(z/τ) or softmax(z/τ), H(z) as τ → 0; z where b = z."""
+
+    @abstractmethod
+    def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
+        """``slope`` · ∂relax(z, τ)/∂z at ``relaxed`` = relax(z, τ): shape of z."""
+
+    @abstractmethod
+    def relax_curvature(self, relaxed: Tensor, slope: Tensor, direction: Tensor, temperature: Tensor | float) -> Tensor:
+        """∂⟨relax_gradient(relaxed, slope, τ), direction⟩/∂relaxed, for who differentiates :meth:`relax_gradient`."""
+
+    @abstractmethod
+    def cool(self, relaxed: Tensor, z: Tensor, slope: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+        """How ``relaxed`` = relax(z, τ) and ``slope`` = relax_gradient(relaxed, ·, τ) change as log τ falls.
+
+        Of the slope only what 1/τ does, ``relaxed`` held fixed.
+        """
+
+
+class RelaxedLatent(ConditionedLatent):
+    """A discrete latent b = H(z) with a continuous relaxation z."""
+
+    def sample_relaxed(self, generator: torch.Generator | None = None) -> Tensor:
+        with torch.no_grad():
+            theta = self.wide_theta
+            u = torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
+            return self.natural() + self.base_noise(u)
+
+    def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
+        return self.pull_back(slope)
+
+    def path_change(self, b: Tensor, v: Tensor) -> Tensor:
+        return self.push_forward(v)
+
+    def cool(self, relaxed: Tensor, z: Tensor, slope: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+        return self.relax_gradient(relaxed, z, temperature), slope
 
     @abstractmethod
     def conditional_noise(self, b: Tensor, u: Tensor) -> Tensor:
         """The noise ``z̃ - natural`` of :meth:`conditional`, without what rounding loses where θ is large."""
-
-    @abstractmethod
-    def coupling(self, b: Tensor, z: Tensor) -> Tensor:
-        """D = ∂z/∂θ - ∂z̃/∂θ where z and z̃ share one value: the diagonal used by coupled RELAX.
-
-        In the coordinates of :meth:`natural`, not of ``theta``.
-        """
 
     @abstractmethod
     def natural(self) -> Tensor:
@@ -157,18 +218,6 @@ class RelaxedLatent(Latent):
         """∂ log p(z) at :meth:`natural`, as a function of the noise ``z - natural``."""
 
     @abstractmethod
-    def relax(self, z: Tensor, temperature: Tensor | float) -> Tensor:
-        """The relaxed sample inside b's convex hull: σ(z/τ) or softmax(z/τ); H(z) as τ → 0."""
-
-    @abstractmethod
-    def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
-        """``slope`` · ∂relax(z, τ)/∂z at ``relaxed`` = relax(z, τ): shape of z."""
-
-    @abstractmethod
-    def relax_curvature(self, relaxed: Tensor, slope: Tensor, direction: Tensor, temperature: Tensor | float) -> Tensor:
-        """∂⟨relax_gradient(relaxed, slope, τ), direction⟩/∂relaxed, for who differentiates :meth:`relax_gradient`."""
-
-    @abstractmethod
     def mean(self) -> Tensor:
         """μ = E[b], shape of b, detached."""
 
@@ -184,23 +233,45 @@ class RelaxedLatent(Latent):
         """
 
 
-class ReparameterisedLatent(Latent):
-    """A continuous latent whose sample moves with θ while its noise stays: b = T(θ, ε)."""
+class ReparameterisedLatent(ConditionedLatent):
+    """A continuous latent whose sample moves with θ while its noise stays: b = T(θ, ε).
 
-    @abstractmethod
-    def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
-        """``slope`` · ∂b/∂θ at the noise of this very b: shape of ``theta``, with the graph of ``slope``.
+    It needs no relaxation: z is b itself, and z̃, which is given b, does not move with θ.
+    """
 
-        :param b: the sample, ``[..., *batch, *event]``
-        :param slope: a derivative in b, shape of ``b``
-        """
+    @property
+    def noise_shape(self) -> torch.Size:
+        return torch.Size([*self.batch_shape, 0])
+
+    def hard(self, z: Tensor) -> Tensor:
+        return z
+
+    def sample_relaxed(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.sample(generator)
+
+    def conditional(self, b: Tensor, u: Tensor) -> Tensor:
+        return b.expand(*u.shape[:-1], *self.sample_shape)
+
+    def coupling(self, b: Tensor, z: Tensor) -> Tensor:
+        return torch.ones_like(z)
 
     def path_change(self, b: Tensor, v: Tensor) -> Tensor:
-        """The change of b as θ moves by v: the transpose of :meth:`path_gradient`, which is linear in the slope."""
         with torch.enable_grad():
-            slope = torch.zeros_like(b, requires_grad=True)
+            slope = v.new_zeros(v.shape[: v.dim() - self.event_ndim] + self.sample_shape).requires_grad_()
             (change,) = torch.autograd.grad(self.path_gradient(b, slope), slope, v)
         return change
+
+    def relax(self, z: Tensor, temperature: Tensor | float) -> Tensor:
+        return z
+
+    def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
+        return slope
+
+    def relax_curvature(self, relaxed: Tensor, slope: Tensor, direction: Tensor, temperature: Tensor | float) -> Tensor:
+        return torch.zeros_like(relaxed)
+
+    def cool(self, relaxed: Tensor, z: Tensor, slope: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(relaxed), torch.zeros_like(slope)
 
 
 def require_unbatched(latent: Latent) -> None:

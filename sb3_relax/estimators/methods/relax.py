@@ -13,14 +13,14 @@ from sb3_relax.estimators.base import TwoPhaseEstimator, require_samples
 from sb3_relax.estimators.control_variates import MLPSurrogate
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, Surrogate, SurrogateVJP, evaluate, value_slope_vjp
-from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
+from sb3_relax.estimators.latents import ConditionedLatent, GumbelOneHot, Joint, Latent, LogisticBernoulli
 
 
 class RELAX(TwoPhaseEstimator):
     """ĝ = [f(b) - c_φ(z̃)] ∂θ log p(b|θ) + ∂θ c_φ(z) - ∂θ c_φ(z̃), with b = H(z) and z̃ ~ p(z|b,θ) (Eq 8).
 
     The path of θ through z̃ is part of the estimator. In the coordinates where z = natural + noise, ∂z̃/∂natural is a
-    known diagonal 1 - D(b, z̃) (``RelaxedLatent.coupling``), so nothing is differentiated through the sampler.
+    known diagonal 1 - D(b, z̃) (``ConditionedLatent.coupling``), so nothing is differentiated through the sampler.
 
     ``coupled=False`` draws z and z̃ independently given b. ``coupled=True`` uses one draw as the value of both: both
     keep their marginals, and only their θ-derivatives differ::
@@ -28,6 +28,8 @@ class RELAX(TwoPhaseEstimator):
         ĝ = [f(b) - c(z)] ∂θ log p(b|θ) + D · ∂c/∂z
 
     so c is evaluated once. Any direct dependence of c on θ is held fixed, in both.
+
+    In the continuous parts of a :class:`Joint` it is LAX, with the same c: there z is b itself, and D = 1.
 
     When to use it: one evaluation of a black box, and a surrogate that can be trained as the problem moves slowly. When
     not: f may be called K times (RLOO), or is differentiable and cheap (REBAR, DoubleCV).
@@ -43,7 +45,7 @@ class RELAX(TwoPhaseEstimator):
         estimate = RELAX(MLPSurrogate(D))(LogisticBernoulli(logits), f)
     """
 
-    latents = (LogisticBernoulli, GumbelOneHot)
+    latents = (LogisticBernoulli, GumbelOneHot, Joint)
 
     def __init__(self, surrogate: Surrogate, coupled: bool = True, draws: int = 1):
         super().__init__()
@@ -56,7 +58,7 @@ class RELAX(TwoPhaseEstimator):
         return cls(MLPSurrogate.of(latent), **kwargs)
 
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
-        """``[draws, *theta.shape]``, with a leading 2 (for z and z̃) where they are drawn independently."""
+        """``[draws, *latent.noise_shape]``, with a leading 2 (for z and z̃) where they are drawn independently."""
         return relaxation_shape(latent, self.coupled, self.draws)
 
     def draw_and_estimate(self, latent: Latent, f: Objective, generator: torch.Generator | None) -> Estimate:
@@ -77,20 +79,20 @@ class RELAX(TwoPhaseEstimator):
 
 def relaxation_shape(latent: Latent, coupled: bool, draws: int) -> tuple[int, ...]:
     """Shape of the uniforms behind z (and z̃)."""
-    shape = (draws, *latent.theta.shape)
+    shape = (draws, *latent.noise_shape)
     return shape if coupled else (2, *shape)
 
 
 def draw_relaxed(latent: Latent, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """z ~ p(z|θ) and b = H(z): ``(b, z)``."""
-    assert isinstance(latent, RelaxedLatent)
+    assert isinstance(latent, ConditionedLatent)
     z = latent.sample_relaxed(generator)
     return latent.hard(z), z
 
 
 def condition(latent: Latent, b: Tensor, noise: Tensor, coupled: bool) -> tuple[Tensor, Tensor]:
-    """z and z̃ given b, ``[draws, *θ.shape]``: one tensor for both where they are coupled."""
-    assert isinstance(latent, RelaxedLatent)
+    """z and z̃ given b, ``[draws, *b.shape]``: one tensor for both where they are coupled."""
+    assert isinstance(latent, ConditionedLatent)
     with torch.no_grad():
         z = latent.conditional(b, noise)
     return (z, z) if coupled else (z[0], z[1])
@@ -109,7 +111,7 @@ def relax_estimate(
 
     :param c_of: c, its slope, and their backward pass, as :func:`value_slope_vjp`
     """
-    assert isinstance(latent, RelaxedLatent)
+    assert isinstance(latent, ConditionedLatent)
     coupled = z_tilde is z
     with torch.no_grad():
         coupling = latent.coupling(b, z_tilde)
@@ -121,7 +123,7 @@ def relax_estimate(
             both, slopes, vjp = c_of(torch.stack([z, z_tilde]))
             c, slope = both[1], slopes[0] - (1 - coupling) * slopes[1]
         score = latent.score(b)
-        grad = torch.addcmul(latent.pull_back(slope), expand_to(value.detach() - c, latent), score)
+        grad = torch.addcmul(latent.path_gradient(b, slope), expand_to(value.detach() - c, latent), score)
         draws = grad.shape[: grad.dim() - latent.theta.dim()].numel()
         if grad.dim() > latent.theta.dim():
             grad = grad[0] if draws == 1 else grad.mean(0)
@@ -129,9 +131,10 @@ def relax_estimate(
     def phi_vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The lines above backwards."""
         assert vjp is not None
-        each = (grad_bar if draws == 1 else grad_bar / draws).expand(z.shape)
+        leading = z.shape[: z.dim() - latent.sample_ndim - len(latent.batch_shape)]
+        each = (grad_bar if draws == 1 else grad_bar / draws).expand(*leading, *latent.theta.shape)
         value_bar = -(each * score).flatten(-latent.event_ndim).sum(-1)
-        slope_bar = latent.push_forward(each)
+        slope_bar = latent.path_change(b, each)
         if coupled:
             return vjp(value_bar, slope_bar * coupling)
         return vjp(

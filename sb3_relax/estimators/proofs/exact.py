@@ -12,7 +12,7 @@ from torch import Tensor
 from sb3_relax.estimators.base import Estimator
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective
-from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent, require_unbatched
+from sb3_relax.estimators.latents import Gaussian, Joint, Latent, RelaxedLatent, require_unbatched
 from sb3_relax.estimators.proofs.quadrature import normal_rule, product_rule, repeated_rule
 
 #: Most nodes of a grid on which every draw of an estimator's noise has dimensions of its own.
@@ -20,7 +20,7 @@ MAX_NOISE_NODES = 100_000
 
 
 def samples_with_probability(latent: Latent, nodes: int = 40, samples: int = 1) -> tuple[Tensor, Tensor]:
-    """Every b of a discrete latent, or Gauss-Hermite's of a Gaussian, with their probabilities.
+    """Every b of a discrete latent, or Gauss-Hermite's of a Gaussian, with their probabilities; of a Joint, all pairs.
 
     :param latent: a latent without batch (θ is one event)
     :param nodes: Gauss-Hermite nodes a dimension, for a Gaussian
@@ -35,12 +35,23 @@ def samples_with_probability(latent: Latent, nodes: int = 40, samples: int = 1) 
         loc, log_scale = latent.theta.detach().unbind(-1)
         x, w = zip(*product_rule(normal_rule(nodes), loc.numel()), strict=True)
         b, probability = loc + log_scale.exp() * torch.cat(x).to(loc.dtype), torch.cat(w).to(loc.dtype)
+    elif isinstance(latent, Joint):
+        b, probability = _of_parts(latent, nodes)
     else:
         raise TypeError(f"no enumeration or quadrature is known for {type(latent).__name__}")
     if samples == 1:
         return b, probability
     index = torch.cartesian_prod(*[torch.arange(len(b))] * samples).T
     return b[index], probability[index].prod(0)
+
+
+def _of_parts(latent: Joint, nodes: int) -> tuple[Tensor, Tensor]:
+    """Every combination of what its parts give."""
+    each = [samples_with_probability(part, nodes) for part in latent.parts.values()]
+    index = torch.cartesian_prod(*(torch.arange(len(probability)) for _, probability in each)).reshape(-1, len(each)).T
+    samples = {name: b[i] for name, (b, _), i in zip(latent.parts, each, index, strict=True)}
+    probability = torch.stack([probability[i] for (_, probability), i in zip(each, index, strict=True)]).prod(0)
+    return latent.pack(samples), probability
 
 
 class Gradient(NamedTuple):
@@ -111,11 +122,11 @@ def weighted_estimates(
     )
     if estimator.samples == 1 and rows is not None:
         rows = rows.unsqueeze(0)
-    grid: Iterable[tuple[Tensor, Tensor]] = [(theta.new_zeros(1, theta.numel()), theta.new_ones(1))]
+    grid: Iterable[tuple[Tensor, Tensor]] = [(theta.new_zeros(1, latent.noise_shape.numel()), theta.new_ones(1))]
     if noisy:
         chunk = max(chunk // len(probability), 1)
         grid = estimator.noise_rule(latent, nodes, chunk)
-        own, size = theta.numel(), math.prod(estimator.noise_shape(latent) or ())
+        own, size = latent.noise_shape.numel(), math.prod(estimator.noise_shape(latent) or ())
         if size > own and nodes**size <= MAX_NOISE_NODES:
             grid = repeated_rule(grid, size // own, chunk)
     for node, weight in grid:
@@ -128,8 +139,9 @@ def weighted_estimates(
         if noisy:
             shape = estimator.noise_shape(wide)
             assert shape is not None
-            # [m·n, draws, *θ] → [*draws, m·n, *θ]; one draw on a shared grid stands for all of them
-            draws = node.to(theta.dtype).repeat(m, 1).reshape(m * n, -1, *theta.shape).movedim(1, 0)
+            # [m·n, draws, *noise] → [*draws, m·n, *noise]; one draw on a shared grid stands for all of them
+            apart = node.shape[1] // own if own else 1
+            draws = node.to(theta.dtype).repeat(m, 1).reshape(m * n, apart, *latent.noise_shape).movedim(1, 0)
             noise = draws.reshape(shape) if draws.numel() == math.prod(shape) else draws[0].expand(shape)
         # statistics that learn from a batch must not learn from the enumeration
         yield estimator.estimate(wide, f, b, noise), (probability.unsqueeze(1) * weight.to(theta.dtype)).flatten()

@@ -1,0 +1,175 @@
+"""Several latents as one: mixed discrete and continuous variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from sb3_relax.estimators.latents.base import ConditionedLatent, Latent
+
+
+class Joint(ConditionedLatent):
+    """Independent parts that make one event: one f of all of them, one control variate, one baseline.
+
+    θ, b and z are the parts' own, flattened, one after the other in the order in which the parts are given.
+    :meth:`unpack` gives each part its own again.
+
+    A discrete part is relaxed, and a continuous part is its own relaxation. So RELAX with one c of all parts is LAX
+    (Eq 5) in the continuous ones, where z = b = T(θ, ε) and z̃, which is given b, is held fixed, and RELAX (Eq 8) in
+    the discrete ones::
+
+        ĝ = [f(b) - c(z̃)] ∂θ log p(b|θ) + ∂θ c(z) - ∂θ c(z̃)
+
+    :param parts: by name: discrete and continuous latents of one batch shape, type and device
+    :raises ValueError: for no part, or parts of different batch shapes
+    :raises TypeError: for a part that is neither relaxed nor reparameterised
+
+    Example::
+
+        q = Joint(where=Gaussian(loc, log_scale), what=GumbelOneHot(logits))
+
+        def f(b):
+            part = q.unpack(b)
+            return cost(part["where"], part["what"])
+
+        RELAX(MLPSurrogate.of(q))(q, f).backward()
+    """
+
+    event_ndim = 1
+    sample_ndim = 1
+
+    def __init__(self, /, **parts: Latent):
+        if not parts:
+            raise ValueError("Joint needs at least one part, such as Joint(a=Gaussian(loc, log_scale))")
+        taken: dict[str, ConditionedLatent] = {}
+        for name, part in parts.items():
+            if not isinstance(part, ConditionedLatent):
+                raise TypeError(f"part {name!r} must be a relaxed or reparameterised latent; got {type(part).__name__}")
+            taken[name] = part
+        shapes = {name: tuple(part.batch_shape) for name, part in taken.items()}
+        if len({*shapes.values()}) > 1:
+            raise ValueError(f"the parts must have one batch shape; got {shapes}")
+        self._of(_joined((part.theta, part.event_ndim) for part in taken.values()), taken)
+
+    def _of(self, theta: Tensor, parts: Mapping[str, ConditionedLatent]) -> Joint:
+        """θ is one tensor, and the parts are made of pieces of it."""
+        self.theta = theta
+        pieces = _split(theta, [_event(part) for part in parts.values()])
+        self.parts = {name: part.at(piece) for (name, part), piece in zip(parts.items(), pieces, strict=True)}
+        return self
+
+    def at(self, theta: Tensor) -> Joint:
+        return Joint.__new__(Joint)._of(theta, self.parts)
+
+    def select(self, index: Tensor | int) -> Joint:
+        # masks have a batch as well
+        return Joint.__new__(Joint)._of(
+            self.theta[index], {name: part.select(index) for name, part in self.parts.items()}
+        )
+
+    @property
+    def sample_shape(self) -> torch.Size:
+        return torch.Size([sum(part.sample_shape.numel() for part in self.parts.values())])
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return torch.Size([*self.batch_shape, sum(shape.numel() for shape in self._noise_events())])
+
+    def _noise_events(self) -> list[torch.Size]:
+        return [part.noise_shape[len(self.batch_shape) :] for part in self.parts.values()]
+
+    def unpack(self, b: Tensor) -> dict[str, Tensor]:
+        """The parts of b (or of z) by name, ``[..., *event of the part]``.
+
+        :param b: ``[..., *sample_shape]``
+        """
+        return dict(zip(self.parts, _split(b, [part.sample_shape for part in self.parts.values()]), strict=True))
+
+    def pack(self, samples: Mapping[str, Tensor]) -> Tensor:
+        """b, ``[..., *sample_shape]``, of its parts: the inverse of :meth:`unpack`.
+
+        :param samples: of every part by name, ``[..., *event of the part]``
+        """
+        return _joined((samples[name], part.sample_ndim) for name, part in self.parts.items())
+
+    def _samples(self, of_part: Callable[..., Tensor], *packed: Tensor) -> Tensor:
+        """Something of b's shape, made of every part and its pieces of ``packed``."""
+        pieces = [self.unpack(x).values() for x in packed]
+        return _joined(
+            (of_part(part, *own), part.sample_ndim) for part, *own in zip(self.parts.values(), *pieces, strict=True)
+        )
+
+    def _parameters(self, of_part: Callable[..., Tensor], *packed: Tensor) -> Tensor:
+        """Something of θ's shape, made likewise."""
+        pieces = [self.unpack(x).values() for x in packed]
+        return _joined(
+            (of_part(part, *own), part.event_ndim) for part, *own in zip(self.parts.values(), *pieces, strict=True)
+        )
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self._samples(lambda part: part.sample(generator))
+
+    def log_prob(self, b: Tensor) -> Tensor:
+        samples = self.unpack(b)
+        return torch.stack([part.log_prob(samples[name]) for name, part in self.parts.items()]).sum(0)
+
+    def score(self, b: Tensor) -> Tensor:
+        return self._parameters(lambda part, b: part.score(b), b)
+
+    def hard(self, z: Tensor) -> Tensor:
+        return self._samples(lambda part, z: part.hard(z), z)
+
+    def sample_relaxed(self, generator: torch.Generator | None = None) -> Tensor:
+        return self._samples(lambda part: part.sample_relaxed(generator))
+
+    def conditional(self, b: Tensor, u: Tensor) -> Tensor:
+        noise = iter(_split(u, self._noise_events()))
+        return self._samples(lambda part, b: part.conditional(b, next(noise)), b)
+
+    def coupling(self, b: Tensor, z: Tensor) -> Tensor:
+        return self._samples(lambda part, b, z: part.coupling(b, z), b, z)
+
+    def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
+        return self._parameters(lambda part, b, slope: part.path_gradient(b, slope), b, slope)
+
+    def path_change(self, b: Tensor, v: Tensor) -> Tensor:
+        changes = iter(_split(v, [_event(part) for part in self.parts.values()]))
+        return self._samples(lambda part, b: part.path_change(b, next(changes)), b)
+
+    def relax(self, z: Tensor, temperature: Tensor | float) -> Tensor:
+        return self._samples(lambda part, z: part.relax(z, temperature), z)
+
+    def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
+        return self._samples(lambda part, x, slope: part.relax_gradient(x, slope, temperature), relaxed, slope)
+
+    def relax_curvature(self, relaxed: Tensor, slope: Tensor, direction: Tensor, temperature: Tensor | float) -> Tensor:
+        def of_part(part: ConditionedLatent, x: Tensor, slope: Tensor, direction: Tensor) -> Tensor:
+            return part.relax_curvature(x, slope, direction, temperature)
+
+        return self._samples(of_part, relaxed, slope, direction)
+
+    def cool(self, relaxed: Tensor, z: Tensor, slope: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+        def change(which: int) -> Tensor:
+            return self._samples(
+                lambda part, x, z, slope: part.cool(x, z, slope, temperature)[which], relaxed, z, slope
+            )
+
+        return change(0), change(1)
+
+
+def _event(part: ConditionedLatent) -> torch.Size:
+    """Shape of one θ of a part."""
+    return part.theta.shape[len(part.batch_shape) :]
+
+
+def _joined(pieces: Iterable[tuple[Tensor, int]]) -> Tensor:
+    """Tensors ``[..., *event]``, each with its number of event dimensions → ``[..., Σ size of an event]``."""
+    return torch.cat([piece.flatten(piece.dim() - event_ndim) for piece, event_ndim in pieces], dim=-1)
+
+
+def _split(x: Tensor, events: list[torch.Size]) -> list[Tensor]:
+    """``[..., Σ size of an event]`` → one tensor ``[..., *event]`` for each of ``events``."""
+    pieces = x.split([event.numel() for event in events], dim=-1)
+    return [piece.unflatten(-1, event) for piece, event in zip(pieces, events, strict=True)]

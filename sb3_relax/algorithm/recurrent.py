@@ -53,9 +53,10 @@ class RecurrentView(PolicyView):
         return self.policy.lstm_output_dim
 
     def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
+        again = partial(self.evaluate, observations, actions, **context)
         real = context.pop("mask")
         with th.backends.cudnn.flags(enabled=False) if self.twice_differentiable else nullcontext():
-            return super().evaluate(observations, actions, **context).at(real)
+            return super().evaluate(observations, actions, **context).at(real)._replace(again=again)
 
     def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
         states, starts = context["lstm_states"].vf, context["episode_starts"]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.hooks import RemovableHandle
 
 from sb3_relax.estimators import Latent
 from sb3_relax.policy_gradient.action_latents import latent_like, to_latent, to_sample
+
+
+def _of_no_policy() -> PolicyOutput:
+    raise RuntimeError("this output was put together from others: there is no pass of a policy to make again")
 
 
 class PolicyOutput(NamedTuple):
@@ -23,6 +31,7 @@ class PolicyOutput(NamedTuple):
     values: th.Tensor  #: V(s), ``[N]``
     log_prob: th.Tensor  #: ``[N]``
     entropy: th.Tensor | None  #: ``[N]``, or ``None`` without analytical form
+    again: Callable[[], PolicyOutput] = _of_no_policy  #: the same steps by the policy's weights as they are now
 
     def at(self, index: th.Tensor) -> PolicyOutput:
         """Some of the steps.
@@ -36,6 +45,7 @@ class PolicyOutput(NamedTuple):
             self.values[index],
             self.log_prob[index],
             None if self.entropy is None else self.entropy[index],
+            lambda: self.again().at(index),
         )
 
 
@@ -117,7 +127,9 @@ class PolicyView:
         seen: list[th.Tensor] = []
         hooks = self.listen(seen)
         try:
-            values, log_prob, entropy = self.policy.evaluate_actions(observations, actions, **context)
+            # of attention, torch's own kernel alone has a second derivative
+            with sdpa_kernel(SDPBackend.MATH) if self.twice_differentiable else nullcontext():
+                values, log_prob, entropy = self.policy.evaluate_actions(observations, actions, **context)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -137,7 +149,8 @@ class PolicyView:
                 )
             self._weights = self._tell_apart(latent, values)
         sample = to_sample(distribution, latent, actions)
-        return PolicyOutput(latent, sample, seen[-1], values.flatten(), log_prob, entropy)
+        again = partial(self.evaluate, observations, actions, **context)
+        return PolicyOutput(latent, sample, seen[-1], values.flatten(), log_prob, entropy, again)
 
     def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
         """V, ``[N]``; arguments as :meth:`evaluate`'s."""

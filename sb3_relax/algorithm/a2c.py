@@ -54,6 +54,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
     - ``train/cv_gain``: η, the share of ĉ that was applied (with ``cv_guard``)
     - ``train/temperature``: τ, where actions are relaxed
     - ``train/grad_norm``: norm of the gradient of the whole loss before clipping
+    - ``train/kl``, ``train/step_size``, ``train/damping``: of a natural gradient's step
+      (:class:`~sb3_relax.policy_gradient.NaturalGradient`)
 
     What keeps the estimate unbiased, beside ĉ and η being fixed before the batch: ĉ must know nothing of what came
     after the action. A features extractor with batch normalisation lets a batch's later states into ĉ (and dropout
@@ -188,9 +190,11 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             self.control_variate = (
                 Guarded(variate).to(self.device, dtype=self.view.dtype) if values.cv_guard else variate
             )
-            self.update_rule = make_update_rule(values.update_rule, self.view)
+            self.update_rule = make_update_rule(values.update_rule, self.view, values)
             self._setup_noise(seed)
-        self.view.twice_differentiable = self.control_variate.needs_second_derivative
+        self.view.twice_differentiable = (
+            self.control_variate.needs_second_derivative or self.update_rule.needs_second_derivative
+        )
 
     def check_hyperparameters(self) -> Hyperparameters:
         """All hyper-parameters as they are now.
@@ -255,8 +259,11 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         self.logger.record("train/value_loss", value_loss.item())
         self.logger.record("train/grad_norm", grad_norm)
         self.logger.record("train/cv_learning_rate", cv_rate)
-        for name, value in {**fitted, **gradient_variance(estimate)}.items():
+        for name, value in {**fitted, **gradient_variance(estimate), **self.update_rule.measured()}.items():
             self.logger.record(f"train/{name}", value)
+        if self.update_rule.note:
+            self.logger.info(self.update_rule.note)
+            self.update_rule.note = ""
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
 

@@ -4,7 +4,7 @@ from sb3_relax.policy_gradient.critic import Critic
 from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters, Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Batch, Rollout
-from sb3_relax.policy_gradient.update_rules import UPDATE_RULES, PolicyOptimizerStep, UpdateRule
+from sb3_relax.policy_gradient.update_rules import UPDATE_RULES, NaturalGradient, PolicyOptimizerStep, UpdateRule
 
 __all__ = [
     "UPDATE_RULES",
@@ -12,6 +12,7 @@ __all__ = [
     "Critic",
     "DiscreteHyperparameters",
     "Hyperparameters",
+    "NaturalGradient",
     "PolicyOptimizerStep",
     "PolicyOutput",
     "PolicyView",

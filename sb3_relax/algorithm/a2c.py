@@ -62,6 +62,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
     - ``train/cv_gain``: η, the share of ĉ that was applied (with ``cv_guard``)
     - ``train/temperature``: τ, where actions are relaxed
     - ``train/grad_norm``: norm of the gradient of the whole loss before clipping
+    - ``train/kl``, ``train/step_size``, ``train/damping``: of a natural gradient's step
+      (:class:`~sb3_relax.policy_gradient.NaturalGradient`)
 
     What keeps the estimate unbiased, beside ĉ and η being fixed before the batch: ĉ must know nothing of what came
     after the action. A features extractor with batch normalisation lets a batch's later states into ĉ (and dropout
@@ -208,9 +210,11 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             self.control_variate = (
                 Guarded(variate).to(self.device, dtype=self.view.dtype) if values.cv_guard else variate
             )
-            self.update_rule = make_update_rule(values.update_rule, self.view)
+            self.update_rule = make_update_rule(values.update_rule, self.view, values)
             self._setup_noise(seed)
-        self.view.twice_differentiable = self.control_variate.needs_second_derivative
+        self.view.twice_differentiable = (
+            self.control_variate.needs_second_derivative or self.update_rule.needs_second_derivative
+        )
 
     def make_critic(self) -> Critic:
         """The fit of the policy's V."""
@@ -283,8 +287,11 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             # a coefficient that never changes is no curve
             if name.endswith("learning_rate") or callable(getattr(self, name)):
                 self.logger.record(f"train/{name}", value)
-        for name, value in {**fitted, **gradient_variance(estimate)}.items():
+        for name, value in {**fitted, **gradient_variance(estimate), **self.update_rule.measured()}.items():
             self.logger.record(f"train/{name}", value)
+        if self.update_rule.note:
+            self.logger.info(self.update_rule.note)
+            self.update_rule.note = ""
         if hasattr(self.policy, "log_std") and self.policy.log_std.numel() > 0:
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
 

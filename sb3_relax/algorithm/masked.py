@@ -176,6 +176,12 @@ class HandsMasks(PassedOn):
         self.ask = ask
         self.collecting = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> HandsMasks:
+        # a policy that is copied while it collects takes this hook with it: the copy has a rollout of its own, or none
+        copy = object.__new__(HandsMasks)
+        copy.collecting = False
+        return copy
+
     def to_policy(
         self, policy: th.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

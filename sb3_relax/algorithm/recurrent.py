@@ -64,6 +64,7 @@ class RecurrentView(PolicyView):
         return MemoryReader(self.policy.lstm_actor, self.policy.lstm_output_dim)
 
     def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
+        again = partial(self.evaluate, observations, actions, **context)
         real = context.pop("mask")
         masks = context.get("action_masks")
         if masks is not None:
@@ -71,7 +72,7 @@ class RecurrentView(PolicyView):
         # padding is zeros, which need be no action: its place is taken by an action that was executed
         actions = actions.reshape(len(real), -1)
         actions = th.where(real.unsqueeze(-1), actions, actions[real][:1])
-        return super().evaluate(observations, actions, **context).at(real)
+        return super().evaluate(observations, actions, **context).at(real)._replace(again=again)
 
     def context_of_zeros(self) -> dict[str, Any]:
         lstm = self.policy.lstm_actor

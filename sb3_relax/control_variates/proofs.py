@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch as th
 
@@ -97,7 +98,9 @@ def actions_of(output: PolicyOutput, nodes: int = 40) -> tuple[th.Tensor, th.Ten
 
 
 def _in_float64(output: PolicyOutput) -> PolicyOutput:
-    numbers = {name: x.detach().double() for name, x in output._asdict().items() if isinstance(x, th.Tensor)}
+    numbers: dict[str, Any] = {
+        name: x.detach().double() for name, x in output._asdict().items() if isinstance(x, th.Tensor)
+    }
     return output._replace(latent=output.latent.at(output.latent.theta.detach().double()), **numbers)
 
 

@@ -6,7 +6,7 @@ from sb3_relax.policy_gradient.hybrid_distribution import HybridDistribution
 from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters, Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Batch, Rollout
-from sb3_relax.policy_gradient.update_rules import UPDATE_RULES, PolicyOptimizerStep, UpdateRule
+from sb3_relax.policy_gradient.update_rules import UPDATE_RULES, NaturalGradient, PolicyOptimizerStep, UpdateRule
 
 __all__ = [
     "UPDATE_RULES",
@@ -16,6 +16,7 @@ __all__ = [
     "FlatActions",
     "HybridDistribution",
     "Hyperparameters",
+    "NaturalGradient",
     "PolicyOptimizerStep",
     "PolicyOutput",
     "PolicyView",

@@ -71,8 +71,11 @@ class Hyperparameters:
         as the class itself, or one of the estimator core's ``TwoPhaseEstimator`` (the class, or one made, which is
         copied), whose c reads the action alone, or the action and θ
     :param update_rule: how the estimate becomes a step of the policy's weights: a name of
-        :data:`~sb3_relax.policy_gradient.UPDATE_RULES`, or a function of (view) that makes an ``UpdateRule``, such as
-        the class itself
+        :data:`~sb3_relax.policy_gradient.UPDATE_RULES`, or a function of (view, hyperparameters) that makes an
+        ``UpdateRule``, such as the class itself. ``"optimizer"`` is A2C's; ``"kfac"`` the natural gradient, in steps of
+        ``target_kl``
+    :param target_kl: with ``update_rule="kfac"``, the KL divergence of the new policy from the old, in nats, that each
+        step is sized for. ``learning_rate`` is then V's; a schedule of it shortens the policy's steps in proportion
     :param critic_learning_rate: of the weights that V alone depends on, a number or a schedule; they then have an
         optimizer of their own, of the policy's kind, and their gradient is clipped apart. ``None``: ``learning_rate``
     :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action
@@ -93,6 +96,7 @@ class Hyperparameters:
     cv_action_dependent: bool = True
     control_variate: Any = None
     update_rule: str | Callable[..., Any] = "optimizer"
+    target_kl: float = 0.005
     critic_learning_rate: float | Schedule | None = None
     n_critic_steps: int = field(default=1, metadata={"search": Choices((1, 5, 10))})
     n_episodes: int | None = None
@@ -143,11 +147,17 @@ class Hyperparameters:
         require_count("n_cv_steps", self.n_cv_steps)
         require_count("n_critic_steps", self.n_critic_steps)
         require_choice("cv_objective", self.cv_objective, CV_OBJECTIVES)
+        require_within("target_kl", self.target_kl, 1e-8, 1.0)
         require_count("max_episode_steps", self.max_episode_steps)
         if self.control_variate not in (None, "state") and not self.cv_action_dependent:
             raise UsageError(
                 f"control_variate={self.control_variate!r} decides by itself what ĉ reads: leave out "
                 "cv_action_dependent=False, or use control_variate='state'"
+            )
+        if self.update_rule == "optimizer" and self.target_kl != type(self).target_kl:
+            raise UsageError(
+                f"target_kl={self.target_kl} has no effect on update_rule='optimizer': leave it out, or set "
+                "update_rule='kfac'"
             )
         if self.n_episodes is not None:
             require_count("n_episodes", self.n_episodes, low=n_envs)

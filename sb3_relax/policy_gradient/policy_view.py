@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,10 @@ from sb3_relax.policy_gradient.second_derivatives import twice_differentiable
 from sb3_relax.policy_gradient.state_features import StateReader, reader_of
 
 
+def _of_no_policy() -> PolicyOutput:
+    raise RuntimeError("this output was put together from others: there is no pass of a policy to make again")
+
+
 class PolicyOutput(NamedTuple):
     """One pass of the policy over a batch of N steps."""
 
@@ -27,6 +33,7 @@ class PolicyOutput(NamedTuple):
     values: th.Tensor  #: V(s), ``[N]``
     log_prob: th.Tensor  #: ``[N]``
     entropy: th.Tensor | None  #: ``[N]``, or ``None`` without analytical form
+    again: Callable[[], PolicyOutput] = _of_no_policy  #: the same steps by the policy's weights as they are now
 
     def at(self, index: th.Tensor) -> PolicyOutput:
         """Some of the steps.
@@ -40,6 +47,7 @@ class PolicyOutput(NamedTuple):
             self.values[index],
             self.log_prob[index],
             None if self.entropy is None else self.entropy[index],
+            lambda: self.again().at(index),
         )
 
 
@@ -139,7 +147,9 @@ class PolicyView:
                 )
             self._weights = tell_apart(self.policy, latent, values)
         sample = to_sample(distribution, latent, actions)
-        return PolicyOutput(latent, sample, self.reader.features(calls), values.flatten(), log_prob, entropy)
+        again = partial(self.evaluate, observations, actions, **context)
+        features = self.reader.features(calls)
+        return PolicyOutput(latent, sample, features, values.flatten(), log_prob, entropy, again)
 
     def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
         """V, ``[N]``; arguments as :meth:`evaluate`'s."""

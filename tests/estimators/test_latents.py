@@ -3,8 +3,9 @@
 import pytest
 import torch
 from scipy import stats
+from torch.distributions import Beta, Dirichlet, Gamma, Normal, kl_divergence
 
-from sb3_relax.estimators import Gaussian, GumbelOneHot, LogisticBernoulli
+from sb3_relax.estimators import Gaussian, GumbelOneHot, Implicit, LogisticBernoulli
 from sb3_relax.estimators.latents import MASKED_LOGIT
 from tests.estimators.problems import reparameterised
 
@@ -194,6 +195,73 @@ def test_coupling_is_the_difference_of_the_two_paths(make, float64):
     (difference,) = torch.autograd.grad(((z - z_tilde) * direction).sum(), latent.theta)
     closed_form = latent.pull_back(latent.coupling(b, z_tilde.detach()) * direction)
     assert torch.allclose(difference, closed_form, atol=1e-9)
+
+
+MASK = torch.tensor([[True, False, True], [True, True, False]])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [LogisticBernoulli, GumbelOneHot, lambda t: GumbelOneHot(t, MASK)],
+    ids=["bits", "one-hots", "masked one-hots"],
+)
+def test_kl_is_the_mean_of_the_log_ratio(make, float64):
+    theta = torch.randn(2, 2, 3)
+    if make is LogisticBernoulli:
+        theta = theta[..., 0]
+    latent, other = make(theta[0]), make(theta[1])
+    expected = sum(
+        latent.log_prob(b).exp() * (latent.log_prob(b) - other.log_prob(b))
+        for b in latent.support()
+        if latent.log_prob(b) > -100
+    )
+    torch.testing.assert_close(latent.kl(other), expected)
+    assert expected > 0.01
+    torch.testing.assert_close(latent.kl(latent), torch.zeros(()))
+
+
+@pytest.mark.parametrize(
+    ("make", "inner", "theta"),
+    [
+        (
+            lambda t: Gaussian(t[..., 0], t[..., 1]),
+            lambda t: Normal(t[..., 0], t[..., 1].exp()),
+            torch.randn(2, 4, 3, 2),
+        ),
+        *(
+            (
+                lambda t, kind=kind: Implicit(kind(t[..., 0], t[..., 1])),
+                lambda t, kind=kind: kind(t[..., 0], t[..., 1]),
+                torch.rand(2, 4, 3, 2) + 0.5,
+            )
+            for kind in (Gamma, Beta)
+        ),
+        (lambda t: Implicit(Dirichlet(t)), Dirichlet, torch.rand(2, 4, 3) + 0.5),
+    ],
+    ids=["gaussian", "gamma", "beta", "dirichlet"],
+)
+def test_kl_is_torchs(make, inner, theta, float64):
+    theta = theta.double()
+    expected = kl_divergence(inner(theta[0]), inner(theta[1]))
+    kl = make(theta[0]).kl(make(theta[1]))
+    assert kl.shape == (4,)
+    torch.testing.assert_close(kl, expected if expected.dim() == 1 else expected.sum(-1))
+
+
+def test_the_gradient_of_kl_vanishes_where_a_class_is_masked_or_sure():
+    """In float32, at logits where probabilities are 0 and 1."""
+    theta = torch.tensor([[90.0, -90.0, 0.0]], requires_grad=True)
+    for make in (LogisticBernoulli, GumbelOneHot, lambda t: GumbelOneHot(t, torch.tensor([[True, True, False]]))):
+        kl = make(theta.detach()).kl(make(theta)).sum()
+        (gradient,) = torch.autograd.grad(kl, theta)
+        assert kl.abs() < 1e-5
+        assert gradient.abs().max() < 1e-5
+
+
+def test_a_latent_without_kl_says_so(monkeypatch):
+    monkeypatch.delattr(LogisticBernoulli, "kl")
+    with pytest.raises(NotImplementedError, match="LogisticBernoulli has no kl"):
+        LogisticBernoulli(torch.zeros(2)).kl(LogisticBernoulli(torch.zeros(2)))
 
 
 def test_enumeration_refuses_what_it_cannot_visit():

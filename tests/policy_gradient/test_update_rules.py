@@ -25,8 +25,8 @@ class Backwards(PlainSGD):
 class Averaging(PlainSGD):
     """A rule with a state of its own."""
 
-    def __init__(self, view):
-        super().__init__(view)
+    def __init__(self, view, hyperparameters):
+        super().__init__(view, hyperparameters)
         self.register_buffer("steps", th.zeros(()))
 
     def step(self, output, estimate, loss, divisor, max_grad_norm):
@@ -128,7 +128,7 @@ def test_errors():
     with pytest.raises(UsageError, match="unknown update_rule 'optimiser', did you mean 'optimizer'"):
         model_with("optimiser")
     with pytest.raises(TypeError, match="makes an UpdateRule, such as its class; it made a int"):
-        model_with(lambda view: 3)
+        model_with(lambda view, hyperparameters: 3)
 
 
 def test_what_is_no_rule_says_why():

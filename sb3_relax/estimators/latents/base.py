@@ -97,6 +97,14 @@ class Latent(ABC):
     def score(self, b: Tensor) -> Tensor:
         """∂θ log p(b|θ), shape of ``theta``, detached from θ, in ``computing_dtype``."""
 
+    def kl(self: SelfLatent, other: SelfLatent) -> Tensor:
+        """KL(p(b|θ) ‖ p(b|θ')) in nats, ``[*batch]``, differentiable in both.
+
+        :param other: of the same kind and shape, at θ'
+        :raises NotImplementedError: for a kind of latent that does not have it
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no kl(), which a step of a fixed KL divergence needs")
+
     def select(self: SelfLatent, index: Tensor | int) -> SelfLatent:
         """Some elements of the batch, by their number along its first dimension (a number, several, or a mask)."""
         return self.at(self.theta[index])

@@ -43,6 +43,12 @@ class LogisticBernoulli(RelaxedLatent):
     def log_prob(self, b: Tensor) -> Tensor:
         return F.logsigmoid((2 * b - 1) * self.wide_theta).sum(-1)
 
+    def kl(self, other: LogisticBernoulli) -> Tensor:
+        p = self.theta.sigmoid()
+        of_ones = F.logsigmoid(self.theta) - F.logsigmoid(other.theta)
+        of_zeros = F.logsigmoid(-self.theta) - F.logsigmoid(-other.theta)
+        return (p * of_ones + (1 - p) * of_zeros).sum(-1)
+
     def score(self, b: Tensor) -> Tensor:
         return b - self.probabilities
 

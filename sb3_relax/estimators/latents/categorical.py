@@ -82,6 +82,10 @@ class GumbelOneHot(RelaxedLatent):
     def log_prob(self, b: Tensor) -> Tensor:
         return (b * self.natural()).sum((-2, -1))
 
+    def kl(self, other: GumbelOneHot) -> Tensor:
+        natural = self.natural()
+        return (natural.exp() * (natural - other.natural())).sum((-2, -1))
+
     def score(self, b: Tensor) -> Tensor:
         return b - self.probabilities
 

@@ -43,6 +43,13 @@ class Gaussian(ReparameterisedLatent):
         loc, log_scale = self.wide_theta.unbind(-1)
         return torch.distributions.Normal(loc, log_scale.exp()).log_prob(b).sum(-1)
 
+    def kl(self, other: Gaussian) -> Tensor:
+        (loc, log_scale), (other_loc, other_log_scale) = self.theta.unbind(-1), other.theta.unbind(-1)
+        change = log_scale - other_log_scale
+        distance = (loc - other_loc) * (-other_log_scale).exp()
+        # ½(σ²/σ'² - 1) by expm1: the two policies of a small step differ by little
+        return (0.5 * (torch.expm1(2 * change) + distance.square()) - change).sum(-1)
+
     def score(self, b: Tensor) -> Tensor:
         loc, log_scale = self.wide_theta.detach().unbind(-1)
         inverse_scale = (-log_scale).exp()

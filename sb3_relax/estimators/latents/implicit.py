@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Beta, Dirichlet, Distribution, Gamma
+from torch.distributions import Beta, Dirichlet, Distribution, Gamma, kl_divergence
 
 from sb3_relax.estimators.latents.base import ReparameterisedLatent, open_unit
 
@@ -75,6 +75,10 @@ class Implicit(ReparameterisedLatent):
     def log_prob(self, b: Tensor) -> Tensor:
         log_prob = self._distribution(self.wide_theta).log_prob(b)
         return log_prob if self.family is Dirichlet else log_prob.sum(-1)
+
+    def kl(self, other: Implicit) -> Tensor:
+        kl = kl_divergence(self._distribution(self.theta), self._distribution(other.theta))
+        return kl if self.family is Dirichlet else kl.sum(-1)
 
     def score(self, b: Tensor) -> Tensor:
         theta = self.wide_theta.detach()

@@ -115,6 +115,10 @@ class Joint(ConditionedLatent):
         samples = self.unpack(b)
         return torch.stack([part.log_prob(samples[name]) for name, part in self.parts.items()]).sum(0)
 
+    def kl(self, other: Latent) -> Tensor:
+        assert isinstance(other, Joint)
+        return torch.stack([part.kl(other.parts[name]) for name, part in self.parts.items()]).sum(0)
+
     def score(self, b: Tensor) -> Tensor:
         return self._parameters(lambda part, b: part.score(b), b)
 

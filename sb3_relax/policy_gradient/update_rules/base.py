@@ -9,6 +9,7 @@ from torch import nn
 
 from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.gradients import clear_gradients, parameters_of
+from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 
 
@@ -18,8 +19,6 @@ class UpdateRule(nn.Module, ABC):
     The size of a step is each parameter group's ``"lr"`` in ``optimizer``, which follows ``learning_rate``. Buffers
     registered in the constructor are saved with the agent. The estimate is fixed when the rule gets it: a rule may
     scale, precondition or clip it as a whole, as every optimizer does, but must not look at its samples one by one.
-
-    :param view: of the policy
 
     Example::
 
@@ -36,7 +35,17 @@ class UpdateRule(nn.Module, ABC):
         RELAXA2C("MlpPolicy", "CartPole-v1", update_rule=PlainSGD)
     """
 
-    def __init__(self, view: PolicyView):
+    #: whether :meth:`step` differentiates the policy twice, which cuDNN cannot do of an LSTM
+    needs_second_derivative: bool = False
+    #: what users should know of how it works on their policy: said in the log after the step, and then taken away
+    note: str = ""
+
+    def __init__(self, view: PolicyView, hyperparameters: Hyperparameters | None = None):
+        """Of the two, the view alone is kept: a rule takes what else it needs.
+
+        :param view: of the policy
+        :param hyperparameters: of the algorithm
+        """
         super().__init__()
         self.view = view
 
@@ -60,6 +69,10 @@ class UpdateRule(nn.Module, ABC):
         :param max_grad_norm: that the gradient is clipped to
         :return: the norm of the gradient before clipping, which is logged
         """
+
+    def measured(self) -> dict[str, float]:
+        """What to log of the last step, by name."""
+        return {}
 
     def backward(self, estimate: Estimate, loss: th.Tensor, divisor: float, max_grad_norm: float) -> float:
         """Clipped gradients of ``loss`` minus the policy's part into the weights' ``grad``; the norm before clipping.

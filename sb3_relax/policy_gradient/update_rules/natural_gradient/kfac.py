@@ -1,0 +1,124 @@
+"""K-FAC: the Fisher matrix of the policy's weights by blocks, averaged over updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
+
+from sb3_relax.policy_gradient.update_rules.natural_gradient.block import Block
+from sb3_relax.policy_gradient.update_rules.natural_gradient.kronecker import KroneckerBlock, takes, takes_calls
+from sb3_relax.policy_gradient.update_rules.natural_gradient.noise_scale import LogStdBlock, StateDependentNoiseBlock
+from sb3_relax.policy_gradient.update_rules.natural_gradient.trace import Trace
+
+
+class BlockAverages(nn.Module):
+    """Averages of what the blocks of F are made of, over the batches seen, older ones fading.
+
+    The buffers are made with the first batch. Loading a state leaves those that it has.
+
+    :param decay: weight of the past; the first batches are averaged evenly, until they have as much of it
+    """
+
+    steps: th.Tensor
+
+    def __init__(self, decay: float = 0.95):
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("steps", th.zeros((), dtype=th.int64))
+
+    @th.no_grad()
+    def observe(self, statistics: Sequence[Sequence[th.Tensor]]) -> list[list[th.Tensor]]:
+        """Take in a batch.
+
+        :param statistics: of each block
+        :return: the averages, in the same places
+        """
+        self.steps += 1
+        weight = max(1 / self.steps.item(), 1 - self.decay)
+        return [
+            [self._average(f"average_{i}_{j}", value, weight) for j, value in enumerate(values)]
+            for i, values in enumerate(statistics)
+        ]
+
+    def _average(self, name: str, value: th.Tensor, weight: float) -> th.Tensor:
+        average = self._buffers.get(name)
+        if average is None or average.shape != value.shape:  # the first, or the first of another policy
+            self.register_buffer(name, value.clone())
+        else:
+            average.lerp_(value, weight)
+        return self.get_buffer(name)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        for own in [name for name in self._buffers if name != "steps"]:
+            delattr(self, own)
+        for name, value in state_dict.items():
+            if name.startswith(f"{prefix}average_"):
+                self.register_buffer(name.removeprefix(prefix), th.zeros_like(value, device=self.steps.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def blocks_of(policy: ActorCriticPolicy, trace: Trace, weights: set[nn.Parameter]) -> list[Block]:
+    """The blocks of F for all weights that have one.
+
+    :param policy: whose weights they are
+    :param trace: of a pass, with the calls of all layers of :func:`layers_with`
+    :param weights: those that the action distribution depends on
+    """
+    blocks: list[Block] = []
+    n_steps = len(trace.output.latent.theta)
+    for layer, calls in trace.calls.items():
+        if takes_calls(layer, calls, n_steps):
+            blocks.append(KroneckerBlock(layer, calls[0]))  # type: ignore[arg-type]
+    log_std: Any = getattr(policy, "log_std", None)
+    if log_std is None or log_std not in weights:
+        return blocks
+    distribution = policy.action_dist
+    means = trace.calls.get(policy.action_net, [])
+    if isinstance(distribution, DiagGaussianDistribution):  # the squashed one as well
+        blocks.append(LogStdBlock(log_std))
+    elif isinstance(distribution, StateDependentNoiseDistribution) and len(means) == 1:
+        log_scale = trace.output.latent.theta[..., 1]
+        blocks.append(StateDependentNoiseBlock(log_std, distribution, means[0].inputs, log_scale))
+    return blocks
+
+
+def layers_with(policy: nn.Module, weights: set[nn.Parameter]) -> list[nn.Module]:
+    """The layers of a policy that have a block, and all of whose parameters are among ``weights``."""
+    return [layer for layer in policy.modules() if takes(layer) and weights.issuperset(layer.parameters())]
+
+
+def without_block(policy: nn.Module, blocks: Sequence[Block], weights: set[nn.Parameter]) -> list[str]:
+    """Names of the weights that belong to no block, as the policy has them."""
+    left = weights.difference(*(block.weights for block in blocks))
+    return [name for name, parameter in policy.named_parameters() if parameter in left]
+
+
+def kfac_direction(
+    averages: BlockAverages,
+    blocks: Sequence[Block],
+    trace: Trace,
+    gradients: Mapping[nn.Parameter, th.Tensor],
+    damping: float,
+) -> dict[nn.Parameter, th.Tensor]:
+    """F⁻¹ g by blocks, F from actions drawn from the policy; the averages take in the batch first.
+
+    :param blocks: of all weights in ``gradients``
+    :param trace: that the blocks were made of
+    :param gradients: g, by the weight that each part belongs to
+    :return: in the same places
+    """
+    latent = trace.output.latent
+    outputs = [block.outputs for block in blocks if block.outputs is not None]
+    # log π(y|s) of step n depends on the outputs of step n alone: one pass gives the gradients of all steps
+    at_outputs = iter(th.autograd.grad(latent.theta, outputs, latent.score(latent.sample())) if outputs else ())
+    seen = [block.statistics(None if block.outputs is None else next(at_outputs)) for block in blocks]
+    direction: dict[nn.Parameter, th.Tensor] = {}
+    for block, averaged in zip(blocks, averages.observe(seen), strict=True):
+        parts = block.solve(averaged, [gradients[weight] for weight in block.weights], damping)
+        direction |= dict(zip(block.weights, parts, strict=True))
+    return direction

@@ -29,6 +29,7 @@ from sb3_relax.control_variates.registry import make_control_variate
 from sb3_relax.errors import refuse_unknown_arguments
 from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.action_spaces import act_in, as_sb3_counts
+from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.critic import Critic
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
@@ -85,6 +86,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
     control_variate: ControlVariate
     cv_learning_rate: float | Schedule
+    normalize_advantage: bool | str  # type: ignore[assignment]
     ent_coef: float | Schedule  # type: ignore[assignment]
     vf_coef: float | Schedule  # type: ignore[assignment]
     critic_learning_rate: float | Schedule | None
@@ -107,7 +109,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         sde_sample_freq: int = -1,
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
-        normalize_advantage: bool = False,
+        normalize_advantage: bool | str = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -136,7 +138,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 sde_sample_freq=sde_sample_freq,
                 rollout_buffer_class=rollout_buffer_class,
                 rollout_buffer_kwargs=rollout_buffer_kwargs,
-                normalize_advantage=normalize_advantage,
+                normalize_advantage=normalize_advantage,  # type: ignore[arg-type]
                 stats_window_size=stats_window_size,
                 tensorboard_log=tensorboard_log,
                 policy_kwargs=policy_kwargs,
@@ -200,6 +202,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         self.critic = self.make_critic()
         longest = None if values.n_episodes is None else values.n_episodes * values.max_episode_steps
         self.expected_steps = ExpectedSteps(longest).to(self.device)
+        self.advantage_scale = AdvantageScale().to(self.device)
         # Making ĉ must not consume a random number that A2C would use; nor may the relaxation's noise later
         with th.random.fork_rng():
             seed = int(th.randint(2**31, ()))
@@ -218,7 +221,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
     def make_critic(self) -> Critic:
         """The fit of the policy's V."""
-        return Critic(self.view, self.n_critic_steps, self.critic_learning_rate is not None)
+        return Critic(self.view, self.hyperparameters.of(self)).to(self.device)
 
     def check_hyperparameters(self) -> Hyperparameters:
         """All hyper-parameters as they are now.
@@ -259,7 +262,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 fitted = self.control_variate.fit(output, advantages, estimate, self.noise_generator)
 
                 # the rest of A2C's loss, and one step along all of it
-                value_loss = self.critic.loss(output, batch)
+                value_loss = self.critic.joint_loss(output, batch)
                 entropy_loss = -(-output.log_prob if output.entropy is None else output.entropy).mean()
                 loss = now["vf_coef"] * value_loss
                 if now["ent_coef"] != 0:
@@ -268,11 +271,13 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 grad_norm = self.update_rule.step(output, estimate, loss, divisor, self.max_grad_norm)
 
                 # V's further steps, on weights that the policy does not share
-                self.critic.fit(batch, now["vf_coef"], self.max_grad_norm)
+                self.critic.fit(batch, now["vf_coef"], self.max_grad_norm, self.noise_generator)
 
                 # what the next batch may know of this one
                 self.control_variate.observe(estimate)
                 self.expected_steps.observe(estimate.samples)
+                if self.normalize_advantage == "running":
+                    self.advantage_scale.observe(batch.advantages)
         forget_graph(self.policy.action_dist)
 
         self._n_updates += 1
@@ -297,6 +302,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
     def normalized(self, advantages: th.Tensor) -> th.Tensor:
         """Â of a batch in the units that training takes it in, ``[N]``."""
+        if self.normalize_advantage == "running":
+            return advantages / self.advantage_scale.value
         if not self.normalize_advantage or len(advantages) <= 1:
             return advantages  # one alone has no standard deviation, and stays as it is, as in PPO
         # ĉ lives in the same units: it is subtracted from, and corrects, the normalised advantage

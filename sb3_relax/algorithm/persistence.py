@@ -16,6 +16,7 @@ from sb3_relax.algorithm.older_files import fitted_to
 from sb3_relax.algorithm.saved_agents import require_own_file
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.files import write_atomically
+from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.critic import Critic
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
@@ -35,6 +36,8 @@ class Persistence(BaseAlgorithm):
     update_rule: UpdateRule
     expected_steps: ExpectedSteps
     critic: Critic
+    advantage_scale: AdvantageScale
+    normalize_advantage: bool | str
     noise_generator: th.Generator
 
     @property
@@ -125,14 +128,16 @@ class Persistence(BaseAlgorithm):
         return made
 
     def _excluded_save_params(self) -> list[str]:
-        made = ("view", "critic", "control_variate", "update_rule", "expected_steps", "noise_generator", "time_limits")
-        return [*super()._excluded_save_params(), *made]
+        parts = ["view", "critic", "control_variate", "update_rule", "expected_steps", "advantage_scale"]
+        return [*super()._excluded_save_params(), *parts, "noise_generator", "time_limits"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         # in the order they are set: what may be refused, ĉ by cv_action_dependent, before the policy has changed
         names = ["control_variate", *(["cv_optimizer"] if self.cv_optimizer is not None else [])]
         names += ["expected_steps"] if self.expected_steps.longest is not None else []
         names += ["update_rule"] if self.update_rule.state_dict() else []
+        names += ["advantage_scale"] if self.normalize_advantage == "running" else []
+        names += ["critic"] if self.critic.state_dict() else []
         names += ["critic.optimizer"] if self.critic.optimizer is not None else []
         return [*names, "policy", "policy.optimizer"], []
 

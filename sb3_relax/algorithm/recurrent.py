@@ -183,6 +183,8 @@ class Recurrent(ControlVariateA2C):
 
     def check_hyperparameters(self) -> Hyperparameters:
         values = super().check_hyperparameters()
+        if values.critic_batch_size is not None:
+            raise UsageError("critic_batch_size must be None: steps of a sequence stay together")
         if self.policy_kwargs.get("squash_output"):
             raise UsageError(
                 "squash_output must be False: sb3-contrib's recurrent rollouts hand squashed actions to the "

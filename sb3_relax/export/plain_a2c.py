@@ -54,6 +54,7 @@ def to_a2c(model: ControlVariateA2C) -> A2C:
         raise _acts_otherwise(model)
     taken: dict[str, Any] = {name: getattr(model, name) for name in signature(A2C).parameters if name not in NOT_TAKEN}
     taken["policy_kwargs"] = deepcopy(taken["policy_kwargs"])
+    taken["normalize_advantage"] = model.normalize_advantage is True  # A2C knows no running scale
     # A2C has no schedules of coefficients
     taken |= {name: value_at(taken[name], max(model._current_progress_remaining, 0.0)) for name in COEFFICIENTS}
     # SB3's policies draw their first weights: that must not change what the agent draws next

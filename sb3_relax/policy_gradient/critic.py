@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.utils import update_learning_rate
+from torch import nn
 from torch.nn import functional as F
 
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.gradients import clear_gradients, parameters_of
+from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
+from sb3_relax.policy_gradient.return_scale import ReturnScale
 from sb3_relax.policy_gradient.rollout import Batch
 
 
-class Critic:
+class Critic(nn.Module):
     """V by squared error: A2C's joint step, and further steps of the weights that V alone depends on.
 
     Those weights are stepped by the policy's optimizer or, at a rate of their own, by a second one of its kind. Weights
     that the action distribution depends on too stay with the policy's.
 
+    With ``normalize_returns`` the error is measured in the returns' running scale, and V's last layer is stepped in it
+    (:class:`~sb3_relax.policy_gradient.return_scale.ReturnScale`).
+
     :param view: of the policy, whose value head V is
-    :param n_steps: of V per update, the joint one included
-    :param own_rate: whether V has a learning rate of its own (see :meth:`set_learning_rate`)
-    :raises UsageError: where it would, and no weight is V's alone
+    :param hyperparameters: ``n_critic_steps``, ``critic_learning_rate``, ``critic_batch_size``, ``normalize_returns``
+    :raises UsageError: where V has a rate of its own, and no weight is V's alone; or where returns are normalised, and
+        V has no last layer that is linear
     """
 
-    def __init__(self, view: PolicyView, n_steps: int, own_rate: bool = False):
+    def __init__(self, view: PolicyView, hyperparameters: Hyperparameters):
+        super().__init__()
         self.view = view
-        self.n_steps = n_steps
-        self.optimizer = self._take_weights() if own_rate else None
+        self.n_steps = hyperparameters.n_critic_steps
+        self.batch_size = hyperparameters.critic_batch_size
+        self.scale = ReturnScale(view.policy) if hyperparameters.normalize_returns else None
+        self.optimizer = None if hyperparameters.critic_learning_rate is None else self._take_weights()
 
     def _take_weights(self) -> th.optim.Optimizer:
         """An optimizer for what V alone depends on, which the policy's optimizer gives up."""
@@ -55,8 +65,17 @@ class Critic:
         if self.optimizer is not None:
             update_learning_rate(self.optimizer, rate)
 
-    def loss(self, output: PolicyOutput, batch: Batch) -> th.Tensor:
-        """Mean squared error of V, for the backward pass that policy and V share.
+    def loss(self, values: th.Tensor, returns: th.Tensor) -> th.Tensor:
+        """Mean squared error of V, in the returns' running scale where there is one.
+
+        :param values: V(s), ``[N]``
+        :param returns: its target, ``[N]``
+        """
+        error = F.mse_loss(returns, values)
+        return error if self.scale is None else error / self.scale.value**2
+
+    def joint_loss(self, output: PolicyOutput, batch: Batch) -> th.Tensor:
+        """:meth:`loss` for the backward pass that policy and V share.
 
         :raises UsageError: where further steps are asked for, and no weight is V's alone
         """
@@ -64,23 +83,48 @@ class Critic:
             raise UsageError("n_critic_steps > 1 needs weights that V alone depends on; this policy shares them all")
         if self.optimizer is not None:
             clear_gradients(self.optimizer)
-        return F.mse_loss(batch.returns, output.values)
+        if self.scale is not None:
+            # the advantages of this batch have been taken from V, so that V may know its returns
+            self.scale.observe(batch.returns, output.values)
+        return self.loss(output.values, batch.returns)
 
-    def fit(self, batch: Batch, vf_coef: float, max_grad_norm: float) -> None:
+    def fit(self, batch: Batch, vf_coef: float, max_grad_norm: float, generator: th.Generator) -> None:
         """The steps that V takes alone. Optimizers skip what has no gradient, so the policy's moments stay untouched.
 
         :param vf_coef: of the loss, as in the joint step
         :param max_grad_norm: that the gradient of V's own weights is clipped to
+        :param generator: of the order of minibatches
         """
         if self.optimizer is not None:  # the shared backward pass left its gradient
-            th.nn.utils.clip_grad_norm_(parameters_of(self.optimizer), max_grad_norm)
-            self.optimizer.step()
+            self._step(self.optimizer, parameters_of(self.optimizer), max_grad_norm)
         critic, optimizer = self.view.critic_weights, self.optimizer or self.view.policy.optimizer
+        parts = self._parts(batch, generator)
         for _ in range(self.n_steps - 1):
-            values = self.view.predict_values(batch.observations, **batch.context)
-            gradients = th.autograd.grad(vf_coef * F.mse_loss(batch.returns, values), critic)
+            part = next(parts)
+            values = self.view.predict_values(part.observations, **part.context)
+            gradients = th.autograd.grad(vf_coef * self.loss(values, part.returns), critic)
             clear_gradients(optimizer)
             for parameter, gradient in zip(critic, gradients, strict=True):
                 parameter.grad = gradient
-            th.nn.utils.clip_grad_norm_(critic, max_grad_norm)
+            self._step(optimizer, critic, max_grad_norm)
+
+    def _step(self, optimizer: th.optim.Optimizer, weights: list[nn.Parameter], max_grad_norm: float) -> None:
+        if self.scale is None:
+            nn.utils.clip_grad_norm_(weights, max_grad_norm)
             optimizer.step()
+            return
+        with self.scale.applied_to_last_layer():
+            nn.utils.clip_grad_norm_(weights, max_grad_norm)
+            optimizer.step()
+
+    def _parts(self, batch: Batch, generator: th.Generator) -> Iterator[Batch]:
+        """The whole batch again and again, or minibatches of it, every step once before any comes a second time."""
+        size = len(batch.returns)
+        while True:
+            if self.batch_size is None or self.batch_size >= size:
+                yield batch
+                continue
+            order = th.randperm(size, generator=generator, device=generator.device)
+            for index in order.split(self.batch_size):
+                if len(index) == self.batch_size:  # a last one that is smaller would weigh its steps more
+                    yield batch.at(index)

@@ -78,6 +78,9 @@ class Hyperparameters:
         step is sized for. ``learning_rate`` is then V's; a schedule of it shortens the policy's steps in proportion
     :param critic_learning_rate: of the weights that V alone depends on, a number or a schedule; they then have an
         optimizer of their own, of the policy's kind, and their gradient is clipped apart. ``None``: ``learning_rate``
+    :param normalize_returns: with ``critic_learning_rate``, fit V in the running scale of the returns (PopArt): one
+        rate then suits rewards of any size, and V itself stays in the environment's units
+    :param critic_batch_size: the further steps of V are on minibatches of this size. ``None``: on the whole batch
     :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action
         distribution does not depend on, so neither the policy's weights nor its optimizer state notice
     :param n_episodes: update after this many whole episodes, without bootstrapping, instead of after ``n_steps``
@@ -98,6 +101,8 @@ class Hyperparameters:
     update_rule: str | Callable[..., Any] = "optimizer"
     target_kl: float = 0.005
     critic_learning_rate: float | Schedule | None = None
+    normalize_returns: bool = False
+    critic_batch_size: int | None = None
     n_critic_steps: int = field(default=1, metadata={"search": Choices((1, 5, 10))})
     n_episodes: int | None = None
     bootstrap_truncated: bool = True
@@ -144,6 +149,10 @@ class Hyperparameters:
         require_schedule("cv_learning_rate", self.cv_learning_rate)
         if self.critic_learning_rate is not None:
             require_schedule("critic_learning_rate", self.critic_learning_rate)
+        elif self.normalize_returns:
+            raise UsageError("normalize_returns=True is of V's own optimizer: set critic_learning_rate, such as 1e-3")
+        if self.critic_batch_size is not None:
+            require_count("critic_batch_size", self.critic_batch_size)
         require_count("n_cv_steps", self.n_cv_steps)
         require_count("n_critic_steps", self.n_critic_steps)
         require_choice("cv_objective", self.cv_objective, CV_OBJECTIVES)
@@ -239,6 +248,11 @@ def check_a2c(owner: Any) -> None:
     require_count("n_steps", owner.n_steps)
     require_within("gamma", owner.gamma, 0, 1)
     require_within("gae_lambda", owner.gae_lambda, 0, 1)
+    if owner.normalize_advantage not in (False, True, "running"):
+        raise UsageError(
+            'normalize_advantage must be False, True (by each batch, as SB3 does) or "running" (by earlier batches); '
+            f"got {owner.normalize_advantage!r}"
+        )
     for name, low in COEFFICIENTS.items():
         require_within(name, value_at(getattr(owner, name), 1.0), low)
     require_within("max_grad_norm", owner.max_grad_norm, 0)

@@ -37,6 +37,24 @@ class Batch:
     shape: tuple[int, int]
     context: dict[str, Any] = field(default_factory=dict)
 
+    def at(self, steps: th.Tensor) -> Batch:
+        """Some of the steps, where each is evaluated by itself (not of recurrent policies).
+
+        :param steps: their numbers in this batch
+        """
+        observations = self.observations
+        return Batch(
+            {key: part[steps] for key, part in observations.items()}
+            if isinstance(observations, dict)
+            else observations[steps],
+            self.actions[steps],
+            self.advantages[steps],
+            self.returns[steps],
+            self.order[steps.cpu().numpy()],
+            self.shape,
+            {name: part[steps] for name, part in self.context.items()},
+        )
+
     @property
     def index(self) -> np.ndarray:
         """Where each step stands in a flattened ``[T, E]`` array, ``[N]``: ``rollout.values.ravel()[batch.index]``."""

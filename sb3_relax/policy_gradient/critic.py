@@ -55,7 +55,7 @@ class Critic(nn.Module):
                 {**group, "params": [p for p in group["params"] if any(p is weight for weight in own) == wanted]}
                 for group in policy.optimizer.param_groups
             ]
-            return make([group for group in groups if group["params"]], lr=0.0)
+            return make([group for group in groups if group["params"]], **policy.optimizer.defaults)
 
         critic, policy.optimizer = optimizer_of(True), optimizer_of(False)
         return critic

@@ -108,6 +108,14 @@ def test_vs_own_weights_have_an_optimizer_and_a_rate_of_their_own(cls, policy):
     assert [group["lr"] for group in model.policy.optimizer.param_groups] == [0.25]
 
 
+def test_both_optimizers_have_the_settings_of_the_policys():
+    model = build(critic_learning_rate=0.5, learning_rate=0.25, rms_prop_eps=0.125)
+    plain = build(learning_rate=0.25, rms_prop_eps=0.125)
+    assert model.policy.optimizer.defaults == model.critic.optimizer.defaults == plain.policy.optimizer.defaults
+    assert plain.policy.optimizer.defaults["lr"] == 0.25
+    assert type(model.critic.optimizer) is type(model.policy.optimizer) is type(plain.policy.optimizer)
+
+
 def test_the_same_rate_gives_the_same_weights():
     """Where clipping, which is apart, does nothing."""
     together, apart = (

@@ -376,9 +376,11 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
         With tensorboard, its tab "Custom Scalars" is laid out, and answers first whether the control variate helps.
         """
+        # without a place for it the callback would do nothing, a little of it at every step
+        to_tensorboard = self.tensorboard_log is not None or self._custom_logger
         return super().learn(
             total_timesteps=total_timesteps,
-            callback=and_the_answer(callback),
+            callback=and_the_answer(callback) if to_tensorboard else callback,
             log_interval=log_interval,
             tb_log_name=tb_log_name or run_name(self),
             reset_num_timesteps=reset_num_timesteps,

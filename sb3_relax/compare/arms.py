@@ -67,7 +67,7 @@ def keep_entries(arms: tuple[Arm, ...], env_id: str, folder: Path) -> None:
         file = entry_file(arm, folder)
         wanted = {env_id: arm.entry}
         if not file.is_file():
-            write_whole(file, yaml.safe_dump(wanted, allow_unicode=True).encode())
+            write_whole(file, yaml.safe_dump(wanted).encode("ascii"))  # rl_zoo3 reads it in the machine's encoding
         elif (there := yaml.safe_load(file.read_text(encoding="utf-8"))) != wanted:
             raise UsageError(
                 f"{folder} holds runs with other settings ({file.name} has {there}, and this command asks for "

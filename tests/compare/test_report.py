@@ -19,6 +19,8 @@ def side(label, returns):
         ([5, 6, 7, 8], [1, 2, 3, 4], "Ours had more return during training than Theirs (p = 0.029)."),
         ([1, 2, 3, 4], [5, 6, 7, 8], "Ours had less return during training than Theirs (p = 0.029)."),
         ([1, 2, 5, 6], [3, 4, 7, 8], "these seeds show no difference (p = 0.34)."),
+        # medians that are level, and medians that say the opposite of what is tested
+        ([1, 1, 1, 3, 3, 1, 2], [0, 1, 1, 0, 1, 0, 1], "Ours had more return during training than Theirs (p = 0.023)."),
         ([5, 5, 5, 5], [5, 5, 5, 5], "these seeds show no difference (p = 1)."),
         ([7, 8, 9], [1, 2, 3], "so few seeds cannot show a difference, whatever they find: take at least --seeds 4."),
     ],
@@ -36,6 +38,15 @@ def test_a_table_worked_by_hand():
     assert ours[5].strip() == "0.50 [0.50, 0.50]"
     assert ours[6].strip() == "2"
     assert a2c[4].strip() == "–"
+
+
+def test_an_arm_with_a_single_run_that_has_not_failed():
+    text = table([side("Ours", [5.0, 6.0, 7.0, 8.0]), side("A2C", [6.5])], "Env-v0", "A2C")
+    assert text.startswith("Env-v0, 100 steps, 4 seeds or 1 seed\n")
+    ours, a2c = (line.split("|") for line in text.splitlines() if line.startswith(("| Ours", "| A2C")))
+    assert ours[4].strip() == "0.50"
+    assert "[" in ours[2]
+    assert a2c[2].strip() == "6.5"
 
 
 def test_curves_are_means_over_the_steps_since_the_last_point():

@@ -15,7 +15,7 @@ from sb3_relax import RELAXA2C
 from sb3_relax.zoo import cli, masks
 
 MINE = Path(__file__).with_name("mine.py")
-NAMES = ("MyEnv-v0", "Masked-v0", "Parts-v0", "Torques-v0", "Broken-v0")
+NAMES = ("MyEnv-v0", "Masked-v0", "Parts-v0", "Torques-v0", "Mixed-v0", "Broken-v0")
 #: short, quiet runs
 SMALL = ("-n", "400", "--device", "cpu", "--num-threads", "1", "--verbose", "0", "-f", "logs")
 
@@ -77,7 +77,13 @@ def test_plots_need_no_module(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "algorithm"), [("Torques-v0", "laxa2c"), ("Parts-v0", "relaxa2c"), ("Masked-v0", "relaxa2c_mask")]
+    ("name", "algorithm"),
+    [
+        ("Torques-v0", "laxa2c"),
+        ("Parts-v0", "relaxa2c"),
+        ("Masked-v0", "relaxa2c_mask"),
+        ("Mixed-v0", "relaxa2c_hybrid"),
+    ],
 )
 def test_the_algorithm_is_chosen_by_the_actions(name, algorithm):
     """A Dict of observations needs another policy than the default entry's."""

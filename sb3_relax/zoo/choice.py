@@ -34,6 +34,9 @@ def choose_algorithm(
     names = {kind.__name__: name for name, kind in algorithms.items()}
     for algorithm in (*masked, *takers(space, None), *takers(space, HYBRID)):
         if algorithm in names:
-            why = f"{algorithm} takes {space} actions" + (" and the environment's masks" if algorithm in masked else "")
+            why = f"{algorithm} takes {space} actions"
+            if masks:
+                ignored = ". The environment's masks are ignored, since no algorithm takes masks of such actions"
+                why += " and the environment's masks" if algorithm in masked else ignored
             return names[algorithm], why
     raise UsageError(f"no algorithm takes the action space {space}: flatten it to a Box or a discrete one")

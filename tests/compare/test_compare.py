@@ -1,6 +1,7 @@
 """``sb3-relax compare``: three arms that differ by the control variate alone, and reruns that go on."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -201,6 +202,20 @@ def test_an_entry_of_schedules_and_another_update_rule():
     keep_entries(arms_of("relaxa2c", "Ours", entry), "MyEnv-v0", Path("folder"))
     assert all(file.read_bytes().isascii() for file in Path("folder").glob("*.yml"))
     keep_entries(arms_of("relaxa2c", "Ours", entry), "MyEnv-v0", Path("folder"))
+
+
+class Killed:
+    """What kills the process that it is handed to, as want of memory does."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_a_killed_process_says_what_helps():
+    landed = []
+    runs.run_all([Killed()], 1, lambda _, error: landed.append(error))
+    assert len(landed) == 1
+    assert "with fewer --jobs takes less memory" in landed[0]
 
 
 @pytest.mark.slow

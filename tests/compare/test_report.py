@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sb3_relax.compare.episodes import Episodes
 from sb3_relax.compare.report import POINTS, Side, curves, sentence, table
 
 
@@ -47,6 +48,20 @@ def test_an_arm_with_a_single_run_that_has_not_failed():
     assert ours[4].strip() == "0.50"
     assert "[" in ours[2]
     assert a2c[2].strip() == "6.5"
+
+
+def test_small_returns_are_told_apart():
+    text = table([side("Ours", [0.0051, 0.0052, 0.0053, 0.0054]), side("A2C", [0.0011] * 4)], "Env-v0", "A2C")
+    ours, a2c = (line.split("|") for line in text.splitlines() if line.startswith(("| Ours", "| A2C")))
+    assert ours[2].strip().startswith("0.00525 [0.005")
+    assert a2c[2].strip() == "0.00110 [0.00110, 0.00110]"
+
+
+def test_episodes_keep_small_returns():
+    episodes = Episodes()
+    episodes.locals = {"infos": [{"episode": {"r": r}} for r in (0.00123456789, -1234.56789, 500.0)]}
+    assert episodes._on_step()
+    assert episodes.returns == [0.00123457, -1234.57, 500.0]
 
 
 def test_curves_are_means_over_the_steps_since_the_last_point():

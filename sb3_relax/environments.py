@@ -9,6 +9,7 @@ import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_relax.errors import unknown_name
 from sb3_relax.optional import import_packages
 
 
@@ -22,6 +23,13 @@ def make_undrawn_vec_env(env_id: str, n_envs: int, seed: int | None, wrapper_cla
     :param wrapper_class: around SB3's Monitor, whose returns are then the environment's own
     """
     return make_vec_env(partial(gym.make, env_id), n_envs=n_envs, seed=seed, wrapper_class=wrapper_class)
+
+
+def require_registered(env_id: str) -> None:
+    """:raises UnknownName: (a ``UsageError``) with the nearest ids, for one that gymnasium does not know."""
+    if env_id not in gym.registry:
+        where = "All: python -c 'import gymnasium; gymnasium.pprint_registry()'"
+        raise unknown_name("environment", env_id, gym.registry, where)
 
 
 def id_alone(env_id: str) -> str:

@@ -41,6 +41,9 @@ class UnderMasks:
         self.env = env
 
     def __getattr__(self, name: str) -> Any:
+        # of Python's own names none is the model's: a copy of this would be one of the model, or look for it for ever
+        if name == "model" or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.model, name)
 
     def predict(

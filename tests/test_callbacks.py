@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C, callbacks
@@ -242,7 +243,10 @@ def test_what_is_measured_piece_by_piece_is_what_is_measured_at_once(tmp_path):
 
 def test_layout_and_hyperparameters_reach_tensorboard(tmp_path):
     env = TinyEnv(spaces.Discrete(3))
-    model = RELAXA2C("MlpPolicy", env, tensorboard_log=str(tmp_path), seed=0, device="cpu")
+    schedules = dict(ent_coef=LinearSchedule(0.01, 0.0, 1.0), critic_learning_rate=LinearSchedule(1e-3, 0.0, 1.0))
+    model = RELAXA2C(
+        "MlpPolicy", env, tensorboard_log=str(tmp_path), seed=0, device="cpu", update_rule="kfac", **schedules
+    )
     measuring = GradientVarianceCallback(TinyEnv(spaces.Discrete(3)), every=2, n_rollouts=4)
     model.learn(50, callback=[TensorboardLayoutCallback(hparams={"env": "Tiny"}), measuring], log_interval=1)
     events = events_of(tmp_path / "RELAXA2C_1")
@@ -253,6 +257,8 @@ def test_layout_and_hyperparameters_reach_tensorboard(tmp_path):
     start = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"n_relaxed" in start
     assert b"Tiny" in start
+    assert b"kfac" in start
+    assert start.count(b"LinearSchedule(start=") == 2
 
 
 def test_a_layout_of_ones_own_takes_the_place_of_ours(tmp_path):

@@ -88,7 +88,8 @@ def frozen_copy(
     if isinstance(model, ControlVariateA2C):
         copy.expected_steps.load_state_dict(model.expected_steps.state_dict())
         if with_control_variate:
-            state = {"control_variate": model.control_variate.state_dict()}
+            # of the rest, the copy's own: its update rule and V's optimizer are not looked for in the model
+            state = {**copy.get_parameters(), "control_variate": model.control_variate.state_dict()}
             copy.control_variate.load_state_dict(fitted_to(copy, state)["control_variate"])
     copy.seed_noise(seed)
     return copy

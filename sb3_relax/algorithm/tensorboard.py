@@ -62,7 +62,7 @@ LAYOUT: dict[str, dict[str, list[str | Band]]] = {
         "explained variance": ["train/explained_variance"],
     },
     "Rates": {
-        "learning rates": ["train/learning_rate", "train/cv_learning_rate"],
+        "learning rates": ["train/learning_rate", "train/critic_learning_rate", "train/cv_learning_rate"],
         "gradient norm": ["train/grad_norm"],
         "temperature": ["train/temperature"],
         "steps per second": ["time/fps"],

@@ -11,6 +11,7 @@ import yaml
 from sb3_relax.errors import UsageError
 from sb3_relax.files import write_whole
 from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters, Hyperparameters
+from sb3_relax.zoo.hyperparams import MATCHED
 
 #: hyper-parameters of a ĉ that reads the action
 OF_ACTIONS = {"control_variate", "cv_action_dependent", *DiscreteHyperparameters.names()} - (
@@ -43,13 +44,13 @@ def arms_of(algorithm: str, label: str, entry: Mapping[str, Any]) -> tuple[Arm, 
         return {key: value for key, value in entry.items() if key not in names}
 
     state = {**without(OF_ACTIONS), "cv_action_dependent": False}
-    # of masked and recurrent policies there is no a2c_matched
-    plain = algorithm in ("laxa2c", "relaxa2c")
-    a2c = without(OF_ANY) if plain else {**without(OF_ANY), "control_variate": "none"}
+    # with masks, a memory or actions of several parts there is no a2c_matched
+    matched = algorithm in MATCHED
+    a2c = without(OF_ANY) if matched else {**without(OF_ANY), "control_variate": "none"}
     return (
         Arm(algorithm, label, algorithm, dict(entry)),
         Arm("state-baseline", "A2C with ĉ(s)", algorithm, state),
-        Arm("a2c", "A2C", "a2c_matched" if plain else algorithm, a2c),
+        Arm("a2c", "A2C", "a2c_matched" if matched else algorithm, a2c),
     )
 
 
@@ -67,7 +68,7 @@ def keep_entries(arms: tuple[Arm, ...], env_id: str, folder: Path) -> None:
         file = entry_file(arm, folder)
         wanted = {env_id: arm.entry}
         if not file.is_file():
-            write_whole(file, yaml.safe_dump(wanted, allow_unicode=True).encode())
+            write_whole(file, yaml.safe_dump(wanted).encode("ascii"))  # rl_zoo3 reads it in the machine's encoding
         elif (there := yaml.safe_load(file.read_text(encoding="utf-8"))) != wanted:
             raise UsageError(
                 f"{folder} holds runs with other settings ({file.name} has {there}, and this command asks for "

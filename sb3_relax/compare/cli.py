@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_relax.environments import imported_id
+from sb3_relax.environments import imported_id, require_registered
 from sb3_relax.errors import UsageError, require_count, unknown_name
 from sb3_relax.files import write_whole
 from sb3_relax.optional import import_packages, require_extra
@@ -19,9 +19,10 @@ from sb3_relax.optional import import_packages, require_extra
 DESCRIPTION = """\
 Does a control variate help in this environment?
 
-Trains RELAXA2C or LAXA2C (by the action space), A2C with a state baseline ĉ(s), and A2C, with the same
-hyper-parameters but for the control variate's, over several seeds. Prints a table with intervals and draws a plot.
-Every run is recorded when it ends: the same command goes on where it was stopped, and more --seeds add to them."""
+Trains the algorithm for the environment's actions (RELAXA2C, LAXA2C, …), A2C with a state baseline ĉ(s), and A2C,
+with the same hyper-parameters but for the control variate's, over several seeds. Prints a table with intervals and
+draws a plot. Every run is recorded when it ends: the same command goes on where it was stopped, and more --seeds add
+to them."""
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -88,9 +89,7 @@ def compare(arguments: argparse.Namespace) -> int:
         require_count(f"--{name}", getattr(arguments, name))
     import_packages(arguments.gym_packages)
     env_id = imported_id(arguments.env)
-    if env_id not in gym.registry:
-        where = "All: python -c 'import gymnasium; gymnasium.pprint_registry()'"
-        raise unknown_name("environment", env_id, gym.registry, where)
+    require_registered(env_id)
     algorithm = _algorithm(arguments.algo, env_id)
     arms = arms_of(algorithm, ALGORITHMS[algorithm].__name__, _entry(arguments, algorithm, env_id))
     folder = arguments.output or Path("compare", env_id.replace("/", "-"))

@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 class Episodes(BaseCallback):
     """Every episode's return and the step at which it ended, and every update's variance with ĉ and without.
 
-    Returns are those of SB3's Monitor, rounded to two digits. The variances are what the algorithms of this package
+    Returns are those of SB3's Monitor, to six significant digits. The variances are what the algorithms of this package
     log; ``learn(log_interval=...)`` clears one of them at each of its intervals.
     """
 
@@ -21,7 +21,7 @@ class Episodes(BaseCallback):
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
             if "episode" in info:
-                self.returns.append(round(float(info["episode"]["r"]), 2))
+                self.returns.append(float(f"{info['episode']['r']:.6g}"))
                 self.steps.append(self.num_timesteps)
         return True
 

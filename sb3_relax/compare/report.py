@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from math import comb
+from math import comb, floor, log10
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,8 @@ NOTE = (
     "Interquartile means over seeds [95% bootstrap intervals]. During training: the mean over all steps of the return "
     "of the episode that ended last. At the end: over the last tenth of the steps. Better than A2C: the share of pairs "
     "of runs in which this one has the higher return during training; half means no difference. Gradient variance: of "
-    "one step, at the parameters of the action distribution, over all updates together."
+    "one step, at the parameters of the action distribution, over all updates together. Intervals of few seeds are too "
+    "narrow: whether there is a difference, the sentences above say."
 )
 #: of a test that calls a difference one
 LEVEL = 0.05
@@ -87,10 +88,10 @@ def sentence(ours: Side, theirs: Side) -> str:
     pair, n, m = f"{ours.label} and {theirs.label}", len(ours.records), len(theirs.records)
     if 2 / comb(n + m, n) >= LEVEL:
         return f"Between {pair} so few seeds cannot show a difference, whatever they find: take at least --seeds 4."
-    p_value = float(stats.mannwhitneyu(ours.during, theirs.during).pvalue)
+    wins, p_value = map(float, stats.mannwhitneyu(ours.during, theirs.during))
     if not p_value < LEVEL:  # NaN where all are the same
         return f"Between {pair} these seeds show no difference (p = {p_value:.2g})."
-    more = "more" if np.median(ours.during) > np.median(theirs.during) else "less"
+    more = "more" if wins > n * m / 2 else "less"  # as tested: medians may be level, or the other way round
     return f"{ours.label} had {more} return during training than {theirs.label} (p = {p_value:.2g})."
 
 
@@ -140,7 +141,7 @@ def _row(side: Side, sides: Sequence[Side], baseline: str) -> tuple[str, ...]:
     if against is not None and side.label != baseline:
         chance = probability_of_improvement({"": side.during}, {"": against.during})
         better = _written(chance, min(count, len(against.records)), 2)
-    during, end = (_written(iqm(scores), count, 1) for scores in (side.during, side.at_the_end))
+    during, end = (_returns(iqm(scores), count) for scores in (side.during, side.at_the_end))
     return side.label, during, end, better, ratio, seconds
 
 
@@ -152,8 +153,14 @@ def _has_episodes(side: Side) -> bool:
     return all(record["episode_returns"] for record in side.records)
 
 
+def _returns(interval: Interval, count: int) -> str:
+    """As many digits as tell small returns apart: three of the largest number where that is below 1."""
+    largest = max(map(abs, interval))
+    digits = 2 - floor(log10(largest)) if 0 < largest < 1 else 1
+    return _written(interval, count, 0 if largest >= 1000 else digits)
+
+
 def _written(interval: Interval, count: int, digits: int) -> str:
     """One run alone has no interval."""
-    digits = 0 if abs(interval.value) >= 1000 else digits
     value, low, high = (f"{number:,.{digits}f}" for number in interval)
     return value if count == 1 else f"{value} [{low}, {high}]"

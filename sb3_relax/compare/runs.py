@@ -28,6 +28,12 @@ from sb3_relax.optional import import_packages
 from sb3_relax.tasks.records import provenance, write_record
 from sb3_relax.zoo.registry import ExperimentManager, register
 
+#: why all runs end at once, and what to do
+KILLED = (
+    "A process was killed, by hand or for want of memory, and that ends all that were running: the same command goes "
+    "on, and with fewer --jobs takes less memory"
+)
+
 
 class Job(NamedTuple):
     """One run."""
@@ -100,7 +106,7 @@ def run(job: Job) -> None:
 
 
 def run_all(jobs: Sequence[Job], count: int, landed: Callable[[Job, str | None], None]) -> None:
-    """Run jobs, ``count`` at a time. One that fails does not take the others with it.
+    """Run jobs, ``count`` at a time. One that fails does not take the others with it; one that is killed does.
 
     :param landed: called here whenever one has ended, with the error where it has failed
     """
@@ -110,8 +116,8 @@ def run_all(jobs: Sequence[Job], count: int, landed: Callable[[Job, str | None],
         futures = {pool.submit(failure_of, job): job for job in jobs}
         try:
             for future in as_completed(futures):
-                died = future.exception()  # of a process that was killed, for want of memory or by hand
-                landed(futures[future], future.result() if died is None else str(died))
+                died = future.exception()
+                landed(futures[future], future.result() if died is None else f"{died} {KILLED}")
         except BaseException:  # an interrupt: the pool would finish all that it has been given
             for process in multiprocessing.active_children():
                 process.terminate()

@@ -16,7 +16,7 @@ RESAMPLES = 2000
 
 
 class Interval(NamedTuple):
-    """An estimate and its 95% bootstrap interval."""
+    """An estimate and its 95% bootstrap interval, which is NaN where a single run is compared with runs that vary."""
 
     value: float
     low: float
@@ -95,6 +95,8 @@ def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Any, seed: int) -> In
     value = float(statistic(*samples))
     if all((sample == sample[0]).all() for sample in samples):
         return Interval(value, value, value)  # scipy would warn: nothing varies
+    if min(map(len, samples)) < 2:
+        return Interval(value, np.nan, np.nan)  # scipy would refuse: how much one run varies is not known
     # scipy draws each sample anew by itself, which is what makes the bootstrap stratified
     low, high = stats.bootstrap(
         samples, statistic, n_resamples=RESAMPLES, method="percentile", vectorized=True, rng=np.random.default_rng(seed)

@@ -20,6 +20,7 @@ from sb3_relax.catalogue import family_of
 from sb3_relax.errors import UsageError
 from sb3_relax.export.memory import Memory
 from sb3_relax.export.normalizer import Normalizer, Observation, parts_of
+from sb3_relax.policy_gradient.flat_actions import FlatActions
 from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
 
 #: steps in the examples that the exports trace: one would be taken for a constant
@@ -50,7 +51,8 @@ class Controller(nn.Module):
         the other, as in a mask; of MultiBinary, the probability of each bit's being 1
     :param value: whether to give V, ``[N]``, in the units it was trained in
     :raises TypeError: for a policy of another kind
-    :raises UsageError: (a ``ValueError``) for the probabilities of Box actions, or statistics of other observations
+    :raises UsageError: (a ``ValueError``) for the probabilities of Box actions or of actions of several parts, or for
+        statistics of other observations
 
     Example::
 
@@ -75,7 +77,10 @@ class Controller(nn.Module):
             raise TypeError(f"only actor-critic policies can be exported; got {type(policy).__name__}")
         self.bounded = isinstance(policy.action_space, spaces.Box)
         if probabilities and self.bounded:
-            raise UsageError("probabilities must be False: Box actions have a density, and no probabilities")
+            why = "Box actions have a density, and no probabilities"
+            if isinstance(policy.action_space, FlatActions):
+                why = "actions of several parts are exported without them"
+            raise UsageError(f"probabilities must be False: {why}")
         self.policy = policy
         self.probabilities, self.value = probabilities, value
         self.normalizer = None if vec_normalize is None else Normalizer(vec_normalize, policy.observation_space)

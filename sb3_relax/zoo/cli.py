@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="sb3-relax",
-        description="rl-zoo with laxa2c, relaxa2c, their recurrent (_lstm) and maskable (_mask) kinds and a2c_matched.",
+        description="rl-zoo with laxa2c, relaxa2c, their recurrent (_lstm), maskable (_mask) and hybrid (_hybrid) "
+        "kinds, and a2c_matched.",
         epilog="commands:\n" + "\n".join(f"  {name:14} {command.help}" for name, command in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -36,6 +36,9 @@ ZOO_KEYS = frozenset(
 #: arguments that rl_zoo3's command line sets
 SET_BY_ZOO = frozenset(["env", "tensorboard_log", "verbose", "seed", "device"])
 
+#: algorithms whose runs without a control variate are runs of a2c_matched
+MATCHED = ("laxa2c", "relaxa2c")
+
 #: keys whose values may be ``lin_x``
 RATES = ("learning_rate", *COEFFICIENTS, *Hyperparameters.schedules())
 
@@ -110,7 +113,7 @@ def require_own_name(name: str, hyperparams: dict[str, Any]) -> None:
     """
     rate = to_rate("cv_learning_rate", hyperparams.get("cv_learning_rate"))
     without = hyperparams.get("control_variate") == "none" or rate == 0
-    if name in ("laxa2c", "relaxa2c") and without:
+    if name in MATCHED and without:
         raise UsageError(
             "these hyper-parameters leave out the control variate. Such a run has a name of its own, so that no plot "
             f"takes it for one of {name}: use --algo a2c_matched"

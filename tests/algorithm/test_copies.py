@@ -48,6 +48,17 @@ def test_the_control_variate_is_kept_whatever_is_overridden(what):
     assert all(getattr(copy, name) == getattr(model, name) for name in others)
 
 
+@pytest.mark.parametrize("own", [dict(update_rule="kfac", target_kl=0.01), dict(critic_learning_rate=1e-3)])
+def test_parts_with_a_state_of_their_own_are_made_anew(own):
+    """An update rule's statistics and V's optimizer are for training, which the copy is not for."""
+    model = trained(**own)
+    copy = frozen_copy(model, 1, cv_guard=False)
+    assert same(copy.policy, model.policy)
+    assert same(in_full(copy), in_full(model))
+    assert type(copy.update_rule) is type(model.update_rule)
+    assert (copy.critic.optimizer is None) == (model.critic.optimizer is None)
+
+
 @pytest.mark.parametrize("guarded", [True, False])
 def test_the_guard_is_put_on_or_taken_off(guarded):
     model = trained(cv_guard=not guarded)

@@ -1,5 +1,6 @@
 """Invalid action masking: exact under masks, masked actions out of play, sb3-contrib's tools at work."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -388,6 +389,15 @@ def test_evaluation_without_masks_warns_and_names_what_gives_them(recwarn):
     assert warned() == set()
     with pytest.raises(ValueError, match=r"no method action_masks\(\)"):
         UnderMasks(unmasked, eval_env)
+
+
+def test_an_agent_that_asks_for_masks_is_copied_with_its_environment():
+    env = masked("discrete")
+    agent = UnderMasks(MaskableRELAXA2C("MlpPolicy", env, device="cpu"), env)
+    again = copy.deepcopy(agent)
+    assert again.model is not agent.model
+    assert again.num_timesteps == 0  # the model's own
+    assert again.predict(again.env.reset())[0].shape == (again.env.num_envs,)
 
 
 def test_a_callback_may_ask_the_policy_and_sees_the_masks():

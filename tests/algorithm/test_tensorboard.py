@@ -80,7 +80,7 @@ def test_a_long_run_has_few_points_each_of_the_last_hundred_updates(tmp_path):
 
 
 def test_the_layout_is_there_unasked_and_asks_first_whether_it_helps(tmp_path):
-    agent(tmp_path).learn(100, log_interval=1)
+    agent(tmp_path, critic_learning_rate=1e-3).learn(100, log_interval=1)
     events = events_of(tmp_path / "RELAXA2C_1")
     layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0])
     assert [category.title for category in layout.category] == list(LAYOUT)
@@ -89,6 +89,8 @@ def test_the_layout_is_there_unasked_and_asks_first_whether_it_helps(tmp_path):
     assert [(band.value, band.low, band.high) for band in map(band_of, chart.margin.series)] == [BAND, (NO_EFFECT,) * 3]
     # every tag of the layout is one that is logged (evaluation is EvalCallback's, and optional)
     assert set(tags_of(LAYOUT)) - {"eval/mean_reward"} <= set(events.Tags()["scalars"])
+    # and every learning rate is drawn
+    assert {tag for tag in events.Tags()["scalars"] if tag.endswith("learning_rate")} <= set(tags_of(LAYOUT))
     # the tabs "Time Series" and "Scalars" show groups of tags by the alphabet
     assert min(events.Tags()["scalars"]) == RATIO
 

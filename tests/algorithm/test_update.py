@@ -172,7 +172,10 @@ def test_further_steps_of_v_are_clipped_steps_towards_the_returns(max_grad_norm)
     assert norm > 1e-2
     expected = [p - 0.1 * g * min(1.0, max_grad_norm / norm) for p, g in zip(critic, gradients, strict=True)]
     model.critic.fit(
-        Batch(observations, actions, advantages, returns, np.arange(N), (N, 1)), model.vf_coef, model.max_grad_norm
+        Batch(observations, actions, advantages, returns, np.arange(N), (N, 1)),
+        model.vf_coef,
+        model.max_grad_norm,
+        model.noise_generator,
     )
     assert all(th.allclose(p, e, rtol=1e-4, atol=1e-8) for p, e in zip(critic, expected, strict=True))
 

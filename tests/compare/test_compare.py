@@ -1,6 +1,7 @@
 """``sb3-relax compare``: three arms that differ by the control variate alone, and reruns that go on."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,12 +13,12 @@ import pytest
 import yaml
 
 from sb3_relax.compare import cli, runs
-from sb3_relax.compare.arms import arms_of
+from sb3_relax.compare.arms import arms_of, keep_entries
 from sb3_relax.zoo import cli as zoo
 from sb3_relax.zoo.registry import ALGORITHMS
 
 MINE = Path(__file__).parents[1] / "zoo" / "mine.py"
-NAMES = ("MyEnv-v0", "Masked-v0", "Parts-v0", "Torques-v0", "Broken-v0")
+NAMES = ("MyEnv-v0", "Masked-v0", "Parts-v0", "Torques-v0", "Mixed-v0", "Broken-v0")
 RUNS = {f"{arm}-{seed}.json" for arm in ("relaxa2c", "state-baseline", "a2c") for seed in range(2)}
 
 
@@ -147,9 +148,13 @@ def test_no_episode_ended(capsys):
 @pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize(
     ("name", "algorithm", "baseline"),
-    [("Masked-v0", "relaxa2c_mask", "relaxa2c_mask"), ("Torques-v0", "laxa2c", "a2c_matched")],
+    [
+        ("Masked-v0", "relaxa2c_mask", "relaxa2c_mask"),
+        ("Torques-v0", "laxa2c", "a2c_matched"),
+        ("Mixed-v0", "relaxa2c_hybrid", "relaxa2c_hybrid"),
+    ],
 )
-def test_masks_and_box_actions(name, algorithm, baseline):
+def test_masks_and_box_actions_and_both_kinds(name, algorithm, baseline):
     assert compare(env=f"mine:{name}", seeds="1") == 0
     records = recorded(f"compare/{name}")
     assert records["a2c-0.json"]["algorithm"] == baseline
@@ -182,6 +187,35 @@ def test_the_arms_differ_by_the_control_variate_alone(algorithm):
     matched = algorithm in ("laxa2c", "relaxa2c")
     assert a2c.entry == (common if matched else {**common, "control_variate": "none"})
     assert yaml.safe_load(yaml.safe_dump(state.entry)) == state.entry
+
+
+@pytest.mark.usefixtures("_here")
+def test_an_entry_of_schedules_and_another_update_rule():
+    """Each arm's file is read by the machine's own encoding, and says what the entry says but for ĉ."""
+    shared = {"ent_coef": "lin_0.01", "critic_learning_rate": "lin_2e-3", "update_rule": "kfac", "target_kl": 0.01}
+    entry = {"policy": "MlpPolicy", "n_timesteps": 200, "cv_learning_rate": "lin_1e-2", **shared, "env_wrapper": "ĉ"}
+    Path("mine.yml").write_text(yaml.safe_dump({"MyEnv-v0": {k: v for k, v in entry.items() if k != "env_wrapper"}}))
+    assert compare("--conf-file", "mine.yml", seeds="1") == 0
+    for record in recorded().values():
+        assert record["hyperparams"].items() >= shared.items()
+        assert ("cv_learning_rate" in record["hyperparams"]) == (record["arm"] != "a2c")
+    keep_entries(arms_of("relaxa2c", "Ours", entry), "MyEnv-v0", Path("folder"))
+    assert all(file.read_bytes().isascii() for file in Path("folder").glob("*.yml"))
+    keep_entries(arms_of("relaxa2c", "Ours", entry), "MyEnv-v0", Path("folder"))
+
+
+class Killed:
+    """What kills the process that it is handed to, as want of memory does."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_a_killed_process_says_what_helps():
+    landed = []
+    runs.run_all([Killed()], 1, lambda _, error: landed.append(error))
+    assert len(landed) == 1
+    assert "with fewer --jobs takes less memory" in landed[0]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_relax import LAXA2C, RELAXA2C, optional
+from sb3_relax import LAXA2C, RELAXA2C, HybridRELAXA2C, optional
 from sb3_relax.errors import UsageError
 from sb3_relax.export import Controller, to_onnx, to_torchscript
 from tests.export.running import RUNS, decided, run_onnx, run_torchscript, seen
@@ -75,6 +75,22 @@ def test_actions_are_those_of_predict(export, case, tmp_path):
         expected = predict(model, given)
         np.testing.assert_allclose(run(given)["action"], expected, rtol=1e-4, atol=1e-4)
     assert len(np.unique(expected)) > 1
+
+
+@pytest.mark.parametrize("export", RUNS)
+def test_actions_of_several_parts_are_flat(export, tmp_path):
+    """Box parts inside their bounds, discrete ones counted from 0; unflatten() makes them the environment's."""
+    parts = spaces.Dict(at=BOX, what=spaces.Discrete(3, start=1), bits=spaces.MultiBinary(2))
+    env = DummyVecEnv([lambda: TinyEnv(parts, observation_space=VECTOR)])
+    model = decided(HybridRELAXA2C("MlpPolicy", env, device="cpu"))
+    given = observations(VECTOR, 50)
+    flat = export(model, tmp_path / "agent", value=True)(given)["action"]
+    expected = model.predict(given, deterministic=True)[0]
+    np.testing.assert_allclose(flat, [model.action_space.flatten(action) for action in expected], rtol=1e-4, atol=1e-4)
+    assert {action["what"] for action in model.action_space.unflatten(flat)} == {1, 2, 3}
+    assert all(BOX.contains(action["at"]) for action in model.action_space.unflatten(flat))
+    with pytest.raises(UsageError, match="False: actions of several parts are exported without them"):
+        Controller(model, probabilities=True)
 
 
 @pytest.mark.parametrize("case", ["clipped", "dict"])

@@ -7,6 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_relax.algorithm.masked import Masked
 from sb3_relax.export import Controller
 from tests.export.running import RUNS, decided, run_onnx, run_torchscript, seen
 from tests.helpers import ACTION_SPACES, TinyEnv
@@ -16,7 +17,12 @@ from sb3_contrib.common.maskable.utils import get_action_masks  # noqa: E402
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy  # noqa: E402
 from sb3_contrib.common.recurrent.type_aliases import RNNStates  # noqa: E402
 
-from sb3_relax import MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C  # noqa: E402
+from sb3_relax import (  # noqa: E402
+    MaskableRecurrentRELAXA2C,
+    MaskableRELAXA2C,
+    RecurrentLAXA2C,
+    RecurrentRELAXA2C,
+)
 
 N_ENVS = 3
 VECTOR = spaces.Box(-3.0, 3.0, (5,), np.float32)
@@ -34,7 +40,7 @@ class MaskedEnv(TinyEnv):
 
 
 def make(algorithm, policy, action_space, observation_space=VECTOR, **arguments):
-    kind = MaskedEnv if algorithm is MaskableRELAXA2C else TinyEnv
+    kind = MaskedEnv if issubclass(algorithm, Masked) else TinyEnv
 
     def env(length):
         return lambda: kind(action_space, length=length, observation_space=observation_space)
@@ -186,31 +192,37 @@ def test_weights_that_nothing_asks_for_are_not_in_the_file(tmp_path):
     assert 1.8 < (tmp_path / "value").stat().st_size / (tmp_path / "action").stat().st_size < 2.2
 
 
-class MaskableRecurrentPolicy(RecurrentActorCriticPolicy):
-    """Masks and memory together, in the least that a policy of both needs: allowed logits stay, others fall."""
-
-    def forward(self, obs, lstm_states, episode_starts, deterministic=False, action_masks=None):
-        self.masks = action_masks
-        return super().forward(obs, lstm_states, episode_starts, deterministic)
-
-    def _predict(self, observation, lstm_states, episode_starts, deterministic=False, action_masks=None):
-        self.masks = action_masks
-        return super()._predict(observation, lstm_states, episode_starts, deterministic)
-
-    def _get_action_dist_from_latent(self, latent_pi):
-        logits = self.action_net(latent_pi)
-        return self.action_dist.proba_distribution(logits if self.masks is None else logits - 1e8 * ~self.masks)
-
-    masks = None
-
-
-def test_masks_and_memory_together(tmp_path):
-    model = decided(sb3_contrib.RecurrentPPO(MaskableRecurrentPolicy, "CartPole-v1", device="cpu"))
-    masks = np.array([[True, False], [False, True], [True, True]])
-    zeros = np.zeros((1, 3, 256), np.float32)
-    context = {"action_masks": masks, "hidden_state": zeros, "cell_state": zeros, "episode_start": np.ones(3, bool)}
-    outputs = run_torchscript(model, tmp_path / "agent")(np.ones((3, 4), np.float32), **context)
-    assert outputs["action"][:2].tolist() == [0, 1]
+@pytest.mark.parametrize("export", RUNS)
+@pytest.mark.parametrize("space", ["discrete", "multidiscrete", "multibinary"])
+def test_masks_and_memory_together(export, space, tmp_path):
+    model = make(MaskableRecurrentRELAXA2C, "MlpLstmPolicy", ACTION_SPACES[space], policy_kwargs=LSTMS["one for each"])
+    run = export(model, tmp_path / "agent", probabilities=True, value=True)
+    env = model.get_env()
+    zeros = np.zeros((2, N_ENVS, 16), np.float32)
+    kept = {f"{whose}{kind}_state": zeros for whose in ("", "critic_") for kind in ("hidden", "cell")}
+    state, start = None, np.ones(N_ENVS, bool)
+    observation, actions, changed, ended = env.reset(), [], 0, 0
+    for _ in range(30):
+        masks = get_action_masks(env)
+        unmasked, _ = model.policy.predict(observation, state=state, episode_start=start, deterministic=True)
+        expected, state = model.predict(
+            observation, state=state, episode_start=start, deterministic=True, action_masks=masks
+        )
+        outputs = run(observation, **kept, action_masks=masks, episode_start=start)
+        np.testing.assert_array_equal(outputs["action"], expected)
+        np.testing.assert_allclose(outputs["next_hidden_state"], state[0], atol=1e-5)
+        np.testing.assert_allclose(outputs["next_cell_state"], state[1], atol=1e-5)
+        np.testing.assert_array_less(outputs["action_probabilities"][~masks], 1e-12)
+        # one for each variable
+        np.testing.assert_allclose(outputs["action_probabilities"].sum(1), np.size(expected[0]), rtol=1e-5)
+        kept = {name: outputs[f"next_{name}"] for name in kept}
+        actions.append(expected)
+        changed += (expected != unmasked).sum()
+        observation, _, start, _ = env.step(expected)
+        ended += start.sum()
+    assert changed > 5  # what the masks forbade was not chosen anyway
+    assert ended > 5
+    assert seen(actions) > 1
 
 
 class OwnMemory(RecurrentActorCriticPolicy):

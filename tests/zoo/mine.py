@@ -55,6 +55,15 @@ class Torques(MyEnv):
     action_space = spaces.Box(-1, 1, (2,), np.float32)
 
 
+class Mixed(MyEnv):
+    action_space = spaces.Dict(at=spaces.Box(-1, 1, (2,), np.float32), what=spaces.Discrete(3, start=1))
+
+    def step(self, action):
+        if not self.action_space.contains(action):
+            raise TypeError(f"{action} is none of {self.action_space}")
+        return super().step(action["what"])
+
+
 class Broken(MyEnv):
     """Its rewards are none."""
 
@@ -63,5 +72,5 @@ class Broken(MyEnv):
         return observation, float("nan"), *rest
 
 
-for kind in (MyEnv, Masked, Parts, Torques, Broken):
+for kind in (MyEnv, Masked, Parts, Torques, Mixed, Broken):
     gym.register(f"{kind.__name__}-v0", kind)

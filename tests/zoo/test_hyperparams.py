@@ -9,8 +9,17 @@ import rl_zoo3.import_envs  # noqa: F401  (registers the environments without ve
 from stable_baselines3 import A2C
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_relax import LAXA2C, RELAXA2C, MaskableRecurrentRELAXA2C, MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
+from sb3_relax import (
+    LAXA2C,
+    RELAXA2C,
+    HybridRELAXA2C,
+    MaskableRecurrentRELAXA2C,
+    MaskableRELAXA2C,
+    RecurrentLAXA2C,
+    RecurrentRELAXA2C,
+)
 from sb3_relax.errors import UnknownName, UsageError
+from sb3_relax.zoo import cli, registry
 from sb3_relax.zoo.hyperparams import (
     check_keys,
     check_sizes,
@@ -23,13 +32,14 @@ from sb3_relax.zoo.hyperparams import (
 from sb3_relax.zoo.matched import MatchedA2C
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_CONTRIB = {
+OF_OTHER_POLICIES = {
     "laxa2c_lstm": RecurrentLAXA2C,
     "relaxa2c_lstm": RecurrentRELAXA2C,
     "relaxa2c_mask": MaskableRELAXA2C,
     "relaxa2c_mask_lstm": MaskableRecurrentRELAXA2C,
+    "relaxa2c_hybrid": HybridRELAXA2C,
 }
-ALGORITHMS = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C, "a2c": A2C, **OF_CONTRIB}
+ALGORITHMS = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C, "a2c": A2C, **OF_OTHER_POLICIES}
 ENTRIES = [(name, env_id) for name in ALGORITHMS for env_id in read_entries(hyperparams_file(name))]
 MATCHED = [env_id for name, env_id in ENTRIES if name == "a2c"]
 
@@ -59,6 +69,15 @@ def test_every_key_is_an_argument_and_every_environment_exists(name, env_id):
     if name == "a2c":
         check_keys("a2c_matched", env_id, keys, {"a2c_matched": MatchedA2C})
     assert env_id == "default" or env_id in gym.registry
+
+
+def test_every_algorithm_is_named_in_the_commands_help_and_on_its_page(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    told, page = capsys.readouterr().out, (ROOT / "docs" / "zoo.md").read_text()
+    for name in registry.ALGORITHMS:
+        assert f"`{name}`" in page
+        assert all(f"_{kind}" in told for kind in name.split("_")[1:])
 
 
 def test_a_mistyped_key_is_refused_with_the_nearest():
@@ -91,7 +110,7 @@ def test_the_baseline_differs_by_the_control_variate_alone(env_id):
 
 
 def test_the_baseline_has_every_environment():
-    assert set(MATCHED) == {env_id for name, env_id in ENTRIES if name not in OF_CONTRIB}
+    assert set(MATCHED) == {env_id for name, env_id in ENTRIES if name not in OF_OTHER_POLICIES}
 
 
 def test_a_run_without_control_variate_goes_by_its_own_name():

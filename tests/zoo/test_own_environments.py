@@ -13,9 +13,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_relax import RELAXA2C
 from sb3_relax.zoo import cli, masks
+from sb3_relax.zoo.choice import choose_algorithm
+from sb3_relax.zoo.registry import ALGORITHMS
 
 MINE = Path(__file__).with_name("mine.py")
-NAMES = ("MyEnv-v0", "Masked-v0", "Parts-v0", "Torques-v0", "Broken-v0")
+NAMES = ("MyEnv-v0", "Masked-v0", "Parts-v0", "Torques-v0", "Mixed-v0", "Broken-v0")
 #: short, quiet runs
 SMALL = ("-n", "400", "--device", "cpu", "--num-threads", "1", "--verbose", "0", "-f", "logs")
 
@@ -77,7 +79,13 @@ def test_plots_need_no_module(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "algorithm"), [("Torques-v0", "laxa2c"), ("Parts-v0", "relaxa2c"), ("Masked-v0", "relaxa2c_mask")]
+    ("name", "algorithm"),
+    [
+        ("Torques-v0", "laxa2c"),
+        ("Parts-v0", "relaxa2c"),
+        ("Masked-v0", "relaxa2c_mask"),
+        ("Mixed-v0", "relaxa2c_hybrid"),
+    ],
 )
 def test_the_algorithm_is_chosen_by_the_actions(name, algorithm):
     """A Dict of observations needs another policy than the default entry's."""
@@ -86,6 +94,16 @@ def test_the_algorithm_is_chosen_by_the_actions(name, algorithm):
     config = yaml.unsafe_load(Path(f"logs/{algorithm}/{name}_1/{name}/config.yml").read_text())
     assert config["policy"] == ("MultiInputPolicy" if name == "Parts-v0" else "MlpPolicy")
     cli.main(["enjoy", "--env", f"mine:{name}", "-f", "logs", "-n", "20", "--no-render"])
+
+
+def test_masks_that_no_algorithm_takes_are_not_passed_over_in_silence():
+    mine = runpy.run_path("mine.py")
+    gym.register("Broken-v0", type("MaskedMixed", (mine["Mixed"],), {"action_masks": lambda self: [True] * 3}))
+    name, reason = choose_algorithm("Broken-v0", None, ALGORITHMS)
+    assert name == "relaxa2c_hybrid"
+    assert "The environment's masks are ignored" in reason
+    assert "masks are ignored" not in choose_algorithm("Masked-v0", None, ALGORITHMS)[1]
+    assert "masks" not in choose_algorithm("Mixed-v0", None, ALGORITHMS)[1]
 
 
 def test_an_agent_to_go_on_with_keeps_its_algorithm(capsys):

@@ -38,16 +38,21 @@ class Critic:
         if not own:
             raise UsageError("critic_learning_rate needs weights that V alone depends on; this policy shares them all")
         make: Any = policy.optimizer_class
+        rate = policy.optimizer.defaults["lr"]
 
-        def optimizer_of(wanted: bool) -> th.optim.Optimizer:
-            # the groups hold every setting
+        def groups_of(wanted: bool) -> list[dict[str, Any]]:
+            # a group holds every setting
             groups = [
                 {**group, "params": [p for p in group["params"] if any(p is weight for weight in own) == wanted]}
                 for group in policy.optimizer.param_groups
             ]
-            return make([group for group in groups if group["params"]], lr=0.0)
+            return [group for group in groups if group["params"]]
 
-        critic, policy.optimizer = optimizer_of(True), optimizer_of(False)
+        # a policy that an agent had before has given its weights up already
+        of_critic = groups_of(True) or [{**policy.optimizer.param_groups[0], "params": own}]
+        # the default is the rate that training began with
+        rate = policy.optimizer.defaults["lr"]
+        critic, policy.optimizer = make(of_critic, lr=rate), make(groups_of(False), lr=rate)
         return critic
 
     def set_learning_rate(self, rate: float) -> None:

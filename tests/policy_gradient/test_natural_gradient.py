@@ -99,6 +99,7 @@ KFAC_CASES = {
 CG_CASES = {
     "lstm": lambda **kw: made(RecurrentRELAXA2C, TinyEnv(ACTION_SPACES["discrete"]), name="MlpLstmPolicy", **kw),
     "lstm box": lambda **kw: made(RecurrentLAXA2C, TinyEnv(BOX), name="MlpLstmPolicy", **kw),
+    "lstm gSDE": lambda **kw: made(RecurrentLAXA2C, TinyEnv(BOX), name="MlpLstmPolicy", use_sde=True, **kw),
     "attention": lambda **kw: made(LAXA2C, TinyEnv(BOX), policy=dict(features_extractor_class=Attention), **kw),
     "norm": lambda **kw: made(LAXA2C, TinyEnv(BOX), policy=dict(features_extractor_class=Normed), **kw),
 }
@@ -381,8 +382,9 @@ def test_a_flat_objective_is_not_stepped_along_for_long():
     assert max((p - q).abs().max() for p, q in zip(model.policy.parameters(), before, strict=True)) < 0.1
 
 
-def test_a_schedule_of_the_learning_rate_shortens_the_steps():
-    model = PLAIN["discrete"](learning_rate=lambda progress: 1e-3 * progress)
+@pytest.mark.parametrize("critic_learning_rate", [None, 1e-3])
+def test_a_schedule_of_the_learning_rate_shortens_the_steps(critic_learning_rate):
+    model = PLAIN["discrete"](learning_rate=lambda progress: 1e-3 * progress, critic_learning_rate=critic_learning_rate)
     model.n_steps = 32
     kls = [measured["kl"] for measured, _ in recorded(model, 8)]
     rates = 1 - np.arange(1, 9) / 8

@@ -275,3 +275,12 @@ def test_gsde_noise_is_drawn_when_it_should_be(n_episodes, sde_sample_freq, held
             before, now = exploration.matrices[7 * rollout + i - 1 : 7 * rollout + i + 1]
             assert th.equal(before, now) == (i % held != 0)
         assert rollout == 0 or not th.equal(*exploration.matrices[7 * rollout - 1 : 7 * rollout + 1])
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"cv_action_dependent": False}, {"control_variate": "none"}])
+@pytest.mark.parametrize("cv_guard", [True, False])
+def test_it_trains_under_autocast_where_a2c_does(cv_guard, kwargs):
+    model = RELAXA2C("MlpPolicy", TinyEnv(ACTION_SPACES["discrete"]), device="cpu", cv_guard=cv_guard, **kwargs)
+    with th.autocast("cpu", th.float16):
+        model.learn(20)
+    assert all(weight.isfinite().all() for weight in model.policy.parameters())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gymnasium import spaces
+from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.errors import UsageError
@@ -17,7 +18,7 @@ class WithoutControlVariate(Hyperparameters):
     """What is left of the hyper-parameters where there is no ĉ; what is ĉ's is not searched."""
 
     control_variate: Any = "none"
-    cv_learning_rate: float = 0.0
+    cv_learning_rate: float | Schedule = 0.0
     n_cv_steps: int = 1
 
     def check(self, action_space: spaces.Space, n_envs: int) -> None:

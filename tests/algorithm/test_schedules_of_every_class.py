@@ -27,8 +27,20 @@ class Masked(TinyEnv):
         return [True] * 3
 
 
+class TinyHybrid(TinyEnv):
+    def __init__(self):
+        super().__init__(spaces.Dict(how=ACTION_SPACES["box"], what=ACTION_SPACES["discrete"]))
+
+    def step(self, action):
+        self.t += 1
+        return self._observe(), float(action["what"]), self.t >= self.length, False, {}
+
+
 def make(algorithm, **kwargs):
-    env = Masked(ACTION_SPACES["box" if spaces.Box in algorithm.action_spaces else "discrete"])
+    if spaces.Dict in algorithm.action_spaces:
+        env = TinyHybrid()
+    else:
+        env = Masked(ACTION_SPACES["box" if spaces.Box in algorithm.action_spaces else "discrete"])
     policy = next(name for name in ("MlpPolicy", "MlpLstmPolicy") if name in algorithm.policy_aliases)
     return algorithm(policy, env, seed=0, device="cpu", **kwargs)
 

@@ -61,8 +61,8 @@ MISTAKES = {
         "learning_rate must be a number, or lin_ and a number as in lin_3e-3; got 'exp_1'",
     ),
     "text for a number": (
-        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-params", "vf_coef:'1e-3'"],
-        "vf_coef must be a finite number >= 0; got '1e-3'",
+        ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-params", "gae_lambda:'0.9'"],
+        "gae_lambda must be a finite number between 0 and 1; got '0.9'",
     ),
     "no environments": (
         ["train", "--algo", "relaxa2c", "--env", "CartPole-v1", "-params", "n_envs:0"],

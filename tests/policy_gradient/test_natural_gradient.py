@@ -12,7 +12,7 @@ from sb3_contrib.common.wrappers import ActionMasker
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_relax import LAXA2C, RELAXA2C, MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
+from sb3_relax import LAXA2C, RELAXA2C, HybridRELAXA2C, MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.control_variates import CONTROL_VARIATES
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.update_rules.natural_gradient import rule as rule_module
@@ -26,6 +26,8 @@ from sb3_relax.policy_gradient.update_rules.natural_gradient.kfac import BlockAv
 from sb3_relax.policy_gradient.update_rules.natural_gradient.kronecker import KroneckerBlock, patches
 from sb3_relax.policy_gradient.update_rules.natural_gradient.rule import TOLERANCE, search
 from sb3_relax.policy_gradient.update_rules.natural_gradient.trace import Call, traced
+from tests.algorithm.test_hybrid import SPACES as SPACES_OF_PARTS
+from tests.algorithm.test_hybrid import HybridEnv
 from tests.helpers import ACTION_SPACES, TinyEnv, float64_model
 
 ARCH = dict(net_arch=dict(pi=[6], vf=[6], cv=[4]))
@@ -95,6 +97,7 @@ KFAC_CASES = {
         for space in ("discrete", "multidiscrete", "multibinary")
     },
     "episodes": lambda **kw: made(RELAXA2C, TinyEnv(ACTION_SPACES["discrete"]), n_episodes=4, **kw),
+    "several parts": lambda **kw: made(HybridRELAXA2C, HybridEnv(SPACES_OF_PARTS["nested"]), **kw),
 }
 CG_CASES = {
     "lstm": lambda **kw: made(RecurrentRELAXA2C, TinyEnv(ACTION_SPACES["discrete"]), name="MlpLstmPolicy", **kw),

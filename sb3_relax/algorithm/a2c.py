@@ -361,6 +361,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             allow_unused=True,
             materialize_grads=True,
         )
+        forget_graph(self.policy.action_dist)
         return dict(zip(named, gradients, strict=True))
 
     def learn(

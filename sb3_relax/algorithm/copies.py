@@ -17,7 +17,7 @@ from sb3_relax.errors import UsageError, refuse_unknown_arguments
 from sb3_relax.policy_gradient.hyperparameters import ATTRIBUTES, hyperparameters_of
 
 #: hyper-parameters that a copy does not share: it has a seed of its own, and its policy learns nothing
-NOT_COPIED = ("learning_rate", "seed")
+NOT_COPIED = ("learning_rate", "critic_learning_rate", "update_rule", "target_kl", "seed")
 
 
 def algorithm_of(action_space: spaces.Space) -> type[ControlVariateA2C]:
@@ -75,8 +75,8 @@ def frozen_copy(
     require_plain_policy(model)
     kind = type(model) if isinstance(model, ControlVariateA2C) else algorithm_of(model.action_space)
     refuse_unknown_arguments(kind, overrides, [*signature(kind).parameters, "n_envs"])
-    values = {**hyperparameters_of(model), **overrides}
-    own = {ATTRIBUTES.get(name, name): value for name, value in values.items() if name not in NOT_COPIED}
+    copied = {name: value for name, value in hyperparameters_of(model).items() if name not in NOT_COPIED}
+    own = {ATTRIBUTES.get(name, name): value for name, value in {**copied, **overrides}.items()}
     own |= {name: getattr(model, name) for name in ("observation_space", "action_space")}
     with th.random.fork_rng():
         copy = kind(model.policy_class, None, device=model.device, _init_setup_model=False)  # type: ignore[arg-type]

@@ -76,9 +76,8 @@ def _entries(action_space: spaces.Space) -> tuple[int, str]:
     if isinstance(action_space, spaces.MultiDiscrete):
         sizes = action_space.nvec.flatten().tolist()
         return sum(sizes), f"one for each value of each variable: {' + '.join(map(str, sizes))}"
-    return 2 * get_action_dim(
-        as_sb3_counts(action_space)
-    ), "two for each bit: whether it may be 0, and whether it may be 1"
+    bits = get_action_dim(as_sb3_counts(action_space))
+    return 2 * bits, "two for each bit: whether it may be 0, and whether it may be 1"
 
 
 def _layer_with_masks(env: gym.Env | VecEnv) -> VecEnv | None:

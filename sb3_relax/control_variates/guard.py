@@ -9,6 +9,7 @@ import torch as th
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.estimators import Estimate
 from sb3_relax.estimators.moments import ChangeMoments
+from sb3_relax.estimators.precision import in_dtype
 from sb3_relax.policy_gradient.policy_view import PolicyOutput
 from sb3_relax.policy_gradient.rollout import Rollout
 
@@ -21,7 +22,7 @@ class GuardedEstimate(Estimate):
     """
 
     def __init__(self, full: Estimate, share: float):
-        grad = th.lerp(full.score_term, full.grad, share)
+        grad = th.lerp(full.score_term, in_dtype(full.grad, full.score_term.dtype), share)
         super().__init__(full.latent, full.value, grad, score=full.score)
         self.full = full
         self.share = share

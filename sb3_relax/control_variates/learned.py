@@ -123,7 +123,8 @@ class NetworkControlVariate(LearnedControlVariate):
     ) -> dict[str, float]:
         log = super().fit(output, signal, estimate, generator)
         if self.network.log_temperature is not None:
-            log["temperature"] = learned_temperature(self.network.log_temperature).item()
+            with th.no_grad():
+                log["temperature"] = learned_temperature(self.network.log_temperature).item()
         return log
 
     def observe(self, estimate: Estimate) -> None:

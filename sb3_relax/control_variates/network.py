@@ -238,8 +238,8 @@ class AtStates:
         if not are_bare(list(network.parameters())):
             return *self.value_and_slope(z), None
         of_state, of_state_vjp = network.of_state_vjp(self.features)
-        temperature = self._temperature()
         with th.no_grad():
+            temperature = self._temperature()
             action = self._relax(z, temperature)
             x = self._flat(action)
             weight, bias = network.output()

@@ -33,6 +33,8 @@ def learned_temperature(log_temperature: Tensor) -> Tensor:
     Beyond a bound τ stays at it, and log τ gets a gradient only where that leads back. It can overshoot by the momentum
     of its optimizer, but is never stuck.
     """
+    if not torch.is_grad_enabled():  # autograd's bookkeeping would cost more than all else here
+        return _within_bounds(log_temperature).exp()
     return _Bounded.apply(log_temperature).exp()
 
 

@@ -19,7 +19,7 @@ from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn import functional as F
 
 from sb3_relax.estimators import Gaussian, GumbelOneHot, Joint, Latent, LogisticBernoulli, from_distribution
-from sb3_relax.estimators.latents import MASKED_LOGIT
+from sb3_relax.estimators.latents import masked_logit
 from sb3_relax.policy_gradient.action_spaces import as_sb3_counts, to_classes
 from sb3_relax.policy_gradient.flat_actions import FlatActions
 from sb3_relax.policy_gradient.hybrid_distribution import HybridDistribution
@@ -54,9 +54,8 @@ def _of_several(parts: list[Any]) -> GumbelOneHot:
     """D variables, padded to the widest."""
     sizes = th.tensor([part.logits.shape[-1] for part in parts], device=parts[0].logits.device)
     widest = int(sizes.max())
-    logits = th.stack(
-        [F.pad(part.logits, (0, widest - part.logits.shape[-1]), value=MASKED_LOGIT) for part in parts], dim=-2
-    )
+    never = masked_logit(parts[0].logits.dtype)
+    logits = th.stack([F.pad(part.logits, (0, widest - part.logits.shape[-1]), value=never) for part in parts], dim=-2)
     exists = th.arange(widest, device=sizes.device) < sizes.unsqueeze(-1)
     masks = [part.masks for part in parts if getattr(part, "masks", None) is not None]
     if masks:  # sb3-contrib masks all of the parts or none

@@ -48,16 +48,21 @@ class Critic(nn.Module):
         if not own:
             raise UsageError("critic_learning_rate needs weights that V alone depends on; this policy shares them all")
         make: Any = policy.optimizer_class
+        rate = policy.optimizer.defaults["lr"]
 
-        def optimizer_of(wanted: bool) -> th.optim.Optimizer:
-            # the groups hold every setting
+        def groups_of(wanted: bool) -> list[dict[str, Any]]:
+            # a group holds every setting
             groups = [
                 {**group, "params": [p for p in group["params"] if any(p is weight for weight in own) == wanted]}
                 for group in policy.optimizer.param_groups
             ]
-            return make([group for group in groups if group["params"]], **policy.optimizer.defaults)
+            return [group for group in groups if group["params"]]
 
-        critic, policy.optimizer = optimizer_of(True), optimizer_of(False)
+        # a policy that an agent had before has given its weights up already
+        of_critic = groups_of(True) or [{**policy.optimizer.param_groups[0], "params": own}]
+        # the default rate is the one that training began with
+        settings = policy.optimizer.defaults
+        critic, policy.optimizer = make(of_critic, **settings), make(groups_of(False), **settings)
         return critic
 
     def set_learning_rate(self, rate: float) -> None:

@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_relax.estimators import Latent
 from sb3_relax.policy_gradient.action_latents import latent_like, to_latent, to_sample
 from sb3_relax.policy_gradient.action_spaces import starts_of
+from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.second_derivatives import twice_differentiable
 from sb3_relax.policy_gradient.state_features import StateReader, reader_of
 
@@ -164,9 +165,10 @@ class PolicyView:
             # before the first batch, one step of zeros tells: in evaluation mode, since it is no data
             training = self.policy.training
             self.policy.set_training_mode(False)
-            with th.enable_grad():
+            with th.enable_grad(), twice_differentiable(self.policy):  # cuDNN's LSTMs have no derivative in this mode
                 self.evaluate(*step_of_zeros(self.policy), **self.context_of_zeros())
             self.policy.set_training_mode(training)
+            forget_graph(self.policy.action_dist)
         assert self._weights is not None
         return self._weights
 

@@ -140,3 +140,15 @@ def test_an_agent_of_sb3s_gets_the_algorithm_of_its_actions(env, kind):
     assert type(copy) is kind
     assert (copy.gamma, copy.n_steps) == (0.7, 9)
     assert same(copy.policy, model.policy)
+
+
+@pytest.mark.parametrize("kwargs", [dict(update_rule="kfac", target_kl=0.01), dict(critic_learning_rate=1e-3)])
+def test_what_moves_the_policy_is_not_copied_and_does_not_stand_in_the_way(kwargs):
+    model = trained(**kwargs)
+    copy = frozen_copy(model, 1)
+    assert same(copy.policy, model.policy)
+    assert same(copy.control_variate, model.control_variate)
+    assert (copy.update_rule_spec, copy.critic_learning_rate) == ("optimizer", None)
+    assert (
+        frozen_copy(model, 1, with_control_variate=False, **kwargs).critic_learning_rate == model.critic_learning_rate
+    )

@@ -78,6 +78,7 @@ def test_an_agent_is_copied_at_any_time(case, tmp_path):
     if case in ("RELAXA2C", "gSDE"):
         data = next(model.learn(10).rollout_buffer.get())
         model.policy_gradient(data.observations, data.actions, data.advantages)
+        copy.deepcopy(model.policy)
     copy.deepcopy(model).save(tmp_path / "agent")
     copy.deepcopy(CASES[case][0].load(tmp_path / "agent", device="cpu"))
 

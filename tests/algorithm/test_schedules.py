@@ -1,8 +1,11 @@
 """Rates and coefficients as schedules, and V's own learning rate."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.utils import LinearSchedule
 
@@ -152,3 +155,28 @@ def test_it_is_saved_and_goes_on(tmp_path):
 def test_a_policy_that_shares_all_weights_is_refused():
     with pytest.raises(UsageError, match="critic_learning_rate needs weights that V alone depends on"):
         build(policy=AllShared, critic_learning_rate=1e-3)
+
+
+def test_a_policy_may_be_taken_out_and_put_back():
+    """As in self-play: its optimizer has given V's weights up already."""
+    model = build(critic_learning_rate=0.01)
+    first = model.policy
+    for policy in (copy.deepcopy(first), first, copy.deepcopy(first)):
+        model.policy = policy
+        before = {name: weight.clone() for name, weight in policy.named_parameters()}
+        model.learn(5)
+        assert {*weights_of(model, model.critic.optimizer), *weights_of(model, policy.optimizer)} == {*before}
+        assert not any(th.equal(weight, before[name]) for name, weight in policy.named_parameters())
+
+
+def test_the_first_look_at_a_policy_is_without_cudnn():
+    """Whose LSTMs have no derivative in evaluation mode; V's own optimizer is made before any batch."""
+    enabled = []
+
+    class Noting(RecurrentActorCriticPolicy):
+        def evaluate_actions(self, *args, **kwargs):
+            enabled.append((self.training, th.backends.cudnn.enabled))
+            return super().evaluate_actions(*args, **kwargs)
+
+    build(RecurrentRELAXA2C, Noting, critic_learning_rate=0.01).learn(5)
+    assert enabled == [(False, False), (True, True)]

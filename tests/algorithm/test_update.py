@@ -278,3 +278,13 @@ def test_gsde_noise_is_drawn_when_it_should_be(n_episodes, sde_sample_freq, held
             before, now = exploration.matrices[7 * rollout + i - 1 : 7 * rollout + i + 1]
             assert th.equal(before, now) == (i % held != 0)
         assert rollout == 0 or not th.equal(*exploration.matrices[7 * rollout - 1 : 7 * rollout + 1])
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"cv_guard": False}, {"cv_action_dependent": False}, {"update_rule": "kfac"}])
+@pytest.mark.parametrize("space", ACTION_SPACES)
+def test_it_trains_under_autocast_where_a2c_does(space, kwargs):
+    algorithm = LAXA2C if space == "box" else RELAXA2C
+    model = algorithm("MlpPolicy", TinyEnv(ACTION_SPACES[space]), device="cpu", **kwargs)
+    with th.autocast("cpu", th.float16):
+        model.learn(20)
+    assert all(weight.isfinite().all() for weight in model.policy.parameters())

@@ -95,6 +95,8 @@ def test_latents_compute_half_precision_in_single_precision(latent_name, dtype):
     assert torch.equal(b, wide.sample(seeded()))
     assert torch.equal(latent.score(b), wide.score(b))
     assert torch.equal(latent.log_prob(b), wide.log_prob(b))
+    other = latent.at(0.5 * latent.theta.detach())
+    assert torch.equal(latent.kl(other), wide.kl(wide.at(other.theta.float())))
     latent.log_prob(b).sum().backward()
     assert leaf.grad.dtype == dtype
 

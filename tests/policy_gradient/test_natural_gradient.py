@@ -12,7 +12,7 @@ from sb3_contrib.common.wrappers import ActionMasker
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_relax import LAXA2C, RELAXA2C, MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
+from sb3_relax import LAXA2C, RELAXA2C, HybridRELAXA2C, MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.control_variates import CONTROL_VARIATES
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.update_rules.natural_gradient import rule as rule_module
@@ -26,6 +26,8 @@ from sb3_relax.policy_gradient.update_rules.natural_gradient.kfac import BlockAv
 from sb3_relax.policy_gradient.update_rules.natural_gradient.kronecker import KroneckerBlock, patches
 from sb3_relax.policy_gradient.update_rules.natural_gradient.rule import TOLERANCE, search
 from sb3_relax.policy_gradient.update_rules.natural_gradient.trace import Call, traced
+from tests.algorithm.test_hybrid import SPACES as SPACES_OF_PARTS
+from tests.algorithm.test_hybrid import HybridEnv
 from tests.helpers import ACTION_SPACES, TinyEnv, float64_model
 
 ARCH = dict(net_arch=dict(pi=[6], vf=[6], cv=[4]))
@@ -95,10 +97,12 @@ KFAC_CASES = {
         for space in ("discrete", "multidiscrete", "multibinary")
     },
     "episodes": lambda **kw: made(RELAXA2C, TinyEnv(ACTION_SPACES["discrete"]), n_episodes=4, **kw),
+    "several parts": lambda **kw: made(HybridRELAXA2C, HybridEnv(SPACES_OF_PARTS["nested"]), **kw),
 }
 CG_CASES = {
     "lstm": lambda **kw: made(RecurrentRELAXA2C, TinyEnv(ACTION_SPACES["discrete"]), name="MlpLstmPolicy", **kw),
     "lstm box": lambda **kw: made(RecurrentLAXA2C, TinyEnv(BOX), name="MlpLstmPolicy", **kw),
+    "lstm gSDE": lambda **kw: made(RecurrentLAXA2C, TinyEnv(BOX), name="MlpLstmPolicy", use_sde=True, **kw),
     "attention": lambda **kw: made(LAXA2C, TinyEnv(BOX), policy=dict(features_extractor_class=Attention), **kw),
     "norm": lambda **kw: made(LAXA2C, TinyEnv(BOX), policy=dict(features_extractor_class=Normed), **kw),
 }
@@ -381,8 +385,9 @@ def test_a_flat_objective_is_not_stepped_along_for_long():
     assert max((p - q).abs().max() for p, q in zip(model.policy.parameters(), before, strict=True)) < 0.1
 
 
-def test_a_schedule_of_the_learning_rate_shortens_the_steps():
-    model = PLAIN["discrete"](learning_rate=lambda progress: 1e-3 * progress)
+@pytest.mark.parametrize("critic_learning_rate", [None, 1e-3])
+def test_a_schedule_of_the_learning_rate_shortens_the_steps(critic_learning_rate):
+    model = PLAIN["discrete"](learning_rate=lambda progress: 1e-3 * progress, critic_learning_rate=critic_learning_rate)
     model.n_steps = 32
     kls = [measured["kl"] for measured, _ in recorded(model, 8)]
     rates = 1 - np.arange(1, 9) / 8

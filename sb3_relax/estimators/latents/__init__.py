@@ -7,6 +7,7 @@ from sb3_relax.estimators.latents.base import (
     Latent,
     RelaxedLatent,
     ReparameterisedLatent,
+    masked_logit,
     open_unit,
     require_unbatched,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "RelaxedLatent",
     "ReparameterisedLatent",
     "from_distribution",
+    "masked_logit",
     "open_unit",
     "require_unbatched",
 ]

@@ -44,9 +44,9 @@ class LogisticBernoulli(RelaxedLatent):
         return F.logsigmoid((2 * b - 1) * self.wide_theta).sum(-1)
 
     def kl(self, other: LogisticBernoulli) -> Tensor:
-        p = self.theta.sigmoid()
-        of_ones = F.logsigmoid(self.theta) - F.logsigmoid(other.theta)
-        of_zeros = F.logsigmoid(-self.theta) - F.logsigmoid(-other.theta)
+        p = self.wide_theta.sigmoid()
+        of_ones = F.logsigmoid(self.wide_theta) - F.logsigmoid(other.wide_theta)
+        of_zeros = F.logsigmoid(-self.wide_theta) - F.logsigmoid(-other.wide_theta)
         return (p * of_ones + (1 - p) * of_zeros).sum(-1)
 
     def score(self, b: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class Gaussian(ReparameterisedLatent):
         return torch.distributions.Normal(loc, log_scale.exp()).log_prob(b).sum(-1)
 
     def kl(self, other: Gaussian) -> Tensor:
-        (loc, log_scale), (other_loc, other_log_scale) = self.theta.unbind(-1), other.theta.unbind(-1)
+        (loc, log_scale), (other_loc, other_log_scale) = self.wide_theta.unbind(-1), other.wide_theta.unbind(-1)
         change = log_scale - other_log_scale
         distance = (loc - other_loc) * (-other_log_scale).exp()
         # ½(σ²/σ'² - 1) by expm1: the two policies of a small step differ by little

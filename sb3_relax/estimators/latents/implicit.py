@@ -77,7 +77,7 @@ class Implicit(ReparameterisedLatent):
         return log_prob if self.family is Dirichlet else log_prob.sum(-1)
 
     def kl(self, other: Implicit) -> Tensor:
-        kl = kl_divergence(self._distribution(self.theta), self._distribution(other.theta))
+        kl = kl_divergence(self._distribution(self.wide_theta), self._distribution(other.wide_theta))
         return kl if self.family is Dirichlet else kl.sum(-1)
 
     def score(self, b: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def blocks_of(policy: ActorCriticPolicy, trace: Trace, weights: set[nn.Parameter
     means = trace.calls.get(policy.action_net, [])
     if isinstance(distribution, DiagGaussianDistribution):  # the squashed one as well
         blocks.append(LogStdBlock(log_std))
-    elif isinstance(distribution, StateDependentNoiseDistribution) and len(means) == 1:
+    elif isinstance(distribution, StateDependentNoiseDistribution) and takes_calls(policy.action_net, means, n_steps):
         log_scale = trace.output.latent.theta[..., 1]
         blocks.append(StateDependentNoiseBlock(log_std, distribution, means[0].inputs, log_scale))
     return blocks

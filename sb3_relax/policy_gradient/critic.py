@@ -48,7 +48,6 @@ class Critic(nn.Module):
         if not own:
             raise UsageError("critic_learning_rate needs weights that V alone depends on; this policy shares them all")
         make: Any = policy.optimizer_class
-        rate = policy.optimizer.defaults["lr"]
 
         def groups_of(wanted: bool) -> list[dict[str, Any]]:
             # a group holds every setting

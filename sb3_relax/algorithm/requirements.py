@@ -108,11 +108,6 @@ def unknown_policy(cls: Any, name: str) -> UsageError:
     return UsageError(message)
 
 
-def _home(family: str) -> str:
-    """Whose a family of policies is."""
-    return "sb3_relax.relaxa2c_hybrid's" if family == HYBRID else "sb3-contrib's"
-
-
 def _named(names: Iterable[str]) -> str:
     """As an error names them: "sb3_relax.RecurrentLAXA2C or RecurrentRELAXA2C"."""
     return f"sb3_relax.{' or '.join(names)}"

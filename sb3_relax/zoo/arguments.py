@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import rl_zoo3.utils
 
+from sb3_relax.environments import require_environment
 from sb3_relax.errors import MAX_LISTED, AgentNotFound, UsageError, require_count, unknown_name
 
 #: ``enjoy``'s default folder: what is not there rl_zoo3 downloads, from a place that has no agents of ours
@@ -46,9 +46,8 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
         if algorithm not in rl_zoo3.utils.ALGOS:
             raise unknown_name("algorithm", algorithm, rl_zoo3.utils.ALGOS)
     for environment in parsed.env:
-        if command in MAKE_ENVIRONMENT and environment not in gymnasium.registry:
-            where = "All: python -c 'import gymnasium; gymnasium.pprint_registry()'"
-            raise unknown_name("environment", environment, gymnasium.registry, where)
+        if command in MAKE_ENVIRONMENT:
+            require_environment(environment)
     require_count("--n-envs", parsed.n_envs)
     require_count("--n-trials", parsed.n_trials)
     if command in ("train", "tune"):

@@ -8,14 +8,17 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_relax.algorithm.contrib import is_masking_supported
-from sb3_relax.catalogue import MASKABLE, takers
+from sb3_relax.catalogue import HYBRID, MASKABLE, takers
 from sb3_relax.errors import UsageError
 
 
 def choose_algorithm(
     env_id: str, env_kwargs: Mapping[str, Any] | None, algorithms: Mapping[str, type]
 ) -> tuple[str, str]:
-    """LAXA2C for Box actions, RELAXA2C for discrete ones, MaskableRELAXA2C where the environment has masks.
+    """LAXA2C for Box actions, RELAXA2C for discrete ones, HybridRELAXA2C for a Dict or a Tuple of them.
+
+    Where the environment has masks, it is MaskableRELAXA2C for discrete actions. The others leave masks out, which the
+    reason says.
 
     :param env_id: of a registered environment, which is made, looked at and closed
     :param env_kwargs: for its constructor
@@ -30,8 +33,10 @@ def choose_algorithm(
         env.close()
     masked = takers(space, MASKABLE) if masks else []
     names = {kind.__name__: name for name, kind in algorithms.items()}
-    for algorithm in (*masked, *takers(space, None)):
+    for algorithm in (*masked, *takers(space, None), *takers(space, HYBRID)):
         if algorithm in names:
-            why = f"{algorithm} takes {space} actions" + (" and the environment's masks" if algorithm in masked else "")
+            why = f"{algorithm} takes {space} actions"
+            if masks:
+                why += " and the environment's masks" if algorithm in masked else ", and leaves the masks out"
             return names[algorithm], why
     raise UsageError(f"no algorithm takes the action space {space}: flatten it to a Box or a discrete one")

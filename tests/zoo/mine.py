@@ -55,6 +55,15 @@ class Torques(MyEnv):
     action_space = spaces.Box(-1, 1, (2,), np.float32)
 
 
+class Pairs(MyEnv):
+    """An action has two parts, of which the discrete one is rewarded."""
+
+    action_space = spaces.Dict(which=spaces.Discrete(4), force=spaces.Box(-1, 1, (2,), np.float32))
+
+    def step(self, action):
+        return super().step(action["which"])
+
+
 class Broken(MyEnv):
     """Its rewards are none."""
 
@@ -63,5 +72,5 @@ class Broken(MyEnv):
         return observation, float("nan"), *rest
 
 
-for kind in (MyEnv, Masked, Parts, Torques, Broken):
+for kind in (MyEnv, Masked, Parts, Torques, Pairs, Broken):
     gym.register(f"{kind.__name__}-v0", kind)

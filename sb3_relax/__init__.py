@@ -28,6 +28,11 @@ __version__ = Path(__file__).with_name("version.txt").read_text().strip()
 __all__ = ["LAXA2C", "RELAXA2C", "HybridRELAXA2C", "__version__"]
 
 
+def __dir__() -> list[str]:
+    # an editor or a shell offers the classes before they are loaded
+    return sorted({*globals(), *CATALOGUE})
+
+
 def __getattr__(name: str) -> Any:
     if name in CATALOGUE:
         return load(name)

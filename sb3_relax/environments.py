@@ -12,6 +12,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_relax.errors import unknown_name
 from sb3_relax.optional import import_packages
 
+#: how to find an environment's name, for the error where there is none
+WHERE = (
+    "All: python -c 'import gymnasium; gymnasium.pprint_registry()'. One of your own is known once the module that "
+    "registers it is named: --env MODULE:{name}, or --gym-packages MODULE"
+)
+
 
 def make_undrawn_vec_env(env_id: str, n_envs: int, seed: int | None, wrapper_class: Any = None) -> VecEnv:
     """SB3's ``make_vec_env`` without its ``render_mode="rgb_array"``.
@@ -25,16 +31,19 @@ def make_undrawn_vec_env(env_id: str, n_envs: int, seed: int | None, wrapper_cla
     return make_vec_env(partial(gym.make, env_id), n_envs=n_envs, seed=seed, wrapper_class=wrapper_class)
 
 
-def require_registered(env_id: str) -> None:
-    """:raises UnknownName: (a ``UsageError``) with the nearest ids, for one that gymnasium does not know."""
-    if env_id not in gym.registry:
-        where = "All: python -c 'import gymnasium; gymnasium.pprint_registry()'"
-        raise unknown_name("environment", env_id, gym.registry, where)
-
-
 def id_alone(env_id: str) -> str:
     """``MyEnv-v0`` of ``mine:MyEnv-v0``, gymnasium's way to name the module that registers an environment."""
     return env_id.rpartition(":")[2]
+
+
+def require_environment(env_id: str) -> None:
+    """An environment is registered.
+
+    :param env_id: without a module
+    :raises UsageError: naming the nearest that is, and how to name the module of one's own
+    """
+    if env_id not in gym.registry:
+        raise unknown_name("environment", env_id, gym.registry, WHERE.format(name=env_id))
 
 
 def imported_id(env_id: str) -> str:

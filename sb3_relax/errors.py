@@ -85,22 +85,23 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def require_rate(name: str, value: float) -> float:
-    """A learning rate: finite and not negative (0 switches learning off).
+def require_rate(name: str, value: float, low: float = 0.0) -> float:
+    """A learning rate or a coefficient, now: finite, and not below ``low`` (a rate of 0 switches learning off).
 
     :raises UsageError: otherwise
     """
-    if not (_is_finite(value) and value >= 0):
-        raise UsageError(f"{name} must be a finite number >= 0 (or a schedule of such numbers); got {value!r}")
+    if not (_is_finite(value) and low <= value):
+        allowed = "a finite number" if math.isinf(low) else f"a finite number >= {low:g}"
+        raise UsageError(f"{name} must be {allowed} (or a schedule of such numbers); got {value!r}")
     return value
 
 
-def require_schedule(name: str, rate: float | Callable[[float], float]) -> None:
-    """A learning rate, or a schedule that starts with one.
+def require_schedule(name: str, rate: float | Callable[[float], float], low: float = 0.0) -> None:
+    """A learning rate or a coefficient, or a schedule that starts with one.
 
     :raises UsageError: otherwise
     """
-    require_rate(name, rate(1.0) if callable(rate) else rate)
+    require_rate(name, rate(1.0) if callable(rate) else rate, low)
 
 
 def require_within(name: str, value: Any, low: float, high: float = math.inf) -> None:

@@ -9,6 +9,14 @@ from importlib.util import find_spec
 from sb3_relax.errors import UsageError
 
 
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra.
+
+    :param extra: its name in setup.cfg
+    """
+    return f"pip install 'sb3_relax[{extra}]' (in a clone: pip install '.[{extra}]')"
+
+
 def require_extra(extra: str, *modules: str) -> None:
     """The modules of an extra are installed.
 
@@ -22,9 +30,7 @@ def require_extra(extra: str, *modules: str) -> None:
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
-        raise ModuleNotFoundError(
-            f"{', '.join(missing)} not installed: pip install 'sb3_relax[{extra}]'", name=missing[0]
-        )
+        raise ModuleNotFoundError(f"{', '.join(missing)} not installed: {how_to_install(extra)}", name=missing[0])
 
 
 def import_packages(packages: Iterable[str], named_by: str = "--gym-packages") -> None:

@@ -57,6 +57,15 @@ def test_text_is_no_number(name):
         RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu", **{name: "1e-3"})
 
 
+@pytest.mark.parametrize(("name", "allowed"), [("ent_coef", "a finite number"), ("vf_coef", "a finite number >= 0")])
+def test_a_coefficient_may_be_a_schedule_and_the_error_says_so(name, allowed):
+    message = rf"^{name} must be {allowed} \(or a schedule of such numbers\); got "
+    with pytest.raises(UsageError, match=f"{message}'lin_0.1'$"):
+        RELAXA2C("MlpPolicy", "CartPole-v1", **{name: "lin_0.1"})
+    with pytest.raises(UsageError, match=f"{message}inf$"):
+        RELAXA2C("MlpPolicy", "CartPole-v1", **{name: lambda remaining: float("inf")})
+
+
 @pytest.mark.parametrize("cv", [[], [-8], 8])
 def test_layers_of_the_control_variate(cv):
     with pytest.raises(ValueError, match=r"net_arch\['cv'\] must be a non-empty list of positive layer sizes; got"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sb3_relax.optional import how_to_install
+
 try:
     from sb3_contrib import MaskablePPO, RecurrentPPO
     from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
@@ -24,7 +26,7 @@ except ModuleNotFoundError as error:
     if error.name != "sb3_contrib":
         raise
     raise ModuleNotFoundError(
-        "action masks and recurrent policies are sb3-contrib's, which is not installed: pip install sb3_relax[contrib]",
+        f"action masks and recurrent policies are sb3-contrib's, which is not installed: {how_to_install('contrib')}",
         name=error.name,
     ) from error
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.older_files import fitted_to
-from sb3_relax.catalogue import load, takers
+from sb3_relax.catalogue import HYBRID, load, takers
 from sb3_relax.errors import UsageError, refuse_unknown_arguments
 from sb3_relax.policy_gradient.hyperparameters import ATTRIBUTES, hyperparameters_of
 
@@ -27,9 +27,13 @@ def algorithm_of(action_space: spaces.Space) -> type[ControlVariateA2C]:
     """
     names = takers(action_space, None)
     if not names:
-        raise UsageError(
-            f"neither LAXA2C nor RELAXA2C takes the action space {action_space}: flatten it to a Box or discrete one"
-        )
+        advice = "flatten it to a Box or discrete one"
+        if takers(action_space, HYBRID):
+            advice += (
+                ". HybridRELAXA2C trains with it, and sb3_relax.callbacks.GradientVarianceCallback measures its "
+                "gradient while it does"
+            )
+        raise UsageError(f"neither LAXA2C nor RELAXA2C takes the action space {action_space}: {advice}")
     return load(names[0])
 
 

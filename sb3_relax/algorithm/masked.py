@@ -46,7 +46,8 @@ class Masked(ControlVariateA2C):
     #: what evaluates its agents, for the warning where something else does
     evaluation: ClassVar[str] = (
         "sb3-contrib's MaskableEvalCallback (sb3_contrib.common.maskable.callbacks) and evaluate_policy "
-        "(sb3_contrib.common.maskable.evaluation)"
+        "(sb3_contrib.common.maskable.evaluation) or, where a VecEnv or its wrapper has the masks, MaskedEvalCallback "
+        "and UnderMasks of sb3_relax.evaluation"
     )
 
     policy: MaskableActorCriticPolicy  # type: ignore[assignment]

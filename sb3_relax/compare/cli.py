@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_relax.environments import imported_id, require_registered
+from sb3_relax.environments import imported_id, require_environment
 from sb3_relax.errors import UsageError, require_count, unknown_name
 from sb3_relax.files import write_whole
 from sb3_relax.optional import import_packages, require_extra
@@ -89,7 +89,7 @@ def compare(arguments: argparse.Namespace) -> int:
         require_count(f"--{name}", getattr(arguments, name))
     import_packages(arguments.gym_packages)
     env_id = imported_id(arguments.env)
-    require_registered(env_id)
+    require_environment(env_id)
     algorithm = _algorithm(arguments.algo, env_id)
     arms = arms_of(algorithm, ALGORITHMS[algorithm].__name__, _entry(arguments, algorithm, env_id))
     folder = arguments.output or Path("compare", env_id.replace("/", "-"))

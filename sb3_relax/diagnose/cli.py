@@ -21,7 +21,7 @@ from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.copies import algorithm_of
 from sb3_relax.algorithm.saved_agents import saver_of
 from sb3_relax.diagnose.measure import check_settings, diagnose
-from sb3_relax.environments import imported_id, make_undrawn_vec_env
+from sb3_relax.environments import imported_id, make_undrawn_vec_env, require_environment
 from sb3_relax.errors import AgentNotFound, UsageError, names_of_advised, require_choice, require_count
 from sb3_relax.optional import import_packages, require_extra
 from sb3_relax.tasks.records import provenance, write_record
@@ -136,10 +136,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(str(error)) from error
     import_packages(arguments.gym_packages)
     arguments.env = imported_id(arguments.env)
-    try:
-        gym.spec(arguments.env)
-    except gym.error.Error as error:
-        raise UsageError(str(error)) from error
+    require_environment(arguments.env)
     for name in ("n_envs", "train_steps"):
         require_count(name, getattr(arguments, name))
     # n_steps alone may be left to the agent
@@ -182,6 +179,11 @@ def _agent(arguments: argparse.Namespace) -> OnPolicyAlgorithm:
     env = _environment(arguments, arguments.n_envs)
     if arguments.agent is not None:
         return _saved_agent(arguments, env)
+    if arguments.algo is None and env.has_attr("action_masks"):
+        raise UsageError(
+            f"{arguments.env} has action masks, and the diagnosis acts without: name --algo relaxa2c where what they "
+            "forbid may be done. With masks, MaskableRELAXA2C logs train/grad_variance_ratio while it trains"
+        )
     kind: Any = ALGORITHMS[arguments.algo] if arguments.algo else algorithm_of(env.action_space)
     print(f"… training {kind.__name__} for {arguments.train_steps:,} steps", file=sys.stderr, flush=True)
     n_steps = 32 if arguments.n_steps is None else arguments.n_steps

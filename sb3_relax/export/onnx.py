@@ -14,6 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_relax.export.controller import Controller, traceable
+from sb3_relax.files import write_whole
 from sb3_relax.optional import require_extra
 
 
@@ -33,7 +34,7 @@ def to_onnx(
     ``observation_NAME`` here.
 
     :param model: see :class:`Controller`
-    :param path: of the file
+    :param path: of the file; its folder is made where it is missing
     :param vec_normalize: see :class:`Controller`
     :param probabilities: see :class:`Controller`
     :param value: see :class:`Controller`
@@ -60,18 +61,20 @@ def to_onnx(
         if context:  # states have their layers first
             shapes["context"] = tuple({1: batch} if tensor.ndim == 3 else first for tensor in context)
         program = th.export.export(controller, example, dynamic_shapes=shapes, strict=False)
-        th.onnx.export(
+        exported = th.onnx.export(
             program,
             (),
-            str(path),
             input_names=[*observation_names(controller, observation), *controller.inputs],
             output_names=list(controller.outputs),
             dynamic_shapes=shapes,  # for its name in the file
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
-    return pathlib.Path(path)
+        assert exported is not None  # it is none without dynamo
+        content = exported.model_proto.SerializeToString()
+    path = pathlib.Path(path)
+    write_whole(path, content)
+    return path
 
 
 def observation_names(controller: Controller, observation: Any) -> list[str]:

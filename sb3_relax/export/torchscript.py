@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_relax.export.controller import Controller, traceable
+from sb3_relax.files import write_whole
 
 
 def to_torchscript(
@@ -26,7 +27,7 @@ def to_torchscript(
     :func:`to_onnx` names among its inputs, in that order. It gives the action alone, or a tuple of all outputs.
 
     :param model: see :class:`Controller`
-    :param path: of the file
+    :param path: of the file; its folder is made where it is missing
     :param vec_normalize: see :class:`Controller`
     :param probabilities: see :class:`Controller`
     :param value: see :class:`Controller`
@@ -47,5 +48,7 @@ def to_torchscript(
         for module in (r"torch\.nn\.modules\.rnn", r"sb3_contrib\.common\.maskable\.distributions"):
             warnings.filterwarnings("ignore", category=th.jit.TracerWarning, module=module)
         traced = th.jit.trace(controller, controller.example())
-        th.jit.save(th.jit.freeze(traced), str(path))
-    return pathlib.Path(path)
+        content = th.jit.freeze(traced).save_to_buffer()
+    path = pathlib.Path(path)
+    write_whole(path, content)
+    return path

@@ -254,7 +254,7 @@ def check_a2c(owner: Any) -> None:
             f"got {owner.normalize_advantage!r}"
         )
     for name, low in COEFFICIENTS.items():
-        require_within(name, value_at(getattr(owner, name), 1.0), low)
+        require_schedule(name, getattr(owner, name), low)
     require_within("max_grad_norm", owner.max_grad_norm, 0)
     require_schedule("learning_rate", owner.learning_rate)
 
@@ -281,6 +281,5 @@ def scheduled_values(owner: Any, progress_remaining: float) -> dict[str, float]:
         if value is not None:
             values[name] = require_rate(name, value_at(value, progress))
     for name, low in COEFFICIENTS.items():
-        values[name] = value_at(getattr(owner, name), progress)
-        require_within(name, values[name], low)
+        values[name] = require_rate(name, value_at(getattr(owner, name), progress), low)
     return values

@@ -10,7 +10,7 @@ from typing import Any
 
 import rl_zoo3.utils
 
-from sb3_relax.environments import require_registered
+from sb3_relax.environments import require_environment
 from sb3_relax.errors import MAX_LISTED, AgentNotFound, UsageError, require_count, unknown_name
 
 #: ``enjoy``'s default folder: what is not there rl_zoo3 downloads, from a place that has no agents of ours
@@ -47,7 +47,7 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
             raise unknown_name("algorithm", algorithm, rl_zoo3.utils.ALGOS)
     for environment in parsed.env:
         if command in MAKE_ENVIRONMENT:
-            require_registered(environment)
+            require_environment(environment)
     require_count("--n-envs", parsed.n_envs)
     require_count("--n-trials", parsed.n_trials)
     if command in ("train", "tune"):

@@ -15,9 +15,10 @@ from sb3_relax.errors import UsageError
 def choose_algorithm(
     env_id: str, env_kwargs: Mapping[str, Any] | None, algorithms: Mapping[str, type]
 ) -> tuple[str, str]:
-    """LAXA2C for Box actions, RELAXA2C for discrete ones, MaskableRELAXA2C where the environment has masks for these.
+    """LAXA2C for Box actions, RELAXA2C for discrete ones, HybridRELAXA2C for a Dict or a Tuple of them.
 
-    HybridRELAXA2C for Dict and Tuple actions.
+    Where the environment has masks, it is MaskableRELAXA2C for discrete actions. The others leave masks out, which the
+    reason says.
 
     :param env_id: of a registered environment, which is made, looked at and closed
     :param env_kwargs: for its constructor
@@ -36,7 +37,6 @@ def choose_algorithm(
         if algorithm in names:
             why = f"{algorithm} takes {space} actions"
             if masks:
-                ignored = ". The environment's masks are ignored, since no algorithm takes masks of such actions"
-                why += " and the environment's masks" if algorithm in masked else ignored
+                why += " and the environment's masks" if algorithm in masked else ", and leaves the masks out"
             return names[algorithm], why
     raise UsageError(f"no algorithm takes the action space {space}: flatten it to a Box or a discrete one")

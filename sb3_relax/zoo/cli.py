@@ -13,7 +13,7 @@ from typing import NamedTuple
 import gymnasium
 
 from sb3_relax.errors import AgentNotFound, UsageError, names_of_advised, unknown_name
-from sb3_relax.optional import require_extra
+from sb3_relax.optional import how_to_install, require_extra
 
 
 class Command(NamedTuple):
@@ -79,7 +79,7 @@ def remedy(error: str) -> str:
     """What to install, or to leave out, where an environment lacks a dependency."""
     if "pygame" in error:
         return "pip install pygame-ce (Box2D's environments need it; classic control to draw: --no-render does without)"
-    return "MuJoCo and Box2D: pip install 'sb3_relax[envs]'"
+    return f"MuJoCo and Box2D: {how_to_install('envs')}"
 
 
 def run(name: str, arguments: Sequence[str]) -> None:

@@ -370,7 +370,8 @@ def test_evaluation_without_masks_warns_and_names_what_gives_them(recwarn):
     expected = {
         "predict() was given no action_masks, so this MaskableRELAXA2C may take what the environment forbids. SB3's "
         "EvalCallback and evaluate_policy give none: use sb3-contrib's MaskableEvalCallback "
-        "(sb3_contrib.common.maskable.callbacks) and evaluate_policy (sb3_contrib.common.maskable.evaluation)"
+        "(sb3_contrib.common.maskable.callbacks) and evaluate_policy (sb3_contrib.common.maskable.evaluation) or, "
+        "where a VecEnv or its wrapper has the masks, MaskedEvalCallback and UnderMasks of sb3_relax.evaluation"
     }
     agent().learn(20, callback=EvalCallback(eval_env, eval_freq=5, verbose=0))
     assert warned() == expected
@@ -439,4 +440,4 @@ from sb3_relax import MaskableRELAXA2C
 def test_sb3_contrib_is_optional_and_the_error_names_the_extra():
     done = subprocess.run([sys.executable, "-c", WITHOUT_CONTRIB], capture_output=True, text=True)
     assert "ModuleNotFoundError" in done.stderr
-    assert "pip install sb3_relax[contrib]" in done.stderr.splitlines()[-1]
+    assert "pip install 'sb3_relax[contrib]' (in a clone: pip install '.[contrib]')" in done.stderr.splitlines()[-1]

@@ -177,6 +177,15 @@ def test_exporting_draws_no_random_number(tmp_path):
     assert space.np_random.bit_generator.state == before
 
 
+@pytest.mark.parametrize("write", [to_onnx, to_torchscript])
+def test_a_missing_folder_is_made_as_save_makes_it(write, tmp_path):
+    model = make_model(*CASES["discrete"])
+    model.save(tmp_path / "saved" / "agent")
+    path = write(model, str(tmp_path / "exported" / "agent"))
+    assert path == tmp_path / "exported" / "agent"
+    assert [file.name for file in path.parent.iterdir()] == ["agent"]  # the weights are in the file itself
+
+
 def test_what_cannot_be_exported_is_refused(monkeypatch, tmp_path):
     with pytest.raises(TypeError, match="only actor-critic policies can be exported; got DQNPolicy"):
         Controller(DQN("MlpPolicy", "CartPole-v1", device="cpu", buffer_size=10))

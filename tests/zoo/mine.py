@@ -64,6 +64,15 @@ class Mixed(MyEnv):
         return super().step(action["what"])
 
 
+class Pairs(MyEnv):
+    """An action has two parts, of which the discrete one is rewarded."""
+
+    action_space = spaces.Dict(which=spaces.Discrete(4), force=spaces.Box(-1, 1, (2,), np.float32))
+
+    def step(self, action):
+        return super().step(action["which"])
+
+
 class Broken(MyEnv):
     """Its rewards are none."""
 
@@ -72,5 +81,5 @@ class Broken(MyEnv):
         return observation, float("nan"), *rest
 
 
-for kind in (MyEnv, Masked, Parts, Torques, Mixed, Broken):
+for kind in (MyEnv, Masked, Parts, Torques, Mixed, Pairs, Broken):
     gym.register(f"{kind.__name__}-v0", kind)

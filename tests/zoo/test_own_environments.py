@@ -1,5 +1,6 @@
 """Environments of a user's own module in the current folder: in every command, with the algorithm left to be chosen."""
 
+import importlib
 import runpy
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from sb3_relax.zoo.choice import choose_algorithm
 from sb3_relax.zoo.registry import ALGORITHMS
 
 MINE = Path(__file__).with_name("mine.py")
-NAMES = ("MyEnv-v0", "Masked-v0", "Parts-v0", "Torques-v0", "Mixed-v0", "Broken-v0")
+NAMES = ("MyEnv-v0", "Masked-v0", "Parts-v0", "Torques-v0", "Mixed-v0", "Pairs-v0", "Broken-v0")
 #: short, quiet runs
 SMALL = ("-n", "400", "--device", "cpu", "--num-threads", "1", "--verbose", "0", "-f", "logs")
 
@@ -85,6 +86,7 @@ def test_plots_need_no_module(monkeypatch, capsys):
         ("Parts-v0", "relaxa2c"),
         ("Masked-v0", "relaxa2c_mask"),
         ("Mixed-v0", "relaxa2c_hybrid"),
+        ("Pairs-v0", "relaxa2c_hybrid"),
     ],
 )
 def test_the_algorithm_is_chosen_by_the_actions(name, algorithm):
@@ -101,9 +103,40 @@ def test_masks_that_no_algorithm_takes_are_not_passed_over_in_silence():
     gym.register("Broken-v0", type("MaskedMixed", (mine["Mixed"],), {"action_masks": lambda self: [True] * 3}))
     name, reason = choose_algorithm("Broken-v0", None, ALGORITHMS)
     assert name == "relaxa2c_hybrid"
-    assert "The environment's masks are ignored" in reason
-    assert "masks are ignored" not in choose_algorithm("Masked-v0", None, ALGORITHMS)[1]
+    assert "leaves the masks out" in reason
+    assert "leaves the masks out" not in choose_algorithm("Masked-v0", None, ALGORITHMS)[1]
     assert "masks" not in choose_algorithm("Mixed-v0", None, ALGORITHMS)[1]
+
+
+def test_a_choice_that_leaves_masks_out_says_so(monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    importlib.import_module("mine")
+    monkeypatch.setattr(gym.spec("Masked-v0").entry_point, "action_space", gym.spaces.Box(-1, 1, (2,)))
+    assert choose_algorithm("Masked-v0", None, ALGORITHMS) == (
+        "laxa2c",
+        "LAXA2C takes Box(-1.0, 1.0, (2,), float32) actions, and leaves the masks out",
+    )
+
+
+def test_diagnose_does_not_drop_masks(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["diagnose", "--env", "mine:Masked-v0"])
+    assert "error: Masked-v0 has action masks, and the diagnosis acts without: name --algo" in capsys.readouterr().err
+
+
+def test_diagnose_says_what_measures_actions_of_several_parts(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["diagnose", "--env", "mine:Pairs-v0"])
+    assert "GradientVarianceCallback measures its gradient while it does" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "diagnose"])
+def test_an_environment_whose_module_is_not_named(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--env", "MyEnv-v0"])
+    error = capsys.readouterr().err
+    assert "error: unknown environment 'MyEnv-v0'" in error
+    assert "--env MODULE:MyEnv-v0, or --gym-packages MODULE" in error
 
 
 def test_an_agent_to_go_on_with_keeps_its_algorithm(capsys):

@@ -17,7 +17,15 @@ from sb3_relax.errors import UsageError, refuse_unknown_arguments
 from sb3_relax.policy_gradient.hyperparameters import ATTRIBUTES, hyperparameters_of
 
 #: hyper-parameters that a copy does not share: it has a seed of its own, and its policy learns nothing
-NOT_COPIED = ("learning_rate", "critic_learning_rate", "update_rule", "target_kl", "seed")
+OF_TRAINING = (
+    "learning_rate",
+    "critic_learning_rate",
+    "normalize_returns",
+    "critic_batch_size",
+    "update_rule",
+    "target_kl",
+)
+NOT_COPIED = (*OF_TRAINING, "seed")
 
 
 def algorithm_of(action_space: spaces.Space) -> type[ControlVariateA2C]:
@@ -91,6 +99,7 @@ def frozen_copy(
     copy.policy.set_training_mode(False)
     if isinstance(model, ControlVariateA2C):
         copy.expected_steps.load_state_dict(model.expected_steps.state_dict())
+        copy.advantage_scale.load_state_dict(model.advantage_scale.state_dict())
         if with_control_variate:
             # of the rest, the copy's own: its update rule and V's optimizer are not looked for in the model
             state = {**copy.get_parameters(), "control_variate": model.control_variate.state_dict()}

@@ -48,17 +48,6 @@ def test_the_control_variate_is_kept_whatever_is_overridden(what):
     assert all(getattr(copy, name) == getattr(model, name) for name in others)
 
 
-@pytest.mark.parametrize("own", [dict(update_rule="kfac", target_kl=0.01), dict(critic_learning_rate=1e-3)])
-def test_parts_with_a_state_of_their_own_are_made_anew(own):
-    """An update rule's statistics and V's optimizer are for training, which the copy is not for."""
-    model = trained(**own)
-    copy = frozen_copy(model, 1, cv_guard=False)
-    assert same(copy.policy, model.policy)
-    assert same(in_full(copy), in_full(model))
-    assert type(copy.update_rule) is type(model.update_rule)
-    assert (copy.critic.optimizer is None) == (model.critic.optimizer is None)
-
-
 @pytest.mark.parametrize("guarded", [True, False])
 def test_the_guard_is_put_on_or_taken_off(guarded):
     model = trained(cv_guard=not guarded)
@@ -142,13 +131,22 @@ def test_an_agent_of_sb3s_gets_the_algorithm_of_its_actions(env, kind):
     assert same(copy.policy, model.policy)
 
 
-@pytest.mark.parametrize("kwargs", [dict(update_rule="kfac", target_kl=0.01), dict(critic_learning_rate=1e-3)])
+OF_TRAINING = [
+    dict(update_rule="kfac", target_kl=0.01),
+    dict(critic_learning_rate=1e-3),
+    dict(critic_learning_rate=1e-3, normalize_returns=True, critic_batch_size=3, normalize_advantage="running"),
+]
+
+
+@pytest.mark.parametrize("kwargs", OF_TRAINING)
 def test_what_moves_the_policy_is_not_copied_and_does_not_stand_in_the_way(kwargs):
     model = trained(**kwargs)
     copy = frozen_copy(model, 1)
     assert same(copy.policy, model.policy)
     assert same(copy.control_variate, model.control_variate)
     assert (copy.update_rule_spec, copy.critic_learning_rate) == ("optimizer", None)
+    assert (copy.normalize_returns, copy.critic_batch_size) == (False, None)
+    assert copy.advantage_scale.value == model.advantage_scale.value
     assert (
         frozen_copy(model, 1, with_control_variate=False, **kwargs).critic_learning_rate == model.critic_learning_rate
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
@@ -126,7 +127,8 @@ class ScaledNetwork(nn.Module):
     def observe(self, signal: th.Tensor) -> None:
         """Let ``scale`` take in the advantages of a batch, after it was used."""
         # in float32 the square would overflow at 1e19; not every device has float64
-        mean_square = signal.detach().cpu().double().square().mean().item()
+        norm = th.linalg.vector_norm(signal.detach().cpu(), dtype=th.float64).item()
+        mean_square = norm**2 / max(signal.numel(), 1)
         scale, seen_batches = self.scale, self.seen_batches
         if seen_batches.item() > 0:
             mean_square = self.scale_decay * scale.item() ** 2 + (1 - self.scale_decay) * mean_square
@@ -209,6 +211,11 @@ class ControlVariateNetwork(ScaledNetwork):
         layers = [(self.action_layer.weight, self.of_state(features))]
         return value_and_slope_of_tanh_network(actions, layers, *self.output())
 
+    @cached_property
+    def own_parameters(self) -> list[nn.Parameter]:
+        """``parameters()``, which walks all modules every time."""
+        return list(self.parameters())
+
     def at_states(self, latent: Latent, features: th.Tensor) -> AtStates:
         """The core's c at fixed states: samples ``[..., N, *event]`` → ``[..., N]``."""
         return AtStates(self, latent, features)
@@ -235,7 +242,7 @@ class AtStates:
     def value_slope_vjp(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor, SurrogateVJP | None]:
         """As :meth:`value_and_slope`, without graphs, and a function that does what their backward pass would."""
         network = self.network
-        if not are_bare(list(network.parameters())):
+        if not are_bare(network.own_parameters):
             return *self.value_and_slope(z), None
         of_state, of_state_vjp = network.of_state_vjp(self.features)
         with th.no_grad():

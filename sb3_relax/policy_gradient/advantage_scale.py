@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch as th
-from torch import nn
+
+from sb3_relax.policy_gradient.running_scale import RunningScale
 
 
-class AdvantageScale(nn.Module):
+class AdvantageScale(RunningScale):
     """What advantages are divided by with ``normalize_advantage="running"``: their root mean square in earlier batches.
 
     SB3's own normalisation divides by the standard deviation of the very batch, and subtracts its mean. Both depend on
@@ -16,22 +17,6 @@ class AdvantageScale(nn.Module):
     :param decay: weight of the past
     """
 
-    square: th.Tensor
-    weight: th.Tensor
-
-    def __init__(self, decay: float = 0.95):
-        super().__init__()
-        self.decay = decay
-        for name in ("square", "weight"):
-            self.register_buffer(name, th.zeros(()))
-
-    @property
-    def value(self) -> float:
-        """The scale, never zero."""
-        weight = self.weight.item()
-        return max(self.square.item() / weight, 1e-16) ** 0.5 if weight > 0 else 1.0
-
     def observe(self, advantages: th.Tensor) -> None:
         """Take in the advantages of a batch as they came, ``[N]``, after it was used."""
-        self.square.mul_(self.decay).add_((1 - self.decay) * advantages.square().mean())
-        self.weight.mul_(self.decay).add_(1 - self.decay)
+        self.take_in(advantages.square().mean())

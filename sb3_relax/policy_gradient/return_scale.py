@@ -10,9 +10,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.running_scale import RunningScale
 
 
-class ReturnScale(nn.Module):
+class ReturnScale(RunningScale):
     """The size σ of recent returns, and V's last layer in units of it.
 
     V(s) = wᵀh(s) + b is in the environment's units, whoever reads it. Adam's and RMSprop's steps have a size of their
@@ -28,31 +29,18 @@ class ReturnScale(nn.Module):
     :raises UsageError: where that is no linear layer
     """
 
-    square: th.Tensor
-    weight: th.Tensor
-
     def __init__(self, policy: ActorCriticPolicy, decay: float = 0.95):
-        super().__init__()
+        super().__init__(decay)
         if not isinstance(getattr(policy, "value_net", None), nn.Linear):
             raise UsageError(
                 "normalize_returns needs a policy whose value_net is a torch.nn.Linear; "
                 f"{type(policy).__name__} has none"
             )
         self.policy = [policy]  # in a list, since it is no part of this module
-        self.decay = decay
-        for name in ("square", "weight"):
-            self.register_buffer(name, th.zeros(()))
-
-    @property
-    def value(self) -> float:
-        """σ, 1 before any evidence, and never zero."""
-        weight = self.weight.item()
-        return max(self.square.item() / weight, 1e-16) ** 0.5 if weight > 0 else 1.0
 
     def observe(self, returns: th.Tensor, values: th.Tensor) -> None:
         """Take in the returns of a batch, ``[N]``, and V as it is, ``[N]``."""
-        self.square.mul_(self.decay).add_((1 - self.decay) * (returns - values.detach().mean()).square().mean())
-        self.weight.mul_(self.decay).add_(1 - self.decay)
+        self.take_in((returns - values.detach().mean()).square().mean())
 
     @contextmanager
     def applied_to_last_layer(self) -> Iterator[None]:

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import ConditionedLatent, Latent
 from sb3_relax.estimators.control_variates import are_bare
-from sb3_relax.estimators.functions import SurrogateVJP
+from sb3_relax.estimators.functions import SurrogateVJP, ValueVJP
 from sb3_relax.estimators.tanh_network import (
     backward_pass,
     forward_pass,
+    outer,
     tanh_backward,
     value_and_slope_of_tanh_network,
 )
@@ -238,6 +239,31 @@ class AtStates:
         action = self._relax(z, temperature)
         value, slope = self.network.value_and_slope(self.features, self._flat(action))
         return value, self._through_relaxation(slope.reshape(action.shape), action, temperature)
+
+    def value_vjp(self, action: th.Tensor) -> tuple[th.Tensor, ValueVJP | None]:
+        """ĉ of an action as it is, without a graph, and a function that does what its backward pass would."""
+        network = self.network
+        if network.log_temperature is not None or not are_bare(network.own_parameters):
+            return self(action), None
+        of_state, of_state_vjp = network.of_state_vjp(self.features)
+        with th.no_grad():
+            x = self._flat(action)
+            hidden = th.tanh(F.linear(x, network.action_layer.weight) + of_state)
+            weight, bias = network.output()
+            value = F.linear(hidden, weight, bias).squeeze(-1)
+
+        @th.no_grad()
+        def vjp(value_bar: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
+            value_bar = value_bar.unsqueeze(-1)
+            before_tanh = tanh_backward(value_bar * weight, hidden)
+            return [
+                (network.output_layer.weight, network.scale * outer(value_bar, hidden)),
+                (network.output_layer.bias, network.scale * value_bar.sum().reshape(1)),
+                (network.action_layer.weight, outer(before_tanh, x)),
+                *of_state_vjp(before_tanh.sum_to_size(of_state.shape)),
+            ]
+
+        return value, vjp
 
     def value_slope_vjp(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor, SurrogateVJP | None]:
         """As :meth:`value_and_slope`, without graphs, and a function that does what their backward pass would."""

@@ -18,6 +18,9 @@ Objective = Callable[[Tensor], Tensor]
 #: c_φ: maps relaxed or hard samples ``[..., *batch, *event]`` to values ``[..., *batch]``.
 Surrogate = Callable[[Tensor], Tensor]
 
+#: a cotangent of c(z) to pairs of a parameter in φ and its gradient
+ValueVJP = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
+
 #: cotangents of c(z) and of ∂c/∂z to pairs of a parameter in φ and its gradient.
 SurrogateVJP = Callable[[Tensor, Tensor], list[tuple[Tensor, Tensor]]]
 
@@ -123,6 +126,12 @@ def value_slope_vjp(
         if with_vjp is not None:
             return with_vjp(z)
     return *value_and_slope(surrogate, z), None
+
+
+def value_vjp(surrogate: Surrogate, z: Tensor) -> tuple[Tensor, ValueVJP | None]:
+    """c(z), attached to φ, or without a graph and with a backward pass to φ, where the surrogate has its own."""
+    by_hand = None if under_transform() else _closed_form(surrogate, "value_vjp", ("__call__", "forward"))
+    return (surrogate(z), None) if by_hand is None else by_hand(z)
 
 
 def _closed_form(surrogate: Surrogate, name: str, overridden_by: tuple[str, ...]) -> Callable[..., Any] | None:

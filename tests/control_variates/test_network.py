@@ -64,6 +64,25 @@ def test_the_backward_pass_by_hand_is_autograds(name, activation, frozen, float6
         assert bar.abs().max() > 0
 
 
+@pytest.mark.parametrize("activation", [th.nn.Tanh, th.nn.ReLU])
+@pytest.mark.parametrize("name", [name for name, (_, _, temperature) in LATENTS.items() if temperature is None])
+def test_the_backward_pass_of_the_value_alone_is_autograds(name, activation, float64):
+    make, action_dim, _ = LATENTS[name]
+    latent = make()
+    cv = ControlVariateNetwork(5, action_dim, [8, 9], activation)
+    th.nn.init.normal_(cv.output_layer.weight)
+    cv.scale.fill_(3.0)
+    c = cv.at_states(latent, th.randn(7, 5))
+    b = th.randn(2, *latent.sample().shape)
+    value, vjp = c.value_vjp(b)
+    assert th.allclose(value, c(b))
+    value_bar = th.randn_like(value)
+    ours = {id(parameter): bar for parameter, bar in vjp(value_bar)}
+    for parameter, bar in zip(cv.parameters(), th.autograd.grad(c(b), list(cv.parameters()), value_bar), strict=True):
+        assert th.allclose(ours[id(parameter)], bar, atol=1e-10)
+        assert bar.abs().max() > 0
+
+
 @pytest.mark.parametrize("with_actions", [True, False])
 def test_it_starts_at_zero_and_scales(with_actions):
     cv = ControlVariateNetwork(3, 2, [4]) if with_actions else StateNetwork(3, [4])

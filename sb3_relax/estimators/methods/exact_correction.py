@@ -10,7 +10,7 @@ from torch import Tensor
 from sb3_relax.estimators.base import TwoPhaseEstimator
 from sb3_relax.estimators.control_variates import MLPSurrogate
 from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Surrogate
+from sb3_relax.estimators.functions import Surrogate, value_vjp
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 from sb3_relax.estimators.methods.enumeration import wide_support
 
@@ -50,6 +50,13 @@ class ExactCorrection(TwoPhaseEstimator):
             weights = expand_to(weights, latent) * scores
             plain = expand_to(value, latent) * scores[-1]
         with torch.enable_grad():
-            c = self.surrogate(points)
+            c, vjp = value_vjp(self.surrogate, points)
             grad = plain + (expand_to(c, latent) * weights).sum(0)
-        return Estimate(latent, value, grad, score=scores[-1], phi=tuple(self.parameters()))
+
+        def phi_vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+            """The last line backwards."""
+            assert vjp is not None
+            return vjp((weights * grad_bar).flatten(-latent.event_ndim).sum(-1))
+
+        phi = tuple(self.parameters())
+        return Estimate(latent, value, grad, score=scores[-1], phi=phi, phi_vjp=None if vjp is None else phi_vjp)

@@ -221,8 +221,11 @@ def test_a_killed_process_says_what_helps():
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_started_again(how):
-    """Whatever had ended is kept, nothing half written counts, and no process is left."""
-    arguments = ["--env", "mine:MyEnv-v0", "-n", "600", "--seeds", "2", "--jobs", "2"]
+    """Whatever had ended is kept, nothing half written counts, and no process is left.
+
+    Runs are long enough for the signal to arrive before the last has ended, on a busy machine too.
+    """
+    arguments = ["--env", "mine:MyEnv-v0", "-n", "4000", "--seeds", "2", "--jobs", "2"]
     command = [sys.executable, "-m", "sb3_relax.zoo", "compare", *arguments]
     stopped = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not recorded():

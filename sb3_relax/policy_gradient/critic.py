@@ -45,6 +45,7 @@ class Critic(nn.Module):
         """An optimizer for what V alone depends on, which the policy's optimizer gives up."""
         policy = self.view.policy
         own = self.view.critic_weights
+        owned = set(own)  # by identity, as torch compares parameters there
         if not own:
             raise UsageError("critic_learning_rate needs weights that V alone depends on; this policy shares them all")
         make: Any = policy.optimizer_class
@@ -52,7 +53,7 @@ class Critic(nn.Module):
         def groups_of(wanted: bool) -> list[dict[str, Any]]:
             # a group holds every setting
             groups = [
-                {**group, "params": [p for p in group["params"] if any(p is weight for weight in own) == wanted]}
+                {**group, "params": [p for p in group["params"] if (p in owned) == wanted]}
                 for group in policy.optimizer.param_groups
             ]
             return [group for group in groups if group["params"]]

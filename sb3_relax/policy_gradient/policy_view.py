@@ -17,6 +17,7 @@ from sb3_relax.estimators import Latent
 from sb3_relax.policy_gradient.action_latents import latent_like, to_latent, to_sample
 from sb3_relax.policy_gradient.action_spaces import starts_of
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
+from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.second_derivatives import twice_differentiable
 from sb3_relax.policy_gradient.state_features import StateReader, reader_of
 
@@ -162,12 +163,10 @@ class PolicyView:
 
     def _known_weights(self) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:
         if self._weights is None:
-            # before the first batch, one step of zeros tells: in evaluation mode, since it is no data
-            training = self.policy.training
-            self.policy.set_training_mode(False)
-            with th.enable_grad(), twice_differentiable(self.policy):  # cuDNN's LSTMs have no derivative in this mode
+            # before the first batch, one step of zeros tells: in evaluation mode, since it is no data, where cuDNN's
+            # LSTMs have no derivative
+            with evaluation_mode(self.policy), th.enable_grad(), twice_differentiable(self.policy):
                 self.evaluate(*step_of_zeros(self.policy), **self.context_of_zeros())
-            self.policy.set_training_mode(training)
             forget_graph(self.policy.action_dist)
         assert self._weights is not None
         return self._weights

@@ -14,6 +14,7 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 
 
 class StateReader:
@@ -85,16 +86,11 @@ def gives_flat_features(policy: ActorCriticPolicy) -> bool:
         return True  # SB3's own layers take nothing else
     space = copy.deepcopy(policy.observation_space)
     space.seed(0)
-    training = {module: module.training for module in policy.modules()}
-    policy.set_training_mode(False)  # batch normalisation keeps its statistics
     try:
-        with th.no_grad(), th.random.fork_rng():
+        with evaluation_mode(policy), th.no_grad(), th.random.fork_rng():
             observation, _ = policy.obs_to_tensor(space.sample())
             seen = preprocess_obs(observation, policy.observation_space, normalize_images=policy.normalize_images)
             features = policy.vf_features_extractor(seen)
     except Exception:  # the space may allow observations that never occur, and that the extractor does not take
         return False
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     return isinstance(features, th.Tensor) and features.shape == (1, policy.features_dim)

@@ -119,6 +119,16 @@ def test_both_optimizers_have_the_settings_of_the_policys():
     assert type(model.critic.optimizer) is type(model.policy.optimizer) is type(plain.policy.optimizer)
 
 
+def test_finding_vs_weights_leaves_every_module_in_its_mode():
+    model = build()
+    model.policy.set_training_mode(True)
+    frozen = model.policy.mlp_extractor.policy_net[0]
+    frozen.eval()
+    model.view.follow(model.policy)
+    assert model.view.critic_weights
+    assert {module for module in model.policy.modules() if not module.training} == {frozen}
+
+
 def test_the_same_rate_gives_the_same_weights():
     """Where clipping, which is apart, does nothing."""
     together, apart = (

@@ -174,7 +174,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
     def require_action_space(cls, action_space: spaces.Space) -> None:
         """Actions that this class takes.
 
-        :raises UsageError: (a ``ValueError``) naming the class to use instead
+        :raises UsageError: (a ``ValueError``) naming the class to use instead, or what to change in the environment
         """
         require_action_space(cls, action_space)
 

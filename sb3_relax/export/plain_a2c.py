@@ -65,6 +65,8 @@ def to_a2c(model: ControlVariateA2C, env: VecEnv | None = None) -> A2C:
         raise TypeError(_what_to_do_instead(model))
     if as_sb3_counts(model.action_space) is not model.action_space:
         raise _acts_otherwise(model)
+    if env is not None and not isinstance(env, VecEnv):
+        raise UsageError(f"env must be a VecEnv, as stable_baselines3.common.env_util.make_vec_env makes it; got {env}")
     scale = scale_of(model.policy)
     if scale is not None:
         if env is None:

@@ -92,7 +92,7 @@ def test_so_do_those_with_masks_and_memory(name):
     controller, observation = Controller(model), model.get_env().reset()
     given = dict(zip(controller.inputs, controller.example()[1:], strict=True))
     masks = {"action_masks": given["action_masks"].numpy()} if masked else {}
-    action, _ = model.predict(observation, episode_start=np.zeros(2, bool), deterministic=True, **masks)
+    action, _ = model.predict(observation, episode_start=np.ones(2, bool), deterministic=True, **masks)
     outputs = controller(model.policy.obs_to_tensor(observation)[0], *given.values())
     np.testing.assert_array_equal((outputs[0] if recurrent else outputs).numpy(), action)
     with pytest.raises(TypeError, match=r"export it with to_onnx\(\) or to_torchscript\(\), which keep its normal"):
@@ -155,6 +155,11 @@ def test_a2c_learns_on_with_the_agents_statistics():
 def test_a2c_without_an_environment_to_normalise_is_refused():
     with pytest.raises(UsageError, match=r"use to_a2c\(model, env\), which wraps env in a VecNormalize"):
         to_a2c(make("a vector"))
+
+
+def test_an_environment_alone_is_refused():
+    with pytest.raises(UsageError, match=r"env must be a VecEnv, as .*make_vec_env makes it; got <TinyEnv"):
+        to_a2c(make("a vector"), TinyEnv(ACTION_SPACES["discrete"], observation_space=VECTOR))
 
 
 def test_other_agents_get_the_environment_as_it_is():

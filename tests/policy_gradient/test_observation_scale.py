@@ -321,6 +321,14 @@ def test_weights_are_those_of_the_agent_without_it():
         assert len([*policies[0].parameters()]) == len([*policies[1].parameters()])
 
 
+def test_extractors_apart_have_one_scale():
+    policy = make("extractors apart").policy
+    assert policy.vf_features_extractor is not policy.pi_features_extractor is policy.features_extractor
+    assert policy.vf_features_extractor.scale is policy.pi_features_extractor.scale is scale_of(policy)
+    policy = make("parts").policy
+    assert policy.vf_features_extractor is policy.pi_features_extractor is policy.features_extractor
+
+
 def test_evaluation_and_callbacks_need_nothing_else(tmp_path):
     model = make("LAXA2C", n_steps=4)
     eval_env = DummyVecEnv([lambda: Env(BOX, observation_space=VECTOR)])

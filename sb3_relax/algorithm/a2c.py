@@ -280,6 +280,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 self.critic.fit(batch, now["vf_coef"], self.max_grad_norm, self.noise_generator)
 
                 # what the next batch may know of this one
+                self.critic.remember(batch, rollout, *self.after_rollout())
                 self.control_variate.observe(estimate)
                 self.expected_steps.observe(estimate.samples)
                 if self.normalize_advantage == "running":

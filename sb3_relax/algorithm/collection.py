@@ -64,6 +64,15 @@ class Collection(OnPolicyAlgorithm):
         """``n_rollout_steps`` of every environment: SB3's own code."""
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
+    def after_rollout(self) -> tuple[Any, Any]:
+        """What followed the last step of the rollout in each of its environments.
+
+        :return: the observations, which nobody needs after whole episodes; and whether an episode had ended, ``[E]``
+        """
+        if self.n_episodes is not None:
+            return None, np.ones(1, dtype=bool)
+        return self._last_obs, self._last_episode_starts
+
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:

@@ -22,6 +22,7 @@ OF_TRAINING = (
     "critic_learning_rate",
     "normalize_returns",
     "critic_batch_size",
+    "critic_replay",
     "update_rule",
     "target_kl",
 )

@@ -185,6 +185,11 @@ class Recurrent(ControlVariateA2C):
         values = super().check_hyperparameters()
         if values.critic_batch_size is not None:
             raise UsageError("critic_batch_size must be None: steps of a sequence stay together")
+        if values.critic_replay > 1:
+            raise UsageError(
+                "critic_replay must be 1: an earlier rollout has the LSTM's states by its weights at the time, which "
+                "the weights of today cannot go on from"
+            )
         if self.policy_kwargs.get("squash_output"):
             raise UsageError(
                 "squash_output must be False: sb3-contrib's recurrent rollouts hand squashed actions to the "

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 from torch.nn import functional as F
 
 from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.critic_replay import CriticReplay, EarlierRollout
 from sb3_relax.policy_gradient.gradients import clear_gradients, parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.return_scale import ReturnScale
-from sb3_relax.policy_gradient.rollout import Batch
+from sb3_relax.policy_gradient.rollout import Batch, Rollout
 
 
 class Critic(nn.Module):
@@ -25,10 +27,12 @@ class Critic(nn.Module):
     that the action distribution depends on too stay with the policy's.
 
     With ``normalize_returns`` the error is measured in the returns' running scale, and V's last layer is stepped in it
-    (:class:`~sb3_relax.policy_gradient.return_scale.ReturnScale`).
+    (:class:`~sb3_relax.policy_gradient.return_scale.ReturnScale`). With ``critic_replay`` the further steps see earlier
+    rollouts too (:class:`~sb3_relax.policy_gradient.critic_replay.CriticReplay`).
 
     :param view: of the policy, whose value head V is
-    :param hyperparameters: ``n_critic_steps``, ``critic_learning_rate``, ``critic_batch_size``, ``normalize_returns``
+    :param hyperparameters: ``n_critic_steps``, ``critic_learning_rate``, ``critic_batch_size``, ``critic_replay``,
+        ``normalize_returns``
     :raises UsageError: where V has a rate of its own, and no weight is V's alone; or where returns are normalised, and
         V has no last layer that is linear
     """
@@ -38,6 +42,8 @@ class Critic(nn.Module):
         self.view = view
         self.n_steps = hyperparameters.n_critic_steps
         self.batch_size = hyperparameters.critic_batch_size
+        earlier = hyperparameters.critic_replay - 1
+        self.replay = CriticReplay(view, earlier) if earlier else None
         self.scale = ReturnScale(view.policy) if hyperparameters.normalize_returns else None
         self.optimizer = None if hyperparameters.critic_learning_rate is None else self._take_weights()
 
@@ -103,7 +109,7 @@ class Critic(nn.Module):
         if self.optimizer is not None:  # the shared backward pass left its gradient
             self._step(self.optimizer, parameters_of(self.optimizer), max_grad_norm)
         critic, optimizer = self.view.critic_weights, self.optimizer or self.view.policy.optimizer
-        parts = self._parts(batch, generator)
+        parts = self._parts(batch if self.replay is None else self.replay.joined_by(batch), generator)
         for _ in range(self.n_steps - 1):
             part = next(parts)
             values = self.view.predict_values(part.observations, **part.context)
@@ -112,6 +118,17 @@ class Critic(nn.Module):
             for parameter, gradient in zip(critic, gradients, strict=True):
                 parameter.grad = gradient
             self._step(optimizer, critic, max_grad_norm)
+
+    def remember(self, batch: Batch, rollout: Rollout, last_obs: Any, dones: np.ndarray) -> None:
+        """Keep a rollout for later updates where ``critic_replay`` asks for it, once V was fitted to it.
+
+        :param batch: all of its steps
+        :param rollout: that the batch is of
+        :param last_obs: the environments' observations after it
+        :param dones: whether an episode ended with its last step, ``[E]``
+        """
+        if self.replay is not None:
+            self.replay.add(EarlierRollout.of(batch, rollout, last_obs, dones))
 
     def _step(self, optimizer: th.optim.Optimizer, weights: list[nn.Parameter], max_grad_norm: float) -> None:
         if self.scale is None:

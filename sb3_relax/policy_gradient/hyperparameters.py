@@ -83,7 +83,10 @@ class Hyperparameters:
         optimizer of their own, of the policy's kind, and their gradient is clipped apart. ``None``: ``learning_rate``
     :param normalize_returns: with ``critic_learning_rate``, fit V in the running scale of the returns (PopArt): one
         rate then suits rewards of any size, and V itself stays in the environment's units
-    :param critic_batch_size: the further steps of V are on minibatches of this size. ``None``: on the whole batch
+    :param critic_batch_size: the further steps of V are on minibatches of this size. ``None``: on all steps together
+    :param critic_replay: the further steps of V are on this many of the last rollouts together. Targets of earlier ones
+        are computed anew at every update, by V and the policy of today (V-trace's λ-returns); the newest one keeps its
+        own. Needs ``n_critic_steps`` above 1. An agent that is loaded begins with no earlier rollouts
     :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action
         distribution does not depend on, so neither the policy's weights nor its optimizer state notice
     :param n_episodes: update after this many whole episodes, without bootstrapping, instead of after ``n_steps``
@@ -107,6 +110,8 @@ class Hyperparameters:
     critic_learning_rate: float | Schedule | None = None
     normalize_returns: bool = False
     critic_batch_size: int | None = None
+    # not searched: recurrent policies refuse it, and so does one critic step, which a search cannot see
+    critic_replay: int = 1
     n_critic_steps: int = field(default=1, metadata={"search": Choices((1, 5, 10))})
     n_episodes: int | None = None
     bootstrap_truncated: bool = True
@@ -159,6 +164,12 @@ class Hyperparameters:
             require_count("critic_batch_size", self.critic_batch_size)
         require_count("n_cv_steps", self.n_cv_steps)
         require_count("n_critic_steps", self.n_critic_steps)
+        require_count("critic_replay", self.critic_replay)
+        if self.critic_replay > 1 and self.n_critic_steps == 1:
+            raise UsageError(
+                f"critic_replay={self.critic_replay} is of V's further steps, and n_critic_steps=1 has none: leave it "
+                "out, or set n_critic_steps, such as 10"
+            )
         require_choice("cv_objective", self.cv_objective, CV_OBJECTIVES)
         require_within("target_kl", self.target_kl, 1e-8, 1.0)
         require_count("max_episode_steps", self.max_episode_steps)

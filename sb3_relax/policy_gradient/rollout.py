@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -53,6 +53,31 @@ class Batch:
             self.order[steps.cpu().numpy()],
             self.shape,
             {name: part[steps] for name, part in self.context.items()},
+        )
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """Batches of several rollouts of the same environments, as of one rollout: the first batch's comes first.
+
+        :param batches: of as many environments each (not of recurrent policies)
+        """
+        observations: list[Any] = [batch.observations for batch in batches]
+        lengths = [batch.shape[0] for batch in batches]
+        total, starts = sum(lengths), np.cumsum([0, *lengths])
+        orders = [
+            batch.order // length * total + start + batch.order % length
+            for batch, length, start in zip(batches, lengths, starts, strict=False)
+        ]
+        return cls(
+            {key: th.cat([parts[key] for parts in observations]) for key in observations[0]}
+            if isinstance(observations[0], dict)
+            else th.cat(observations),
+            th.cat([batch.actions for batch in batches]),
+            th.cat([batch.advantages for batch in batches]),
+            th.cat([batch.returns for batch in batches]),
+            np.concatenate(orders),
+            (total, batches[0].shape[1]),
+            {name: th.cat([batch.context[name] for batch in batches]) for name in batches[0].context},
         )
 
     @property

@@ -1,0 +1,152 @@
+"""Earlier rollouts, to which V is fitted again with targets of today."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
+from sb3_relax.policy_gradient.policy_view import PolicyView
+from sb3_relax.policy_gradient.rollout import Batch, Rollout
+
+
+def v_trace(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    last_values: np.ndarray,
+    ends: np.ndarray,
+    ratios: np.ndarray,
+    gamma: float,
+    gae_lambda: float,
+) -> np.ndarray:
+    """V's targets from steps of another policy, ``[T, E]``: V-trace with ρ̄ = c̄ = 1.
+
+    With ρ_t = min(1, π(a_t|s_t) / μ(a_t|s_t)), the target is V(s_t) + e_t, where
+    e_t = ρ_t [r_t + γ V(s_{t+1}) - V(s_t)] + γ λ ρ_t e_{t+1}, and neither V nor e goes on after an episode's end
+    (Espeholt et al. 2018, https://arxiv.org/abs/1802.01561, Eq 1 and Remarks 1 and 2). Where π = μ these are GAE's
+    λ-returns, Â_t + V(s_t). Actions that have become rarer draw the target towards V(s_t): what is learned of them is
+    the value of a policy between π and μ.
+
+    :param rewards: r, ``[T, E]``
+    :param values: V of the states acted in, ``[T, E]``
+    :param last_values: V of the states after the last step, ``[E]``
+    :param ends: whether an episode ended after the step, ``[T, E]``
+    :param ratios: π(a|s) / μ(a|s) of the policy of today and the one that acted, ``[T, E]``
+    """
+    goes_on = 1.0 - ends
+    weights = np.minimum(ratios, 1.0)
+    next_values = np.concatenate([values[1:], last_values[None]])
+    errors = weights * (rewards + gamma * goes_on * next_values - values)
+    carried = gamma * gae_lambda * goes_on * weights
+    for step in reversed(range(len(errors) - 1)):
+        errors[step] += carried[step] * errors[step + 1]
+    return values + errors
+
+
+@dataclass(frozen=True)
+class EarlierRollout:
+    """One rollout as V's fit needs it again, all of it copied.
+
+    :param batch: all of its steps
+    :param rewards: the environment's and, where a time limit cut an episode, γV of the state there as it was at the
+        time, ``[T, E]``
+    :param log_probs: log μ(a|s) of the policy that acted, ``[T, E]``
+    :param ends: whether an episode ended after the step, ``[T, E]``
+    :param last_obs: the observations after the last step, ``[E, *obs_shape]`` or a dict of such; ``None`` where every
+        episode had ended
+    :param gamma: γ
+    :param gae_lambda: λ
+    """
+
+    batch: Batch
+    rewards: np.ndarray
+    log_probs: np.ndarray
+    ends: np.ndarray
+    last_obs: PyTorchObs | None
+    gamma: float
+    gae_lambda: float
+
+    @classmethod
+    def of(cls, batch: Batch, rollout: Rollout, last_obs: Any, dones: np.ndarray) -> EarlierRollout:
+        """What is to be kept of a rollout.
+
+        :param batch: all of its steps, in any order
+        :param rollout: that the batch is of
+        :param last_obs: the environments' observations after it
+        :param dones: whether an episode ended with its last step, ``[E]``
+        """
+        copied = rollout.buffer.to_torch
+        following: PyTorchObs | None = None
+        if not dones.all():
+            of_parts = isinstance(last_obs, dict)
+            following = {key: copied(part) for key, part in last_obs.items()} if of_parts else copied(last_obs)
+        return cls(
+            batch=batch,
+            rewards=rollout.rewards.copy(),
+            log_probs=rollout.log_probs.copy(),
+            ends=np.concatenate([rollout.episode_starts[1:], dones[None]]) > 0,
+            last_obs=following,
+            gamma=rollout.buffer.gamma,
+            gae_lambda=rollout.buffer.gae_lambda,
+        )
+
+    def with_targets_of(self, view: PolicyView) -> Batch:
+        """Its steps with :func:`v_trace`'s targets, by V and the policy as they are.
+
+        :param view: of the policy, which is in evaluation mode, as when it acted
+        """
+        output = view.evaluate(self.batch.observations, self.batch.actions, **self.batch.context)
+        values = self._in_time_order(output.values)
+        last_values = np.zeros_like(values[0])
+        if self.last_obs is not None:
+            last_values = view.predict_values(self.last_obs).cpu().numpy()
+        # log π - log μ above 0 is cut off by V-trace, and would overflow before
+        ratios = np.exp(np.minimum(self._in_time_order(output.log_prob) - self.log_probs, 0.0))
+        targets = v_trace(self.rewards, values, last_values, self.ends, ratios, self.gamma, self.gae_lambda)
+        returns = th.as_tensor(targets.ravel()[self.batch.index]).to(self.batch.returns)
+        return replace(self.batch, returns=returns)
+
+    def _in_time_order(self, of_steps: th.Tensor) -> np.ndarray:
+        """``[N]``, as the batch has them → ``[T, E]``."""
+        array = of_steps.cpu().numpy()
+        ordered = np.empty_like(array)
+        ordered[self.batch.index] = array
+        return ordered.reshape(self.batch.shape)
+
+
+class CriticReplay:
+    """The last rollouts before the newest, for V's further steps.
+
+    Their targets are computed anew at every update: the λ-returns of V-trace (:func:`v_trace`), by V and the policy
+    after the joint step. The newest rollout keeps the targets it came with, since its actions are the policy's own.
+
+    Three things stay as they were when a rollout was collected. Where a time limit cut an episode, its last reward
+    includes γV(s_T) by V at the time, because s_T is not kept. Observations and rewards that were normalised by running
+    statistics (``VecNormalize``) stay so, which does no harm as long as the rollouts are few, since the statistics
+    hardly move meanwhile. With gSDE the ratio is that of each step's own distribution, as in PPO.
+
+    It is not saved with the agent, as SB3 saves no rollouts: an agent that is loaded begins with none. It takes the
+    memory of its rollouts, on the policy's device, and one pass of the policy over them at every update.
+
+    :param view: of the policy
+    :param n_rollouts: how many are kept; older ones are dropped
+    """
+
+    def __init__(self, view: PolicyView, n_rollouts: int):
+        self.view = view
+        self.rollouts: deque[EarlierRollout] = deque(maxlen=n_rollouts)
+
+    def add(self, rollout: EarlierRollout) -> None:
+        """Keep a rollout, after V was fitted to it."""
+        self.rollouts.append(rollout)
+
+    def joined_by(self, batch: Batch) -> Batch:
+        """The steps that are kept, with targets of today, and those of the newest rollout, as they are."""
+        with th.no_grad(), evaluation_mode(self.view.policy):
+            earlier = [rollout.with_targets_of(self.view) for rollout in self.rollouts]
+        return Batch.joined([*earlier, batch])

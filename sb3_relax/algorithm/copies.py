@@ -25,6 +25,7 @@ OF_TRAINING = (
     "critic_replay",
     "update_rule",
     "target_kl",
+    "momentum",
 )
 NOT_COPIED = (*OF_TRAINING, "seed")
 

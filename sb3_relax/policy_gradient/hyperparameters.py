@@ -76,6 +76,8 @@ class Hyperparameters:
         ``target_kl``
     :param target_kl: with ``update_rule="kfac"``, the KL divergence of the new policy from the old, in nats, that each
         step is sized for. ``learning_rate`` is then V's; a schedule of it shortens the policy's steps in proportion
+    :param momentum: with ``update_rule="kfac"``, how much a gradient counts in comparison with the next one, in the
+        average that the policy steps along; 0 for the newest alone. No effect where conjugate gradients take its place
     :param normalize_observations: let the policy normalise Box observations that are no images, as VecNormalize does,
         by the mean and the variance of those that earlier rollouts met. They are part of the policy: saved, loaded and
         exported with it
@@ -106,6 +108,7 @@ class Hyperparameters:
     control_variate: Any = None
     update_rule: str | Callable[..., Any] = "optimizer"
     target_kl: float = 0.005
+    momentum: float = 0.9
     normalize_observations: bool = False
     critic_learning_rate: float | Schedule | None = None
     normalize_returns: bool = False
@@ -172,17 +175,19 @@ class Hyperparameters:
             )
         require_choice("cv_objective", self.cv_objective, CV_OBJECTIVES)
         require_within("target_kl", self.target_kl, 1e-8, 1.0)
+        require_within("momentum", self.momentum, 0, 0.9999)
         require_count("max_episode_steps", self.max_episode_steps)
         if self.control_variate not in (None, "state") and not self.cv_action_dependent:
             raise UsageError(
                 f"control_variate={self.control_variate!r} decides by itself what ĉ reads: leave out "
                 "cv_action_dependent=False, or use control_variate='state'"
             )
-        if self.update_rule == "optimizer" and self.target_kl != type(self).target_kl:
-            raise UsageError(
-                f"target_kl={self.target_kl} has no effect on update_rule='optimizer': leave it out, or set "
-                "update_rule='kfac'"
-            )
+        for name in ("target_kl", "momentum"):
+            if self.update_rule == "optimizer" and getattr(self, name) != getattr(type(self), name):
+                raise UsageError(
+                    f"{name}={getattr(self, name)} has no effect on update_rule='optimizer': leave it out, or set "
+                    "update_rule='kfac'"
+                )
         if self.n_episodes is not None:
             require_count("n_episodes", self.n_episodes, low=n_envs)
         elif not self.bootstrap_truncated:

@@ -16,13 +16,14 @@ from sb3_relax import LAXA2C, RELAXA2C, HybridRELAXA2C, MaskableRELAXA2C, Recurr
 from sb3_relax.control_variates import CONTROL_VARIATES
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.update_rules.natural_gradient import rule as rule_module
+from sb3_relax.policy_gradient.update_rules.natural_gradient.averages import Averages
 from sb3_relax.policy_gradient.update_rules.natural_gradient.conjugate_gradients import (
     conjugate_gradients,
     fisher_product,
     flat,
     like,
 )
-from sb3_relax.policy_gradient.update_rules.natural_gradient.kfac import BlockAverages, blocks_of, layers_with
+from sb3_relax.policy_gradient.update_rules.natural_gradient.kfac import blocks_of, layers_with
 from sb3_relax.policy_gradient.update_rules.natural_gradient.kronecker import KroneckerBlock, patches
 from sb3_relax.policy_gradient.update_rules.natural_gradient.rule import TOLERANCE, search
 from sb3_relax.policy_gradient.update_rules.natural_gradient.trace import Call, traced
@@ -293,11 +294,31 @@ def test_an_activation_in_place_changes_nothing():
 
 
 def test_averages_are_even_at_first_and_fade_later():
-    averages, values = BlockAverages(decay=0.75), [3.0, 5.0, 10.0, 2.0, 7.0]
+    averages, values = Averages(decay=0.75), [3.0, 5.0, 10.0, 2.0, 7.0]
     found = [averages.observe([[th.tensor([value])], []])[0][0].item() for value in values]
     assert found == pytest.approx([3, 4, 6, 5, 0.75 * 5 + 0.25 * 7])
     assert averages.state_dict().keys() == {"steps", "average_0_0"}
     assert averages.observe([[th.ones(2)]])[0][0].tolist() == [1, 1]  # of another policy
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_it_steps_along_the_average_of_gradients(momentum):
+    """Two batches: what the second step is sized by is the average of both, evenly, or the newest alone."""
+    model = PLAIN["discrete"](momentum=momentum)
+    seen, solved = [], []
+    direction = model.update_rule.direction
+
+    def spy(output, weights, gradients, damping):
+        seen.append([part.clone() for part in gradients])
+        found = direction(output, weights, gradients, damping)
+        solved.append([part.clone() for part in found[0]])
+        return found
+
+    model.update_rule.direction = spy
+    model.learn(2 * model.n_steps)
+    for first, second, g in zip(*seen, solved[1], strict=True):
+        assert not th.allclose(first, second)
+        th.testing.assert_close(g, (first + second) / 2 if momentum else second)
 
 
 def test_an_affine_change_of_the_inputs_changes_nothing():
@@ -545,7 +566,7 @@ def test_its_state_is_saved_and_goes_on(case, tmp_path):
     assert all(map(th.equal, model.policy.parameters(), loaded.policy.parameters()))
     own, other = model.update_rule.state_dict(), loaded.update_rule.state_dict()
     assert all(th.equal(own[name], other[name]) for name in own)
-    assert (len(own) > 2) == (case != "lstm")  # the damping, the number of steps, and the averages
+    assert (len(own) > 3) == (case != "lstm")  # the damping, two numbers of steps, and the averages
 
 
 def test_the_state_of_before_the_first_update_is_taken_back():
@@ -560,12 +581,16 @@ def test_the_state_of_before_the_first_update_is_taken_back():
     assert all(th.equal(value, after[1][name]) for name, value in after[0].items())
 
 
-def test_a_target_without_a_natural_gradient_is_refused():
-    with pytest.raises(UsageError, match=r"target_kl=0\.01 has no effect on update_rule='optimizer'"):
-        PLAIN["discrete"](update_rule="optimizer", target_kl=0.01)
+@pytest.mark.parametrize("argument", [{"target_kl": 0.01}, {"momentum": 0.5}])
+def test_what_is_of_a_natural_gradient_is_refused_without_one(argument):
+    with pytest.raises(UsageError, match=r"=0\.\d+ has no effect on update_rule='optimizer'"):
+        PLAIN["discrete"](update_rule="optimizer", **argument)
 
 
 def test_bad_targets_are_refused():
     for bad in (0, -1, math.nan, 2, "0.01"):
         with pytest.raises(UsageError, match="target_kl must be a finite number between"):
             PLAIN["discrete"](target_kl=bad)
+    for bad in (-0.1, 1, math.nan, None):
+        with pytest.raises(UsageError, match="momentum must be a finite number between"):
+            PLAIN["discrete"](momentum=bad)

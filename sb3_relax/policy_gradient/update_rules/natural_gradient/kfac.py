@@ -10,56 +10,11 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution, Sta
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
+from sb3_relax.policy_gradient.update_rules.natural_gradient.averages import Averages
 from sb3_relax.policy_gradient.update_rules.natural_gradient.block import Block
 from sb3_relax.policy_gradient.update_rules.natural_gradient.kronecker import KroneckerBlock, takes, takes_calls
 from sb3_relax.policy_gradient.update_rules.natural_gradient.noise_scale import LogStdBlock, StateDependentNoiseBlock
 from sb3_relax.policy_gradient.update_rules.natural_gradient.trace import Trace
-
-
-class BlockAverages(nn.Module):
-    """Averages of what the blocks of F are made of, over the batches seen, older ones fading.
-
-    The buffers are made with the first batch. Loading a state leaves those that it has.
-
-    :param decay: weight of the past; the first batches are averaged evenly, until they have as much of it
-    """
-
-    steps: th.Tensor
-
-    def __init__(self, decay: float = 0.95):
-        super().__init__()
-        self.decay = decay
-        self.register_buffer("steps", th.zeros((), dtype=th.int64))
-
-    @th.no_grad()
-    def observe(self, statistics: Sequence[Sequence[th.Tensor]]) -> list[list[th.Tensor]]:
-        """Take in a batch.
-
-        :param statistics: of each block
-        :return: the averages, in the same places
-        """
-        self.steps += 1
-        weight = max(1 / self.steps.item(), 1 - self.decay)
-        return [
-            [self._average(f"average_{i}_{j}", value, weight) for j, value in enumerate(values)]
-            for i, values in enumerate(statistics)
-        ]
-
-    def _average(self, name: str, value: th.Tensor, weight: float) -> th.Tensor:
-        average = self._buffers.get(name)
-        if average is None or average.shape != value.shape:  # the first, or the first of another policy
-            self.register_buffer(name, value.clone())
-        else:
-            average.lerp_(value, weight)
-        return self.get_buffer(name)
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        for own in [name for name in self._buffers if name != "steps"]:
-            delattr(self, own)
-        for name, value in state_dict.items():
-            if name.startswith(f"{prefix}average_"):
-                self.register_buffer(name.removeprefix(prefix), th.zeros_like(value, device=self.steps.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def blocks_of(policy: ActorCriticPolicy, trace: Trace, weights: set[nn.Parameter]) -> list[Block]:
@@ -99,7 +54,7 @@ def without_block(policy: nn.Module, blocks: Sequence[Block], weights: set[nn.Pa
 
 
 def kfac_direction(
-    averages: BlockAverages,
+    averages: Averages,
     blocks: Sequence[Block],
     trace: Trace,
     gradients: Mapping[nn.Parameter, th.Tensor],

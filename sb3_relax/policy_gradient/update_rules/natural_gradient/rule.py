@@ -11,6 +11,7 @@ from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.update_rules.base import UpdateRule
+from sb3_relax.policy_gradient.update_rules.natural_gradient.averages import Averages
 from sb3_relax.policy_gradient.update_rules.natural_gradient.conjugate_gradients import (
     conjugate_gradients,
     fisher_product,
@@ -18,7 +19,6 @@ from sb3_relax.policy_gradient.update_rules.natural_gradient.conjugate_gradients
     like,
 )
 from sb3_relax.policy_gradient.update_rules.natural_gradient.kfac import (
-    BlockAverages,
     blocks_of,
     kfac_direction,
     layers_with,
@@ -47,7 +47,10 @@ class NaturalGradient(UpdateRule):
     other policies (LSTM, attention, layers of your own) conjugate gradients on products of F with vectors take its
     place, as in TRPO (Schulman et al. 2015); the log says so once.
 
-    Of g, the policy's gradient and that of the entropy, the direction is d = (F + ε)⁻¹g, and the step is s·d with
+    g is the policy's gradient and that of the entropy. With K-FAC both F and g are averages over updates; in g's, a
+    batch counts ``momentum`` times as much as the one after it. A step has the same length whatever the noise, and the
+    noise of ten batches together is a third of one's. Conjugate gradients have F and g of one batch: earlier gradients
+    have parts to which the F of that batch gives no length. The direction is d = (F + ε)⁻¹g, and the step is s·d with
 
         s = min(√(2 ``target_kl`` / gᵀd), 1 / rms(Â)) · ``learning_rate`` now / ``learning_rate`` at the start
 
@@ -65,7 +68,7 @@ class NaturalGradient(UpdateRule):
     rewards.)
 
     :param view: of the policy
-    :param hyperparameters: of the algorithm, whose ``target_kl`` is taken
+    :param hyperparameters: of the algorithm, whose ``target_kl`` and ``momentum`` are taken
 
     Example::
 
@@ -79,7 +82,8 @@ class NaturalGradient(UpdateRule):
     def __init__(self, view: PolicyView, hyperparameters: Hyperparameters):
         super().__init__(view)
         self.target_kl = hyperparameters.target_kl
-        self.averages = BlockAverages()
+        self.averages = Averages()
+        self.momentum = Averages(hyperparameters.momentum)
         self.register_buffer("damping", th.tensor(FIRST_DAMPING))
         self._said = False
         self._measured: dict[str, float] = {}
@@ -99,7 +103,7 @@ class NaturalGradient(UpdateRule):
         gradients = policy_gradients(clipped, of_value, share)
 
         damping = self.damping.item()
-        direction, n_blocks = self.direction(output, weights, gradients, damping)
+        gradients, direction, n_blocks = self.direction(output, weights, gradients, damping)
         slope = (flat(gradients) @ flat(direction)).item()
         size, longest = self.sizes(slope, estimate.value)
         kl_at = mover(output, weights, [size * part for part in direction], self.step_value(weights, of_value))
@@ -126,15 +130,19 @@ class NaturalGradient(UpdateRule):
         weights: Sequence[th.nn.Parameter],
         gradients: Sequence[th.Tensor],
         damping: float,
-    ) -> tuple[list[th.Tensor], int]:
-        """d = (F + ε)⁻¹g, in the shapes of the weights, and the number of blocks that F was taken to have."""
+    ) -> tuple[Sequence[th.Tensor], list[th.Tensor], int]:
+        """g, d = (F + ε)⁻¹g, both in the shapes of the weights, and the number of blocks that F was taken to have.
+
+        :param gradients: of this batch
+        """
         policy, actor = self.view.policy, set(weights)
         trace = traced(output, layers_with(policy, actor))
         blocks = blocks_of(policy, trace, actor)
         missing = without_block(policy, blocks, actor)
         if not missing:
+            (gradients,) = self.momentum.observe([gradients])
             found = kfac_direction(self.averages, blocks, trace, dict(zip(weights, gradients, strict=True)), damping)
-            return [found[weight] for weight in weights], len(blocks)
+            return gradients, [found[weight] for weight in weights], len(blocks)
         if not self._said:
             self._said = True
             self.note = (
@@ -143,7 +151,7 @@ class NaturalGradient(UpdateRule):
             )
         product = fisher_product(trace.output, weights)
         solution = conjugate_gradients(lambda vector: product(vector) + damping * vector, flat(gradients))
-        return like(solution, gradients), 1
+        return gradients, like(solution, gradients), 1
 
     def sizes(self, slope: float, signal: th.Tensor) -> tuple[float, float]:
         """s, and the most that it may become; both 0 where there is nowhere to go.

@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance, ob
 
 from sb3_relax.algorithm.collection import Collection
 from sb3_relax.algorithm.persistence import Persistence, mixed_seed
+from sb3_relax.algorithm.presets import takes_preset
 from sb3_relax.algorithm.requirements import (
     require_action_space,
     require_observation_space,
@@ -47,7 +48,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
     """A2C whose score function is corrected by a control variate; see LAXA2C and RELAXA2C.
 
     Takes A2C's arguments in A2C's order with A2C's defaults, and after them, by keyword, those of
-    :class:`~sb3_relax.policy_gradient.Hyperparameters`.
+    :class:`~sb3_relax.policy_gradient.Hyperparameters`. With ``preset="fast"`` all that is not given has the values of
+    :data:`~sb3_relax.algorithm.presets.PRESETS` in the place of A2C's defaults.
 
     Four parts that do not know each other make an update. They are attributes, made with the policy: ``view`` (a
     :class:`~sb3_relax.policy_gradient.PolicyView`), ``control_variate`` (a
@@ -81,6 +83,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
     policy_base: ClassVar[str | None] = None
     #: the class of what it takes beside A2C's arguments
     hyperparameters: ClassVar[type[Hyperparameters]] = Hyperparameters
+    #: arguments that a preset does not set, since the class refuses their values
+    not_of_presets: ClassVar[tuple[str, ...]] = ()
     #: how it reads policies and rollout buffers
     view_class: ClassVar[type[PolicyView]] = PolicyView
     rollout_class: ClassVar[type[Rollout]] = Rollout
@@ -94,6 +98,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
     critic_learning_rate: float | Schedule | None
     n_critic_steps: int
 
+    @takes_preset
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],

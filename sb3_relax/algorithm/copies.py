@@ -88,7 +88,7 @@ def frozen_copy(
     """
     require_plain_policy(model)
     kind = type(model) if isinstance(model, ControlVariateA2C) else algorithm_of(model.action_space)
-    refuse_unknown_arguments(kind, overrides, [*signature(kind).parameters, "n_envs"])
+    refuse_unknown_arguments(kind, overrides, {*signature(kind).parameters, "n_envs"} - {"preset"})
     copied = {name: value for name, value in hyperparameters_of(model).items() if name not in NOT_COPIED}
     own = {ATTRIBUTES.get(name, name): value for name, value in {**copied, **overrides}.items()}
     own |= {name: getattr(model, name) for name in ("observation_space", "action_space")}

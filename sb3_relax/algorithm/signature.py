@@ -10,6 +10,8 @@ from typing import Any
 def full_signature(cls: Any) -> Signature:
     """The constructor's signature with the hyper-parameters of the class written out in the place of ``**kwargs``.
 
+    ``preset`` comes after them, which :func:`~sb3_relax.algorithm.presets.takes_preset` adds.
+
     :param cls: an algorithm, whose constructor ends in ``**kwargs`` and whose ``hyperparameters`` is a dataclass
     """
     parameters = list(signature(cls.__init__).parameters.values())[1:-1]
@@ -22,4 +24,5 @@ def full_signature(cls: Any) -> Signature:
         )
         for field in fields(cls.hyperparameters)
     ]
-    return Signature([*parameters, *own])
+    preset = Parameter("preset", Parameter.KEYWORD_ONLY, default=None, annotation="str | None")
+    return Signature([*parameters, *own, preset])

@@ -90,7 +90,7 @@ class ObservationScale(nn.Module):
             raise UsageError(
                 f"normalize_observations=True finds nothing to normalise in {space}: it is for Box observations that "
                 "are no images, since policies scale images and one-hot encode discrete observations by themselves. "
-                "Leave it out"
+                "Set normalize_observations=False"
             )
         # in a list, since a name may hold what a module's may not
         self.moments = nn.ModuleList(RunningMoments(parts[name].shape or ()) for name in self.names)

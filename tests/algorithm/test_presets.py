@@ -1,0 +1,66 @@
+"""preset="fast"."""
+
+import pytest
+
+from sb3_relax import LAXA2C, RELAXA2C, RecurrentRELAXA2C
+from sb3_relax.algorithm.presets import PRESETS
+from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.hyperparameters import hyperparameters_of
+
+FAST = PRESETS["fast"]
+
+
+def test_its_values_are_those_of_what_is_not_given():
+    model = RELAXA2C("MlpPolicy", "CartPole-v1", preset="fast", gamma=0.9, target_kl=0.01, n_relaxed=4)
+    values = hyperparameters_of(model)
+    plain = hyperparameters_of(RELAXA2C("MlpPolicy", "CartPole-v1"))
+    for name, value in values.items():
+        if name in FAST.keys() - {"gamma", "target_kl", "use_rms_prop"}:
+            assert value == FAST[name], name
+        elif name not in ("gamma", "target_kl", "use_rms_prop", "policy_kwargs", "n_relaxed"):
+            assert value == plain[name], name
+    assert (model.gamma, model.target_kl, model.n_relaxed) == (0.9, 0.01, 4)
+    assert type(model.policy.optimizer).__name__ == "Adam"
+
+
+def test_what_is_given_by_position_is_kept():
+    model = LAXA2C("MlpPolicy", "Pendulum-v1", 1e-4, 7, preset="fast")
+    assert (model.learning_rate, model.n_steps) == (1e-4, 7)
+    assert model.gae_lambda == FAST["gae_lambda"]
+
+
+def test_an_argument_of_a2cs_own_default_counts_as_given():
+    assert RELAXA2C("MlpPolicy", "CartPole-v1", preset="fast", n_steps=5).n_steps == 5
+
+
+def test_a_class_leaves_out_what_it_refuses():
+    model = RecurrentRELAXA2C("MlpLstmPolicy", "CartPole-v1", preset="fast")
+    assert model.critic_replay == 1
+    assert model.critic_batch_size is None
+    assert model.update_rule_spec == "kfac"
+    model.learn(2 * FAST["n_steps"])
+
+
+def test_it_is_saved_as_its_values(tmp_path):
+    model = RELAXA2C("MlpPolicy", "CartPole-v1", preset="fast", seed=0).learn(FAST["n_steps"])
+    model.save(tmp_path / "agent")
+    loaded = RELAXA2C.load(tmp_path / "agent")
+    assert not hasattr(loaded, "preset")
+    assert {name: getattr(loaded, name) for name in ("n_steps", "target_kl", "critic_replay")} == {
+        name: FAST[name] for name in ("n_steps", "target_kl", "critic_replay")
+    }
+
+
+def test_a_subclass_with_a_constructor_of_its_own():
+    class Mine(RELAXA2C):
+        def __init__(self, *args, own=1, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.own = own
+
+    model = Mine("MlpPolicy", "CartPole-v1", own=2, preset="fast")
+    assert (model.own, model.critic_replay) == (2, FAST["critic_replay"])
+
+
+def test_an_unknown_one_is_refused():
+    with pytest.raises(UsageError, match="preset must be one of 'fast'; got 'quick'"):
+        RELAXA2C("MlpPolicy", "CartPole-v1", preset="quick")

@@ -19,6 +19,10 @@ class UsageError(ValueError):
     """
 
 
+class ActionsNotTaken(UsageError, AssertionError):
+    """Actions that an algorithm does not take: an ``AssertionError`` too, as SB3 raises it."""
+
+
 class ParametersDoNotFit(UsageError, RuntimeError):
     """Parameters of another agent than the one they are given to: a ``RuntimeError`` too, as torch raises it."""
 

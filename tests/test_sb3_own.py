@@ -12,9 +12,6 @@ import pytest
 #: a folder that holds SB3's ``tests``, as its repository and its source distribution have them
 FOLDER = os.environ.get("SB3_TESTS")
 
-#: what A2C refuses and our classes take: MultiBinary actions of several dimensions
-OTHERWISE = ["tests/test_spaces.py::test_multidim_binary_not_supported"]
-
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FOLDER, reason="SB3_TESTS names no folder with a checkout of stable-baselines3")
@@ -28,7 +25,7 @@ def test_sb3s_own_tests_of_a2c_pass(tmp_path):
     path = [tmp_path, Path(__file__).parent, Path(__file__).parents[1]]
     command = [sys.executable, "-m", "pytest", "-p", "as_a2c", "-p", "no:cacheprovider", "-q"]
     run = subprocess.run(
-        [*command, *(f"--deselect={test}" for test in OTHERWISE), *map(str, modules)],
+        [*command, *map(str, modules)],
         cwd=checkout,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))},
         capture_output=True,

@@ -26,7 +26,7 @@ from sb3_relax.algorithm.tensorboard import and_the_answer, run_name
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.guard import Guarded
 from sb3_relax.control_variates.registry import make_control_variate
-from sb3_relax.errors import refuse_unknown_arguments
+from sb3_relax.errors import UsageError, refuse_unknown_arguments
 from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.action_spaces import act_in, as_sb3_counts
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
@@ -34,6 +34,7 @@ from sb3_relax.policy_gradient.critic import Critic
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters, check_a2c, scheduled_values
+from sb3_relax.policy_gradient.observation_scale import ObservationScale, normalize_observations_in, scale_of
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Rollout
 from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
@@ -89,6 +90,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
     normalize_advantage: bool | str  # type: ignore[assignment]
     ent_coef: float | Schedule  # type: ignore[assignment]
     vf_coef: float | Schedule  # type: ignore[assignment]
+    normalize_observations: bool
     critic_learning_rate: float | Schedule | None
     n_critic_steps: int
 
@@ -174,7 +176,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
     def require_action_space(cls, action_space: spaces.Space) -> None:
         """Actions that this class takes.
 
-        :raises UsageError: (a ``ValueError``) naming the class to use instead
+        :raises UsageError: (a ``ValueError``) naming the class to use instead, or what to change in the environment
         """
         require_action_space(cls, action_space)
 
@@ -198,6 +200,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         for group in self.policy.optimizer.param_groups:
             if "foreach" in group and group["foreach"] is None and not group.get("fused"):
                 group["foreach"] = True
+        if values.normalize_observations:
+            normalize_observations_in(self.policy)
         self.view = self.view_class(self.policy)
         self.critic = self.make_critic()
         longest = None if values.n_episodes is None else values.n_episodes * values.max_episode_steps
@@ -239,8 +243,10 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
     def train(self) -> None:
         """Update policy, V and ĉ from the current rollout (one joint step over the whole batch)."""
-        if self.view.policy is not self.policy:
-            self.view.follow(self.policy)  # somebody put another policy into the agent
+        scale = scale_of(self.policy)
+        if self.view.policy is not self.policy:  # somebody put another policy into the agent
+            require_scale(scale, self.normalize_observations)
+            self.view.follow(self.policy)
             self.critic = self.make_critic()
         self.policy.set_training_mode(True)
         now = scheduled_values(self, self._current_progress_remaining)
@@ -279,6 +285,9 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 self.expected_steps.observe(estimate.samples)
                 if self.normalize_advantage == "running":
                     self.advantage_scale.observe(batch.advantages)
+        if scale is not None:
+            # the policy was one and the same throughout its rollout and this update; its next rollout is another's
+            scale.observe(rollout.observations)
         forget_graph(self.policy.action_dist)
 
         self._n_updates += 1
@@ -387,6 +396,15 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             tb_log_name=tb_log_name or run_name(self),
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
+        )
+
+
+def require_scale(scale: ObservationScale | None, wanted: bool) -> None:
+    """:raises UsageError: for a policy that does not treat observations as the agent it was put into."""
+    if wanted != (scale is not None):
+        raise UsageError(
+            f"the policy that was put into this agent {'does not normalise' if wanted else 'normalises'} observations: "
+            f"make the agent with normalize_observations={not wanted}"
         )
 
 

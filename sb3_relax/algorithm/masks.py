@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from sb3_relax.algorithm.contrib import get_action_masks, is_masking_supported
 from sb3_relax.errors import UsageError
-from sb3_relax.policy_gradient.action_spaces import as_sb3_counts
 
 #: the method that says which actions are allowed, as sb3-contrib names it
 METHOD = "action_masks"
@@ -76,8 +75,7 @@ def _entries(action_space: spaces.Space) -> tuple[int, str]:
     if isinstance(action_space, spaces.MultiDiscrete):
         sizes = action_space.nvec.flatten().tolist()
         return sum(sizes), f"one for each value of each variable: {' + '.join(map(str, sizes))}"
-    bits = get_action_dim(as_sb3_counts(action_space))
-    return 2 * bits, "two for each bit: whether it may be 0, and whether it may be 1"
+    return 2 * get_action_dim(action_space), "two for each bit: whether it may be 0, and whether it may be 1"
 
 
 def _layer_with_masks(env: gym.Env | VecEnv) -> VecEnv | None:

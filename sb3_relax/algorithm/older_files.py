@@ -7,6 +7,7 @@ from typing import Any
 import torch as th
 
 from sb3_relax.errors import ParametersDoNotFit
+from sb3_relax.policy_gradient.observation_scale import has_scale
 
 #: what the parts of the control variate begin with, inside the guard
 INSIDE_GUARD = "variate."
@@ -47,6 +48,11 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
         raise ParametersDoNotFit(
             "these are the parameters of an agent with another update rule, of which one has a state and the other has "
             "none: give it the update_rule of the agent that they are from"
+        )
+    normalises = has_scale(parameters.get("policy", {}))
+    if exact_match and normalises != has_scale(model.policy.state_dict()):
+        raise ParametersDoNotFit(
+            f"these are the parameters of an agent with normalize_observations={normalises}: give this one the same"
         )
     if exact_match and ("critic.optimizer" in parameters) != (model.critic.optimizer is not None):
         raise ParametersDoNotFit(

@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_relax.catalogue import HYBRID, POLICY_FAMILIES, family_of, takers
-from sb3_relax.errors import UsageError
-from sb3_relax.policy_gradient.action_spaces import starts_of
+from sb3_relax.errors import ActionsNotTaken, UsageError
+from sb3_relax.policy_gradient.action_spaces import require_flat_bits, starts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,8 +25,11 @@ def require_action_space(cls: Any, action_space: gymnasium.Space) -> None:
     """Actions that an algorithm takes.
 
     :param cls: with ``action_spaces`` and ``policy_base``
-    :raises UsageError: (a ``ValueError``) naming the class to use instead
+    :raises ActionsNotTaken: (a ``ValueError`` and an ``AssertionError``) naming the class to use instead, or the
+        wrapper to write
+    :raises UsageError: for a ``start`` too far from 0
     """
+    require_flat_bits(action_space)
     if isinstance(action_space, cls.action_spaces):
         _require_exact_in_float32(action_space)
         return
@@ -39,7 +42,7 @@ def require_action_space(cls: Any, action_space: gymnasium.Space) -> None:
         # of its own family of policies where there is one
         others = takers(action_space, cls.policy_base) or takers(action_space, None)
         advice = f"use sb3_relax.{others[0]} instead"
-    raise UsageError(f"{cls.__name__} takes {accepted} action spaces; got {action_space}: {advice}")
+    raise ActionsNotTaken(f"{cls.__name__} takes {accepted} action spaces; got {action_space}: {advice}")
 
 
 def _require_exact_in_float32(action_space: gymnasium.Space) -> None:

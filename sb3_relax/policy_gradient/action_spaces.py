@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,22 +11,36 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_relax.errors import ActionsNotTaken
+
 
 def as_sb3_counts(space: spaces.Space) -> spaces.Space:
     """The space that SB3 makes the same networks, buffers and distributions for, without misreading it.
 
-    :param space: Discrete or MultiDiscrete that may start anywhere, MultiDiscrete or MultiBinary of any shape; others
-        are given back
-    :return: Discrete from 0, a vector of MultiDiscrete from 0, or a vector of bits; ``space`` itself where it is so
+    :param space: Discrete or MultiDiscrete that may start anywhere, MultiDiscrete of any shape; others are given back
+    :return: Discrete from 0, or a vector of MultiDiscrete from 0; ``space`` itself where it is so
     """
     counts_from_zero = not starts_of(space).any()
     if isinstance(space, spaces.Discrete):
         return space if counts_from_zero else spaces.Discrete(int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
         return space if counts_from_zero and space.nvec.ndim == 1 else spaces.MultiDiscrete(space.nvec.flatten())
-    if isinstance(space, spaces.MultiBinary):
-        return space if isinstance(space.n, int) else spaces.MultiBinary(int(np.prod(space.shape)))
     return space
+
+
+def require_flat_bits(space: spaces.Space, name: str = "") -> None:
+    """Bits that SB3 takes as actions: their size is one number.
+
+    :param space: of any kind; only MultiBinary can be refused
+    :param name: what an error begins with, where the space is a part of an action
+    :raises ActionsNotTaken: (a ``ValueError`` and an ``AssertionError``) with SB3's words, and the wrapper to write
+    """
+    if isinstance(space, spaces.MultiBinary) and not isinstance(space.n, int):
+        raise ActionsNotTaken(
+            f"{name}Multi-dimensional MultiBinary({space.n}) action space is not supported. "
+            "You can flatten it instead: wrap the environment in a gymnasium.ActionWrapper that takes "
+            f"MultiBinary({math.prod(space.n)}) in its place, and whose action() hands on bits.reshape({space.n})"
+        )
 
 
 def starts_of(space: spaces.Space) -> np.ndarray:

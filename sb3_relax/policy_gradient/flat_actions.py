@@ -9,7 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 
-from sb3_relax.errors import UsageError
+from sb3_relax.errors import ActionsNotTaken, UsageError
+from sb3_relax.policy_gradient.action_spaces import require_flat_bits
 
 
 class FlatActions(spaces.Box):
@@ -23,7 +24,7 @@ class FlatActions(spaces.Box):
 
     :param structure: a Dict or Tuple of Box (of floating point numbers), Discrete, MultiDiscrete, MultiBinary, and of
         Dict and Tuple of these
-    :raises UsageError: for another space, or a part of another kind
+    :raises UsageError: for another space, a part of another kind, or a MultiBinary part of several dimensions
 
     Example::
 
@@ -129,8 +130,9 @@ def _flat(name: str, leaf: spaces.Space) -> spaces.Space:
     if isinstance(leaf, spaces.MultiDiscrete):
         return spaces.MultiDiscrete(leaf.nvec.ravel())
     if isinstance(leaf, spaces.MultiBinary):
-        return spaces.MultiBinary(int(np.prod(leaf.shape)))
-    raise UsageError(
+        require_flat_bits(leaf, f"part {name!r} of an action: ")
+        return leaf
+    raise ActionsNotTaken(
         f"part {name!r} of an action must be a Box of floating point numbers, Discrete, MultiDiscrete or MultiBinary; "
         f"got {leaf}"
     )

@@ -76,6 +76,9 @@ class Hyperparameters:
         ``target_kl``
     :param target_kl: with ``update_rule="kfac"``, the KL divergence of the new policy from the old, in nats, that each
         step is sized for. ``learning_rate`` is then V's; a schedule of it shortens the policy's steps in proportion
+    :param normalize_observations: let the policy normalise Box observations that are no images, as VecNormalize does,
+        by the mean and the variance of those that earlier rollouts met. They are part of the policy: saved, loaded and
+        exported with it
     :param critic_learning_rate: of the weights that V alone depends on, a number or a schedule; they then have an
         optimizer of their own, of the policy's kind, and their gradient is clipped apart. ``None``: ``learning_rate``
     :param normalize_returns: with ``critic_learning_rate``, fit V in the running scale of the returns (PopArt): one
@@ -103,6 +106,7 @@ class Hyperparameters:
     control_variate: Any = None
     update_rule: str | Callable[..., Any] = "optimizer"
     target_kl: float = 0.005
+    normalize_observations: bool = False
     critic_learning_rate: float | Schedule | None = None
     normalize_returns: bool = False
     critic_batch_size: int | None = None

@@ -1,8 +1,12 @@
-"""Discrete spaces that SB3 misreads: everything gives and takes actions as the environment counts them."""
+"""Discrete spaces that SB3 misreads: everything gives and takes actions as the environment counts them.
+
+What SB3 refuses, bits in several dimensions, is refused as it does, with the remedy.
+"""
 
 import copy
 import io
 import pickle
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -11,17 +15,20 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_masked
+from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
-from sb3_relax import RELAXA2C, MaskableRELAXA2C, RecurrentRELAXA2C
+from sb3_relax import RELAXA2C, HybridRELAXA2C, MaskableRELAXA2C, RecurrentRELAXA2C
 from sb3_relax.algorithm.copies import frozen_copy
+from sb3_relax.catalogue import CATALOGUE, load
 from sb3_relax.diagnose import diagnose
 from sb3_relax.errors import UsageError
 from sb3_relax.export import Controller, to_a2c, to_onnx, to_torchscript
 from sb3_relax.policy_gradient.action_spaces import as_sb3_counts
+from sb3_relax.zoo.matched import MatchedA2C
 from tests.helpers import ACTION_SPACES, TinyEnv
 
 SHIFTED_MATRIX = "MultiDiscrete of two dimensions, from elsewhere"
@@ -31,8 +38,6 @@ SPACES = {
     "MultiDiscrete from elsewhere": spaces.MultiDiscrete([2, 3], start=[-4, 7]),
     "MultiDiscrete of two dimensions": spaces.MultiDiscrete([[2, 3], [3, 2]]),
     SHIFTED_MATRIX: spaces.MultiDiscrete([[2, 3]], start=[[1, 2]]),
-    "MultiBinary of two dimensions": spaces.MultiBinary((2, 2)),
-    "MultiBinary of a list": spaces.MultiBinary([3]),
 }
 POLICIES = {RELAXA2C: "MlpPolicy", MaskableRELAXA2C: "MlpPolicy", RecurrentRELAXA2C: "MlpLstmPolicy"}
 each_space = pytest.mark.parametrize("space", SPACES)
@@ -53,10 +58,8 @@ class Wanted(TinyEnv):
         return observation, float(np.all(action == last(self.action_space))), terminated, truncated, info
 
     def action_masks(self):
-        counted = as_sb3_counts(self.action_space)
-        if isinstance(counted, spaces.MultiBinary):
-            return np.ones(2 * counted.n, dtype=bool)
-        return np.ones(counted.n if isinstance(counted, spaces.Discrete) else sum(counted.nvec), dtype=bool)
+        each = 2 if isinstance(self.action_space, spaces.MultiBinary) else 1  # a bit may be 0, and may be 1
+        return np.ones(each * spaces.flatdim(self.action_space), dtype=bool)
 
 
 def last(space):
@@ -74,10 +77,44 @@ class ByHand(gym.ActionWrapper):
 
     def action(self, action):
         inner = self.env.action_space
-        return np.asarray(action).reshape(inner.shape) + getattr(inner, "start", 0)
+        return np.asarray(action).reshape(inner.shape) + inner.start
 
     def action_masks(self):
         return self.env.unwrapped.action_masks()
+
+
+class FlatBits(gym.ActionWrapper):
+    """What the error says to write where bits have several dimensions."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = spaces.MultiBinary(spaces.flatdim(env.action_space))
+
+    def action(self, bits):
+        return bits.reshape(self.env.action_space.shape)
+
+
+class FlatLamps(gym.ActionWrapper):
+    """The same for a part."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = spaces.Dict({**env.action_space.spaces, "lamps": spaces.MultiBinary(6)})
+
+    def action(self, action):
+        return {**action, "lamps": action["lamps"].reshape(2, 3)}
+
+
+class LampsAndMore(TinyEnv):
+    """One part of its actions has two dimensions."""
+
+    def __init__(self):
+        super().__init__(spaces.Dict(choice=spaces.Discrete(2), lamps=spaces.MultiBinary((2, 3))))
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.t += 1
+        return self._observe(), float(action["lamps"].sum()), self.t >= self.length, False, {}
 
 
 def make(algorithm, env, **kwargs):
@@ -211,7 +248,7 @@ def test_exported_policies_count_as_the_environment_does(space, how, tmp_path):
     assert len(np.unique(expected)) > 1
 
 
-@pytest.mark.parametrize("space", ["Discrete from -2", SHIFTED_MATRIX, "MultiBinary of two dimensions"])
+@pytest.mark.parametrize("space", ["Discrete from -2", SHIFTED_MATRIX])
 @each_algorithm
 def test_what_is_exported_of_masks_and_memory_counts_alike(algorithm, space):
     model = make(algorithm, Wanted(SPACES[space]))
@@ -285,3 +322,50 @@ def test_observations_that_sb3_misreads_are_refused_before_the_first_step(algori
     policy = POLICIES[algorithm].replace("Mlp", "MultiInput" if isinstance(space, spaces.Dict) else "Mlp")
     with pytest.raises(UsageError, match=message):
         algorithm(policy, TinyEnv(ACTION_SPACES["discrete"], observation_space=space), device="cpu")
+
+
+OF_BITS = [name for name, entry in CATALOGUE.items() if "MultiBinary" in entry.action_spaces]
+ALONE = [*(load(name) for name in CATALOGUE if name != "HybridRELAXA2C"), MatchedA2C]
+
+
+def first_policy(algorithm):
+    return "MlpLstmPolicy" if "MlpLstmPolicy" in algorithm.policy_aliases else "MlpPolicy"
+
+
+@pytest.mark.parametrize("n", [(2, 3), [3], (1, 4, 1)], ids=str)
+@pytest.mark.parametrize("algorithm", ALONE)
+def test_bits_in_several_dimensions_are_refused_in_sb3_s_words_and_with_the_remedy(algorithm, n):
+    env = TinyEnv(spaces.MultiBinary(n))
+    remedy = rf"gymnasium.ActionWrapper .*MultiBinary\({np.prod(n)}\).*reshape\({re.escape(str(tuple(n)))}\)"
+    with pytest.raises(UsageError, match=remedy) as ours:
+        algorithm(first_policy(algorithm), env, device="cpu")
+    assert isinstance(ours.value, AssertionError)
+    with pytest.raises(AssertionError) as theirs:
+        A2C("MlpPolicy", env, device="cpu")
+    assert str(ours.value).startswith(str(theirs.value).rstrip("."))
+
+
+@pytest.mark.parametrize("algorithm", OF_BITS)
+def test_the_remedy_for_bits_in_several_dimensions_works(algorithm):
+    algorithm = load(algorithm)
+    inner = Wanted(spaces.MultiBinary((2, 3)))
+    model = algorithm(first_policy(algorithm), FlatBits(inner), device="cpu", seed=0).learn(100)
+    assert len(inner.taken) >= 100  # its step() has seen that each has its shape
+    assert len(np.unique(inner.taken, axis=0)) > 1
+    assert model.action_space == spaces.MultiBinary(6)
+
+
+def test_bits_in_several_dimensions_are_refused_as_a_part_of_an_action_too():
+    words = r"^part 'lamps' of an action: Multi-dimensional MultiBinary\(\(2, 3\)\) action space is not supported"
+    for error in (UsageError, AssertionError):
+        with pytest.raises(error, match=rf"{words}.*MultiBinary\(6\).*reshape\(\(2, 3\)\)"):
+            HybridRELAXA2C("MlpPolicy", LampsAndMore(), device="cpu")
+    model = HybridRELAXA2C("MlpPolicy", FlatLamps(LampsAndMore()), device="cpu", seed=0).learn(100)
+    assert model.predict(np.zeros(3, np.float32))[0]["lamps"].shape == (6,)
+
+
+@pytest.mark.parametrize("algorithm", ALONE)
+def test_other_actions_that_are_refused_are_an_assertion_s_error_too_as_sb3_s_are(algorithm):
+    for error in (UsageError, AssertionError):
+        with pytest.raises(error, match=f"{algorithm.__name__} takes .* action spaces; got Dict"):
+            algorithm(first_policy(algorithm), TinyEnv(spaces.Dict(a=spaces.Discrete(2))), device="cpu")

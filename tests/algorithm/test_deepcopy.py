@@ -29,6 +29,7 @@ CASES = {
     "bits": (RELAXA2C, "MlpPolicy", ACTION_SPACES["multibinary"], dict(correction="exact")),
     "from elsewhere": (RELAXA2C, "MlpPolicy", spaces.MultiDiscrete([[2, 3]], start=[[1, 2]]), {}),
     "masks": (MaskableRELAXA2C, "MlpPolicy", DISCRETE, {}),
+    "normalised": (RELAXA2C, "MlpPolicy", DISCRETE, dict(normalize_observations=True)),
     "memory": (RecurrentRELAXA2C, "MlpLstmPolicy", DISCRETE, {}),
     "memory, box": (RecurrentLAXA2C, "MlpLstmPolicy", BOX, {}),
 }
@@ -40,7 +41,7 @@ def make(case, **more):
 
 
 def learned(model):
-    return [*model.policy.parameters(), *model.control_variate.state_dict().values()]
+    return [*model.policy.state_dict().values(), *model.control_variate.state_dict().values()]
 
 
 @pytest.mark.parametrize("case", CASES)

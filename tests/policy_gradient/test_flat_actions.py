@@ -16,7 +16,7 @@ STRUCTURES = {
     "tuple": spaces.Tuple([spaces.Discrete(4, start=-1), BOX]),
     "nested": spaces.Dict(
         hand=spaces.Tuple([BOX, spaces.Dict(grip=spaces.Discrete(3, start=5))]),
-        lamps=spaces.MultiBinary((2, 3)),
+        lamps=spaces.MultiBinary(6),
         dials=spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [2, 3]]),
         arm=spaces.Box(-1.0, 1.0, (2, 2), np.float32),
     ),
@@ -97,6 +97,10 @@ def test_it_is_seeded():
         (
             spaces.Dict(a=spaces.Discrete(2), b=spaces.Box(0, 255, (2,), np.uint8)),
             "part 'b' of an action must be a Box of floating point numbers",
+        ),
+        (
+            spaces.Tuple([spaces.Discrete(2), spaces.MultiBinary((2, 3))]),
+            r"part '1' of an action: Multi-dimensional MultiBinary\(\(2, 3\)\) action space is not supported",
         ),
         (
             spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict(b=spaces.Discrete(2))}),

@@ -125,10 +125,13 @@ class CriticReplay:
     Their targets are computed anew at every update: the λ-returns of V-trace (:func:`v_trace`), by V and the policy
     after the joint step. The newest rollout keeps the targets it came with, since its actions are the policy's own.
 
-    Three things stay as they were when a rollout was collected. Where a time limit cut an episode, its last reward
-    includes γV(s_T) by V at the time, because s_T is not kept. Observations and rewards that were normalised by running
-    statistics (``VecNormalize``) stay so, which does no harm as long as the rollouts are few, since the statistics
-    hardly move meanwhile. With gSDE the ratio is that of each step's own distribution, as in PPO.
+    Two things stay as they were when a rollout was collected. Where a time limit cut an episode, its last reward
+    includes γV(s_T) by V at the time, because s_T is not kept. Observations and rewards that ``VecNormalize`` scaled
+    stay in the scale of the time, which does no harm as long as the rollouts are few, since its statistics hardly move
+    meanwhile. (Observations of ``normalize_observations`` are in the policy's scale of today.)
+
+    With gSDE, which draws the noise of several steps at once, the ratio is that of each step's own distribution, as in
+    PPO.
 
     It is not saved with the agent, as SB3 saves no rollouts: an agent that is loaded begins with none. It takes the
     memory of its rollouts, on the policy's device, and one pass of the policy over them at every update.

@@ -135,6 +135,7 @@ OF_TRAINING = [
     dict(update_rule="kfac", target_kl=0.01),
     dict(critic_learning_rate=1e-3),
     dict(critic_learning_rate=1e-3, normalize_returns=True, critic_batch_size=3, normalize_advantage="running"),
+    dict(n_critic_steps=3, critic_replay=3),
 ]
 
 
@@ -145,7 +146,7 @@ def test_what_moves_the_policy_is_not_copied_and_does_not_stand_in_the_way(kwarg
     assert same(copy.policy, model.policy)
     assert same(copy.control_variate, model.control_variate)
     assert (copy.update_rule_spec, copy.critic_learning_rate) == ("optimizer", None)
-    assert (copy.normalize_returns, copy.critic_batch_size) == (False, None)
+    assert (copy.normalize_returns, copy.critic_batch_size, copy.critic_replay) == (False, None, 1)
     assert copy.advantage_scale.value == model.advantage_scale.value
     assert (
         frozen_copy(model, 1, with_control_variate=False, **kwargs).critic_learning_rate == model.critic_learning_rate

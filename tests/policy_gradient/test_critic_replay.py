@@ -153,6 +153,10 @@ CASES = {
 }
 
 
+#: where something besides the weights moves at every update
+MOVING = {"observations normalised": dict(normalize_observations=True)}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_targets_are_gaes_while_nothing_moves(name):
     """Every rate at 0: the policy and V are those that acted, and λ-returns are what they were."""
@@ -168,11 +172,11 @@ def test_targets_are_gaes_while_nothing_moves(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["discrete", "Dict observations", "masked", "box", "whole episodes", "one environment"]
+    "name", ["discrete", "Dict observations", "masked", "box", "whole episodes", "one environment", *MOVING]
 )
 def test_targets_are_the_papers_by_the_policy_and_v_of_today(name):
     """Read off SB3's policy step by step, and summed as in the paper; every time limit's γV is the one at the time."""
-    model = build(**CASES[name], learning_rate=0.03)
+    model = build(**{**CASES, **MOVING}[name], learning_rate=0.03)
     kept, seen = [], joined_in(model)
     remember = model.critic.remember
 

@@ -128,7 +128,8 @@ class CriticReplay:
     Three things stay as they were when a rollout was collected. Where a time limit cut an episode, its last reward
     includes γV(s_T) by V at the time, because s_T is not kept. Observations and rewards that were normalised by running
     statistics (``VecNormalize``) stay so, which does no harm as long as the rollouts are few, since the statistics
-    hardly move meanwhile. With gSDE the ratio is that of each step's own distribution, as in PPO.
+    hardly move meanwhile. (With ``normalize_observations`` the policy normalises them anew.) With gSDE
+    the ratio is that of each step's own distribution, as in PPO.
 
     It is not saved with the agent, as SB3 saves no rollouts: an agent that is loaded begins with none. It takes the
     memory of its rollouts, on the policy's device, and one pass of the policy over them at every update.

@@ -58,6 +58,7 @@ CASES = {
         dict(policy_kwargs=dict(share_features_extractor=False), critic_learning_rate=1e-2, n_critic_steps=3),
     ),
     "kfac": ("RELAXA2C", "MlpPolicy", DISCRETE, VECTOR, dict(update_rule="kfac", target_kl=0.01)),
+    "replay": ("RELAXA2C", "MlpPolicy", DISCRETE, VECTOR, dict(critic_replay=3, n_critic_steps=3)),
     "masks": ("MaskableRELAXA2C", "MlpPolicy", DISCRETE, VECTOR, {}),
     "memory": ("RecurrentRELAXA2C", "MlpLstmPolicy", DISCRETE, VECTOR, {}),
     "memory, box": ("RecurrentLAXA2C", "MlpLstmPolicy", BOX, VECTOR, {}),

@@ -282,7 +282,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 grad_norm = self.update_rule.step(output, estimate, loss, divisor, self.max_grad_norm)
 
                 # V's further steps, on weights that the policy does not share
-                self.critic.fit(batch, now["vf_coef"], self.max_grad_norm, self.noise_generator)
+                self.critic.fit(batch, rollout, now["vf_coef"], self.max_grad_norm, self.noise_generator)
 
                 # what the next batch may know of this one
                 self.critic.remember(batch, rollout, *self.after_rollout())

@@ -32,7 +32,7 @@ class Critic(nn.Module):
 
     :param view: of the policy, whose value head V is
     :param hyperparameters: ``n_critic_steps``, ``critic_learning_rate``, ``critic_batch_size``, ``critic_replay``,
-        ``normalize_returns``
+        ``critic_lambda``, ``normalize_returns``
     :raises UsageError: where V has a rate of its own, and no weight is V's alone; or where returns are normalised, and
         V has no last layer that is linear
     """
@@ -43,7 +43,7 @@ class Critic(nn.Module):
         self.n_steps = hyperparameters.n_critic_steps
         self.batch_size = hyperparameters.critic_batch_size
         earlier = hyperparameters.critic_replay - 1
-        self.replay = CriticReplay(view, earlier) if earlier else None
+        self.replay = CriticReplay(view, earlier, hyperparameters.critic_lambda) if earlier else None
         self.scale = ReturnScale(view.policy) if hyperparameters.normalize_returns else None
         self.optimizer = None if hyperparameters.critic_learning_rate is None else self._take_weights()
 
@@ -99,9 +99,12 @@ class Critic(nn.Module):
             self.scale.observe(batch.returns, output.values)
         return self.loss(output.values, batch.returns)
 
-    def fit(self, batch: Batch, vf_coef: float, max_grad_norm: float, generator: th.Generator) -> None:
+    def fit(
+        self, batch: Batch, rollout: Rollout, vf_coef: float, max_grad_norm: float, generator: th.Generator
+    ) -> None:
         """The steps that V takes alone. Optimizers skip what has no gradient, so the policy's moments stay untouched.
 
+        :param batch: all steps of the rollout
         :param vf_coef: of the loss, as in the joint step
         :param max_grad_norm: that the gradient of V's own weights is clipped to
         :param generator: of the order of minibatches
@@ -109,7 +112,7 @@ class Critic(nn.Module):
         if self.optimizer is not None:  # the shared backward pass left its gradient
             self._step(self.optimizer, parameters_of(self.optimizer), max_grad_norm)
         critic, optimizer = self.view.critic_weights, self.optimizer or self.view.policy.optimizer
-        parts = self._parts(batch if self.replay is None else self.replay.joined_by(batch), generator)
+        parts = self._parts(batch if self.replay is None else self.replay.joined_by(batch, rollout), generator)
         for _ in range(self.n_steps - 1):
             part = next(parts)
             values = self.view.predict_values(part.observations, **part.context)

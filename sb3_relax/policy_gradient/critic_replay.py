@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -23,6 +23,7 @@ def v_trace(
     ratios: np.ndarray,
     gamma: float,
     gae_lambda: float,
+    last_errors: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """V's targets from steps of another policy, ``[T, E]``: V-trace with ρ̄ = c̄ = 1.
 
@@ -37,14 +38,16 @@ def v_trace(
     :param last_values: V of the states after the last step, ``[E]``
     :param ends: whether an episode ended after the step, ``[T, E]``
     :param ratios: π(a|s) / μ(a|s) of the policy of today and the one that acted, ``[T, E]``
+    :param last_errors: e of the states after the last step, ``[E]``: 0 where nothing is known of what came after them
     """
     goes_on = 1.0 - ends
     weights = np.minimum(ratios, 1.0)
     next_values = np.concatenate([values[1:], last_values[None]])
     errors = weights * (rewards + gamma * goes_on * next_values - values)
     carried = gamma * gae_lambda * goes_on * weights
-    for step in reversed(range(len(errors) - 1)):
-        errors[step] += carried[step] * errors[step + 1]
+    for step in reversed(range(len(errors))):
+        errors[step] += carried[step] * last_errors
+        last_errors = errors[step]
     return values + errors
 
 
@@ -57,19 +60,19 @@ class EarlierRollout:
         time, ``[T, E]``
     :param log_probs: log μ(a|s) of the policy that acted, ``[T, E]``
     :param ends: whether an episode ended after the step, ``[T, E]``
+    :param episode_starts: whether its first steps were the first of their episodes, ``[E]``
     :param last_obs: the observations after the last step, ``[E, *obs_shape]`` or a dict of such; ``None`` where every
         episode had ended
     :param gamma: γ
-    :param gae_lambda: λ
     """
 
     batch: Batch
     rewards: np.ndarray
     log_probs: np.ndarray
     ends: np.ndarray
+    episode_starts: np.ndarray
     last_obs: PyTorchObs | None
     gamma: float
-    gae_lambda: float
 
     @classmethod
     def of(cls, batch: Batch, rollout: Rollout, last_obs: Any, dones: np.ndarray) -> EarlierRollout:
@@ -90,33 +93,49 @@ class EarlierRollout:
             rewards=rollout.rewards.copy(),
             log_probs=rollout.log_probs.copy(),
             ends=np.concatenate([rollout.episode_starts[1:], dones[None]]) > 0,
+            episode_starts=rollout.episode_starts[0] > 0,
             last_obs=following,
             gamma=rollout.buffer.gamma,
-            gae_lambda=rollout.buffer.gae_lambda,
         )
 
-    def with_targets_of(self, view: PolicyView) -> Batch:
+    def with_targets_of(self, view: PolicyView, gae_lambda: float, after: Following) -> Batch:
         """Its steps with :func:`v_trace`'s targets, by V and the policy as they are.
 
         :param view: of the policy, which is in evaluation mode, as when it acted
+        :param gae_lambda: λ
+        :param after: the rollout that was collected next
         """
         output = view.evaluate(self.batch.observations, self.batch.actions, **self.batch.context)
-        values = self._in_time_order(output.values)
+        values = in_time_order(self.batch, output.values)
         last_values = np.zeros_like(values[0])
+        last_errors = np.zeros_like(values[0])
         if self.last_obs is not None:
             last_values = view.predict_values(self.last_obs).cpu().numpy()
+            # an environment may have been reset in between, which ends no episode
+            last_errors = np.where(after.episode_starts, 0.0, after.targets - last_values)
         # log π - log μ above 0 is cut off by V-trace, and would overflow before
-        ratios = np.exp(np.minimum(self._in_time_order(output.log_prob) - self.log_probs, 0.0))
-        targets = v_trace(self.rewards, values, last_values, self.ends, ratios, self.gamma, self.gae_lambda)
+        ratios = np.exp(np.minimum(in_time_order(self.batch, output.log_prob) - self.log_probs, 0.0))
+        targets = v_trace(self.rewards, values, last_values, self.ends, ratios, self.gamma, gae_lambda, last_errors)
         returns = th.as_tensor(targets.ravel()[self.batch.index]).to(self.batch.returns)
         return replace(self.batch, returns=returns)
 
-    def _in_time_order(self, of_steps: th.Tensor) -> np.ndarray:
-        """``[N]``, as the batch has them → ``[T, E]``."""
-        array = of_steps.cpu().numpy()
-        ordered = np.empty_like(array)
-        ordered[self.batch.index] = array
-        return ordered.reshape(self.batch.shape)
+
+class Following(NamedTuple):
+    """What a rollout needs to know of the next one: of the first step of each environment, ``[E]``."""
+
+    targets: np.ndarray  #: V's target
+    episode_starts: np.ndarray  #: whether it began an episode
+
+
+def in_time_order(batch: Batch, of_steps: th.Tensor) -> np.ndarray:
+    """``[N]``, as a batch has them → ``[T, E]``.
+
+    :param batch: of all steps of a rollout
+    """
+    array = of_steps.cpu().numpy()
+    ordered = np.empty_like(array)
+    ordered[batch.index] = array
+    return ordered.reshape(batch.shape)
 
 
 class CriticReplay:
@@ -124,6 +143,11 @@ class CriticReplay:
 
     Their targets are computed anew at every update: the λ-returns of V-trace (:func:`v_trace`), by V and the policy
     after the joint step. The newest rollout keeps the targets it came with, since its actions are the policy's own.
+    Rollouts follow each other in time: a step's return goes on into the next rollout, up to the end of the newest.
+
+    With λ near 1 the returns of earlier rollouts are long. V then learns in a few updates what it is worth to go on for
+    hundreds of steps, where targets that end in V itself after some tens of steps carry an old V on for as many updates
+    (λ apart for policy and V: Yuan et al. 2025, https://arxiv.org/abs/2503.01491).
 
     Two things stay as they were when a rollout was collected. Where a time limit cut an episode, its last reward
     includes γV(s_T) by V at the time, because s_T is not kept. Observations and rewards that ``VecNormalize`` scaled
@@ -138,18 +162,29 @@ class CriticReplay:
 
     :param view: of the policy
     :param n_rollouts: how many are kept; older ones are dropped
+    :param gae_lambda: λ of their targets; ``None``: that of the rollouts
     """
 
-    def __init__(self, view: PolicyView, n_rollouts: int):
+    def __init__(self, view: PolicyView, n_rollouts: int, gae_lambda: float | None = None):
         self.view = view
+        self.gae_lambda = gae_lambda
         self.rollouts: deque[EarlierRollout] = deque(maxlen=n_rollouts)
 
     def add(self, rollout: EarlierRollout) -> None:
         """Keep a rollout, after V was fitted to it."""
         self.rollouts.append(rollout)
 
-    def joined_by(self, batch: Batch) -> Batch:
-        """The steps that are kept, with targets of today, and those of the newest rollout, as they are."""
+    def joined_by(self, batch: Batch, rollout: Rollout) -> Batch:
+        """The steps that are kept, with targets of today, and those of the newest rollout, as they are.
+
+        :param batch: all steps of the newest
+        :param rollout: that the batch is of
+        """
+        gae_lambda = rollout.buffer.gae_lambda if self.gae_lambda is None else self.gae_lambda
+        joined = [batch]
+        after = Following(in_time_order(batch, batch.returns)[0], rollout.episode_starts[0] > 0)
         with th.no_grad(), evaluation_mode(self.view.policy):
-            earlier = [rollout.with_targets_of(self.view) for rollout in self.rollouts]
-        return Batch.joined([*earlier, batch])
+            for earlier in reversed(self.rollouts):
+                joined.insert(0, earlier.with_targets_of(self.view, gae_lambda, after))
+                after = Following(in_time_order(joined[0], joined[0].returns)[0], earlier.episode_starts)
+        return Batch.joined(joined)

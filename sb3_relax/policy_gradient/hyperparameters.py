@@ -89,6 +89,8 @@ class Hyperparameters:
     :param critic_replay: the further steps of V are on this many of the last rollouts together. Targets of earlier ones
         are computed anew at every update, by V and the policy of today (V-trace's λ-returns); the newest one keeps its
         own. Needs ``n_critic_steps`` above 1. An agent that is loaded begins with no earlier rollouts
+    :param critic_lambda: λ of those targets of earlier rollouts, which go on from one rollout into the next; ``None``:
+        ``gae_lambda``. Near 1, V learns faster what lies far ahead, and from noisier targets
     :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action
         distribution does not depend on, so neither the policy's weights nor its optimizer state notice
     :param n_episodes: update after this many whole episodes, without bootstrapping, instead of after ``n_steps``
@@ -115,6 +117,7 @@ class Hyperparameters:
     critic_batch_size: int | None = None
     # not searched: recurrent policies refuse it, and so does one critic step, which a search cannot see
     critic_replay: int = 1
+    critic_lambda: float | None = None
     n_critic_steps: int = field(default=1, metadata={"search": Choices((1, 5, 10))})
     n_episodes: int | None = None
     bootstrap_truncated: bool = True
@@ -168,6 +171,10 @@ class Hyperparameters:
         require_count("n_cv_steps", self.n_cv_steps)
         require_count("n_critic_steps", self.n_critic_steps)
         require_count("critic_replay", self.critic_replay)
+        if self.critic_lambda is not None:
+            require_within("critic_lambda", self.critic_lambda, 0, 1)
+            if self.critic_replay == 1:
+                raise UsageError("critic_lambda is of earlier rollouts: set critic_replay, such as 8, or leave it out")
         if self.critic_replay > 1 and self.n_critic_steps == 1:
             raise UsageError(
                 f"critic_replay={self.critic_replay} is of V's further steps, and n_critic_steps=1 has none: leave it "

@@ -24,8 +24,11 @@ def clip(ratio):
     return min(1.0, ratio)
 
 
-def paper_target(s, rewards, values, last_value, ends, ratios, gamma, gae_lambda):
-    """v_s of one environment as the paper's sum: V(x_s) + Σ_t γ^(t-s) (Π_{s≤i<t} c_i) ρ_t δ_t, to the episode's end."""
+def paper_target(s, rewards, values, last_value, ends, ratios, last_error, gamma, gae_lambda):
+    """v_s of one environment as the paper's sum: V(x_s) + Σ_t γ^(t-s) (Π_{s≤i<t} c_i) ρ_t δ_t, to the episode's end.
+
+    Beyond the last step the sum has ``last_error`` in the place of further terms.
+    """
     total, product = values[s], 1.0
     for t in range(s, len(rewards)):
         following = 0.0 if ends[t] else (values[t + 1] if t + 1 < len(rewards) else last_value)
@@ -33,17 +36,21 @@ def paper_target(s, rewards, values, last_value, ends, ratios, gamma, gae_lambda
         if ends[t]:
             break
         product *= gae_lambda * clip(ratios[t])
+    else:
+        total += gamma ** (len(rewards) - s) * product * last_error
     return total
 
 
-def paper_targets(rewards, values, last_values, ends, ratios, gamma, gae_lambda):
-    of_env = zip(rewards.T, values.T, last_values, ends.T, ratios.T, strict=True)
+def paper_targets(rewards, values, last_values, ends, ratios, gamma, gae_lambda, last_errors=None):
+    last_errors = np.zeros(rewards.shape[1]) if last_errors is None else last_errors
+    of_env = zip(rewards.T, values.T, last_values, ends.T, ratios.T, last_errors, strict=True)
     return np.array([[paper_target(s, *series, gamma, gae_lambda) for s in range(len(rewards))] for series in of_env]).T
 
 
+@pytest.mark.parametrize("last_errors", [False, True])
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("length", [1, 12])
-def test_targets_are_the_papers_sum(length, gae_lambda):
+def test_targets_are_the_papers_sum(length, gae_lambda, last_errors):
     rng = np.random.default_rng(0)
     shape = (length, 5)
     rewards, values = rng.normal(size=(2, *shape))
@@ -53,6 +60,7 @@ def test_targets_are_the_papers_sum(length, gae_lambda):
     assert ratios.min() < 1 < ratios.max()
     assert ends.any()
     data = rewards, values, last_values, ends, ratios, 0.9, gae_lambda
+    data = (*data, rng.normal(size=shape[1])) if last_errors else data
     assert np.allclose(v_trace(*data), paper_targets(*data), rtol=1e-12, atol=1e-12)
 
 
@@ -109,10 +117,10 @@ def joined_in(model):
     seen = []
     joined_by = model.critic.replay.joined_by
 
-    def spy(batch):
+    def spy(batch, rollout):
         earlier = [*model.critic.replay.rollouts]
         state = copy.deepcopy(model.policy.state_dict())
-        joined = joined_by(batch)
+        joined = joined_by(batch, rollout)
         seen.append((joined, batch, earlier, state))
         return joined
 
@@ -153,22 +161,79 @@ CASES = {
 }
 
 
+#: nothing goes on into the next rollout
+EPISODES = ("whole episodes", "whole episodes, without bootstrap")
+
 #: where something besides the weights moves at every update
 MOVING = {"observations normalised": dict(normalize_observations=True)}
 
 
+def kept_in(model):
+    """Rollouts with the observations and the episodes' ends after them, in a list that fills while the model learns."""
+    kept, remember = [], model.critic.remember
+
+    def spy(batch, rollout, last_obs, dones):
+        kept.append(copy.deepcopy((rollout, last_obs, dones)))
+        remember(batch, rollout, last_obs, dones)
+
+    model.critic.remember = spy
+    return kept
+
+
+def ends_of(rollout, dones):
+    return np.concatenate([rollout.episode_starts[1:], np.asarray(dones)[None]]) > 0
+
+
+def in_time(joined):
+    """Targets of joined rollouts, ``[T, E]``."""
+    return joined.returns.numpy()[np.argsort(joined.order)].reshape(joined.shape[1], -1).T
+
+
+@pytest.mark.parametrize("critic_lambda", [None, 1.0])
 @pytest.mark.parametrize("name", CASES)
-def test_targets_are_gaes_while_nothing_moves(name):
-    """Every rate at 0: the policy and V are those that acted, and λ-returns are what they were."""
+def test_targets_are_gaes_of_one_long_rollout_while_nothing_moves(name, critic_lambda):
+    """Every rate at 0: the policy and V are those that acted, and λ-returns only know more of what came after."""
     rates = {"critic_learning_rate": 0.0} if "critic_learning_rate" in CASES[name] else {}
-    model = build(**{**CASES[name], **rates}, learning_rate=0.0, cv_learning_rate=0.0)
-    seen = joined_in(model)
+    model = build(
+        **{**CASES[name], **rates}, learning_rate=0.0, cv_learning_rate=0.0, critic_lambda=critic_lambda, gamma=0.9
+    )
+    kept, seen = kept_in(model), joined_in(model)
     model.learn(100)
-    joined, batch, earlier, _ = seen[-1]
-    assert len(earlier) == 2
-    known = th.cat([*(rollout.batch.returns for rollout in earlier), batch.returns])
-    assert known.std() > 0.1
-    assert th.allclose(joined.returns, known, rtol=1e-6, atol=2e-6)
+    *earlier, (newest, _, _) = kept[-3:]
+    rewards, values = (
+        np.concatenate([getattr(rollout, of) for rollout, *_ in earlier]) for of in ("rewards", "values")
+    )
+    ends = np.concatenate([ends_of(rollout, dones) for rollout, _, dones in earlier])
+    assert ends.any()
+    expected = paper_targets(
+        rewards,
+        values,
+        newest.values[0],
+        ends,
+        np.ones_like(values),
+        model.gamma,
+        critic_lambda or model.gae_lambda,
+        newest.returns[0] - newest.values[0],
+    )
+    targets = in_time(seen[-1][0])
+    assert expected.std() > 0.1
+    assert np.allclose(targets[: len(expected)], expected, rtol=1e-5, atol=1e-5)
+    assert np.allclose(targets[len(expected) :], newest.returns, rtol=1e-6, atol=2e-6)
+    apart = np.concatenate([rollout.returns for rollout, *_ in earlier])
+    assert np.allclose(targets[: len(expected)], apart, atol=1e-3) == (
+        name.endswith(EPISODES) and critic_lambda is None
+    )
+
+
+def test_a_return_does_not_go_on_where_the_environment_was_reset():
+    """A new call of learn() begins episodes anew, and ends none: V of the state before stands for what came after."""
+    model = build(learning_rate=0.0, cv_learning_rate=0.0, length=(100,))
+    kept, seen = kept_in(model), joined_in(model)
+    model.learn(30).learn(30)
+    (earlier, _, dones), (newest, *_) = kept
+    assert not np.any(dones)
+    assert newest.episode_starts[0].all()
+    assert np.allclose(in_time(seen[-1][0]), np.concatenate([earlier.returns, newest.returns]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -177,21 +242,17 @@ def test_targets_are_gaes_while_nothing_moves(name):
 def test_targets_are_the_papers_by_the_policy_and_v_of_today(name):
     """Read off SB3's policy step by step, and summed as in the paper; every time limit's γV is the one at the time."""
     model = build(**{**CASES, **MOVING}[name], learning_rate=0.03)
-    kept, seen = [], joined_in(model)
-    remember = model.critic.remember
-
-    def spy(batch, rollout, last_obs, dones):
-        kept.append(copy.deepcopy((rollout, last_obs, dones)))
-        remember(batch, rollout, last_obs, dones)
-
-    model.critic.remember = spy
+    kept, seen = kept_in(model), joined_in(model)
     model.learn(150)
     joined, newest, _, state = seen[3]
     model.policy.load_state_dict(state)
     model.policy.set_training_mode(False)
-    envs, start, moved, cut = joined.shape[1], 0, [], []
-    by_step = joined.returns.numpy()[np.argsort(joined.order)].reshape(envs, -1).T
-    for rollout, last_obs, dones in kept[1:3]:
+    by_step, moved, cut = in_time(joined), [], []
+    following, begins = in_time(newest)[0], kept[3][0].episode_starts[0]
+    stop = len(by_step) - len(kept[3][0].rewards)
+    # the newest keeps the targets it came with
+    assert np.array_equal(by_step[stop:], in_time(newest))
+    for rollout, last_obs, dones in reversed(kept[1:3]):
         values, log_probs = np.empty((2, *rollout.shape))
         for t, e in np.ndindex(rollout.shape):
             obs = rollout.observations
@@ -204,23 +265,32 @@ def test_targets_are_the_papers_by_the_policy_and_v_of_today(name):
                 action = action.long().flatten() if discrete else action
                 value, log_prob, _ = model.policy.evaluate_actions(tensor, action, **context)
             values[t, e], log_probs[t, e] = value.item(), log_prob.item()
-        last_values = np.zeros(envs)
+        last_values = np.zeros(rollout.shape[1])
         if last_obs is not None:
             with th.no_grad():
                 last_values = model.policy.predict_values(model.policy.obs_to_tensor(last_obs)[0]).numpy().ravel()
-        ends = np.concatenate([rollout.episode_starts[1:], np.asarray(dones)[None]]) > 0
         ratios = np.exp(log_probs - rollout.log_probs)
         moved.append(np.abs(ratios - 1).max())
-        targets = paper_targets(rollout.rewards, values, last_values, ends, ratios, model.gamma, model.gae_lambda)
+        ends = ends_of(rollout, dones)
+        targets = paper_targets(
+            rollout.rewards,
+            values,
+            last_values,
+            ends,
+            ratios,
+            model.gamma,
+            model.gae_lambda,
+            np.where(begins, 0, following - last_values),
+        )
         cut.append(rollout.truncations.any())
         assert ends.any()
-        assert np.allclose(by_step[start : start + len(targets)], targets, rtol=1e-4, atol=1e-4)
+        assert np.allclose(by_step[stop - len(targets) : stop], targets, rtol=1e-4, atol=1e-4)
         assert not np.allclose(rollout.returns, targets, rtol=1e-2, atol=1e-2)
-        start += len(targets)
+        stop -= len(targets)
+        following, begins = targets[0], rollout.episode_starts[0]
+    assert stop == 0
     assert max(moved) > 0.05
     assert any(cut) == (name != "masked")
-    # the newest keeps the targets it came with
-    assert np.array_equal(by_step[start:], newest.returns.numpy()[np.argsort(newest.order)].reshape(envs, -1).T)
 
 
 def weights_of(model):

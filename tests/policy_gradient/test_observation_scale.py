@@ -303,7 +303,10 @@ def test_parameters_of_an_agent_with_the_other_value_are_refused(tmp_path):
 )
 def test_what_has_nothing_to_normalise_is_refused(space, policy):
     env = DummyVecEnv([lambda: Env(DISCRETE, observation_space=space)])
-    with pytest.raises(UsageError, match=r"normalize_observations=True finds nothing to normalise in .*Set normalize_observations=False"):
+    with pytest.raises(
+        UsageError,
+        match=r"normalize_observations=True finds nothing to normalise in .*Set normalize_observations=False",
+    ):
         RELAXA2C(policy, env, normalize_observations=True)
     RELAXA2C(policy, env)
 

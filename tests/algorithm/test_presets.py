@@ -7,7 +7,7 @@ from sb3_relax.algorithm.presets import PRESETS
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.hyperparameters import hyperparameters_of
 
-FAST = PRESETS["fast"]
+FAST = {name: setting.value for name, setting in PRESETS["fast"].items()}
 
 
 def test_its_values_are_those_of_what_is_not_given():

@@ -129,12 +129,12 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _first_bad(array: np.ndarray, steps: bool) -> str | None:
     """Where an array of ``[n_steps, n_envs, ...]`` (or ``[n_envs, ...]``) is not finite."""
-    if not np.issubdtype(array.dtype, np.floating):
+    if array.dtype.kind != "f":
         return None
-    bad = ~np.isfinite(array)
-    if not bad.any():
+    finite = np.isfinite(array)
+    if finite.all():
         return None
-    index = np.argwhere(bad)[0]
+    index = np.argwhere(~finite)[0]
     where = f"step {index[0]} of the rollout, environment {index[1]}" if steps else f"environment {index[0]}"
     return f"{array[tuple(index)]} at {where}"
 

@@ -1,4 +1,4 @@
-"""Collecting a rollout: SB3's way or whole episodes, with what SB3's buffers do not keep, and nothing broken let in."""
+"""Collecting a rollout: as SB3 does or whole episodes, with what its buffers do not keep, and nothing broken let in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -15,6 +16,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.algorithm.whole_episodes import collect_episodes
 from sb3_relax.errors import require_finite
+from sb3_relax.policy_gradient.action_latents import executable
+from sb3_relax.policy_gradient.quick_forward import quick_forward
 from sb3_relax.policy_gradient.rollout import TimeLimits
 from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
 
@@ -61,8 +64,58 @@ class Collection(OnPolicyAlgorithm):
     def collect_steps(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """``n_rollout_steps`` of every environment: SB3's own code."""
-        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        """``n_rollout_steps`` of every environment: what SB3's ``collect_rollouts()`` gives, to the last bit.
+
+        Callbacks find the same names among their locals. Beside that, time limits are noted, and the policy acts by
+        :func:`~sb3_relax.policy_gradient.quick_forward.quick_forward`.
+
+        :return: ``False`` where the callback stopped training
+        """
+        assert self._last_obs is not None, "No previous observation was provided"
+        assert self.time_limits is not None
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+        forward = quick_forward(self.policy)
+
+        n_steps = 0
+        while n_steps < n_rollout_steps:
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            with th.no_grad():
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+                actions, values, log_probs = forward(obs_tensor)
+            actions = actions.cpu().numpy()  # type: ignore[assignment]
+            clipped_actions = executable(self.policy, actions)  # type: ignore[arg-type]
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(infos, dones)
+
+            for idx, done in enumerate(dones):
+                if done and infos[idx].get("TimeLimit.truncated", False):
+                    self.time_limits.note(n_steps, idx, float(rewards[idx]))
+                    if infos[idx].get("terminal_observation") is not None:
+                        terminal_obs = self.policy.obs_to_tensor(infos[idx]["terminal_observation"])[0]
+                        with th.no_grad():
+                            terminal_value = self.policy.predict_values(terminal_obs)[0]
+                        rewards[idx] += self.gamma * terminal_value
+            if isinstance(self.action_space, spaces.Discrete):
+                actions = actions.reshape(-1, 1)
+            rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
+            self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
+            n_steps += 1
+
+        with th.no_grad():
+            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
 
     def after_rollout(self) -> tuple[Any, Any]:
         """What followed the last step of the rollout in each of its environments.
@@ -76,7 +129,7 @@ class Collection(OnPolicyAlgorithm):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """SB3's collection (or whole episodes), refusing NaN and infinity before any weight changes.
+        """A rollout as SB3 collects it (or whole episodes), refusing NaN and infinity before any weight changes.
 
         :raises ValueError: for a reward, observation or policy weight that is not finite
         """
@@ -84,8 +137,7 @@ class Collection(OnPolicyAlgorithm):
         try:
             with unchecked_distributions():
                 if self.n_episodes is None:
-                    noting = NotesTimeLimits(callback, self.time_limits)
-                    completed = self.collect_steps(env, noting, rollout_buffer, n_rollout_steps)
+                    completed = self.collect_steps(env, callback, rollout_buffer, n_rollout_steps)
                 else:
                     completed = collect_episodes(self, env, callback, rollout_buffer, self.n_episodes)
         except Exception:
@@ -145,7 +197,9 @@ class PassedOn(BaseCallback):
 
 
 class NotesTimeLimits(PassedOn):
-    """The user's callback, and on the way a note of every time limit: SB3 adds γV to the reward there, and forgets it.
+    """The user's callback, and on the way a note of every time limit, in a rollout that sb3-contrib's code collects.
+
+    That code adds γV to the reward there, and forgets it.
 
     :param time_limits: where the notes go
     """
@@ -156,7 +210,7 @@ class NotesTimeLimits(PassedOn):
         self.step = 0
 
     def on_step(self) -> bool:
-        # before SB3 adds to the rewards
+        # before anything is added to the rewards
         dones: np.ndarray = self.locals["dones"]
         if dones.any():
             for env in np.flatnonzero(dones):

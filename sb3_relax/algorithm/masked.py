@@ -161,10 +161,10 @@ class Masked(ControlVariateA2C):
 
 
 class HandsMasks(PassedOn):
-    """The masks in a rollout that SB3's or sb3-contrib's code collects: the policy gets them, the buffer keeps them.
+    """The masks in a rollout of ``n_steps``: the policy gets them, the buffer keeps them.
 
-    Only where that code asks the policy for actions, and not where the user's callback does in between, which may be
-    about other states.
+    Only where the collecting code asks the policy for actions, and not where the user's callback does in between, which
+    may be about other states.
 
     :param callback: the user's; among its locals are ``action_masks``, as in MaskablePPO
     :param buffer: which keeps the masks of each step

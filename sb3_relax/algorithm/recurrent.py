@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
-from sb3_relax.algorithm.collection import of_each
+from sb3_relax.algorithm.collection import NotesTimeLimits, of_each
 from sb3_relax.algorithm.contrib import (
     RecurrentActorCriticPolicy,
     RecurrentDictRolloutBuffer,
@@ -221,7 +221,8 @@ class Recurrent(ControlVariateA2C):
     ) -> bool:
         # sb3-contrib's own collection, which needs nothing of RecurrentPPO but what every on-policy algorithm has
         collect: Any = RecurrentPPO.collect_rollouts
-        return collect(self, env, callback, rollout_buffer, n_rollout_steps)
+        assert self.time_limits is not None
+        return collect(self, env, NotesTimeLimits(callback, self.time_limits), rollout_buffer, n_rollout_steps)
 
     def act(self, env: VecEnv) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor], list[dict[str, Any]]]:
         before, context = self._last_lstm_states, self.acting_context(env)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.catalogue import HYBRID
@@ -95,23 +93,4 @@ class HybridRELAXA2C(ControlVariateA2C):
                 f"{type(self).__name__} steps environments with actions in their parts, and this one takes flat ones: "
                 "hand in the environment without the wrapper that flattens its actions"
             )
-        flat: Any = TakesFlatActions(env, self.action_space)
-        return super().collect_steps(flat, callback, rollout_buffer, n_rollout_steps)
-
-
-class TakesFlatActions:
-    """A VecEnv that is stepped with flat actions, and is otherwise itself.
-
-    :param env: that takes actions of several parts
-    :param space: its actions, flat
-    """
-
-    def __init__(self, env: VecEnv, space: Any):
-        self._env, self._space = env, space
-
-    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
-        """As the VecEnv's, for ``[n_envs, A]``."""
-        return self._env.step(self._space.unflatten(actions))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._env, name)
+        return super().collect_steps(env, callback, rollout_buffer, n_rollout_steps)

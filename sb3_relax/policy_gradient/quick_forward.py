@@ -1,0 +1,70 @@
+"""A policy's forward pass while it acts, without what torch does around the call of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch as th
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+from torch.nn.modules import module as every_module
+
+#: whose ``forward()`` is known
+SB3_POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy)
+
+#: observations ``[N, ...]`` to actions, V(s) and log π(a|s)
+Forward = Callable[[PyTorchObs], tuple[th.Tensor, th.Tensor, th.Tensor]]
+
+
+def quick_forward(policy: ActorCriticPolicy) -> Forward:
+    """``policy(observations)``, for the steps of one rollout: the same operations in the same order, to the last bit.
+
+    ``nn.Module.__call__`` looks for hooks, which takes as long as a layer of 64. Layers that have none are called
+    without it, in SB3's own policies. Every other policy, and one that somebody listens to, is given back as it is.
+
+    :param policy: whose modules stay the same until the rollout ends; their weights may change
+    """
+    if not _is_known(policy) or any(map(_has_more_to_a_call, _called(policy))):
+        return policy
+    to_latent = [layer.forward for layer in policy.mlp_extractor.policy_net]
+    to_value = [layer.forward for layer in (*policy.mlp_extractor.value_net, policy.value_net)]
+
+    def forward(observations: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        features = policy.extract_features(observations)
+        latent, values = features if isinstance(features, tuple) else (features, features)
+        for layer in to_latent:
+            latent = layer(latent)
+        for layer in to_value:
+            values = layer(values)
+        distribution = policy._get_action_dist_from_latent(latent)
+        actions = distribution.get_actions()
+        log_prob = distribution.log_prob(actions)
+        return actions.reshape(-1, *policy.action_space.shape), values, log_prob  # type: ignore[misc]
+
+    return forward
+
+
+def _is_known(policy: ActorCriticPolicy) -> bool:
+    """Whether ``forward()`` and ``mlp_extractor`` are SB3's."""
+    known = type(policy) in SB3_POLICIES and "forward" not in vars(policy)
+    return known and type(policy.mlp_extractor) is MlpExtractor and "forward" not in vars(policy.mlp_extractor)
+
+
+def _called(policy: ActorCriticPolicy) -> Iterator[nn.Module]:
+    """The modules that are not called by ``__call__``."""
+    extractor = policy.mlp_extractor
+    yield from (policy, extractor, extractor.policy_net, extractor.value_net, policy.value_net)
+    yield from extractor.policy_net
+    yield from extractor.value_net
+
+
+def _has_more_to_a_call(module: nn.Module) -> bool:
+    """Whether calling a module is more than its ``forward()``: hooks, of its own or of all, or a compiled version."""
+    own = module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl
+    return bool(own or every_module._global_forward_hooks or every_module._global_forward_pre_hooks)

@@ -8,21 +8,23 @@ from sb3_relax.compare.episodes import Episodes
 
 
 class Recorder(Episodes):
-    """Episodes and variances, and the first step at which the mean of 100 returns reached the threshold.
+    """Episodes and variances, and the first step at which the mean of the last returns reached the threshold.
 
     :param until_solved: stop there
+    :param window: of how many episodes
     """
 
-    def __init__(self, threshold: float, until_solved: bool = False):
+    def __init__(self, threshold: float, until_solved: bool = False, window: int = 100):
         super().__init__()
         self.threshold = threshold
         self.until_solved = until_solved
+        self.window = window
         self.solved_at: int | None = None
 
     def _on_step(self) -> bool:
         before = len(self.returns)
         super()._on_step()
-        for end in range(max(before + 1, 100), len(self.returns) + 1):
-            if self.solved_at is None and np.mean(self.returns[end - 100 : end]) >= self.threshold:
+        for end in range(max(before + 1, self.window), len(self.returns) + 1):
+            if self.solved_at is None and np.mean(self.returns[end - self.window : end]) >= self.threshold:
                 self.solved_at = self.num_timesteps
         return not (self.until_solved and self.solved_at is not None)

@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.policy_view import PolicyView
-from sb3_relax.policy_gradient.rollout import Batch, Rollout
+from sb3_relax.policy_gradient.rollout import Batch, Rollout, concatenated
 
 
 def v_trace(
@@ -98,26 +98,32 @@ class EarlierRollout:
             gamma=rollout.buffer.gamma,
         )
 
-    def with_targets_of(self, view: PolicyView, gae_lambda: float, after: Following) -> Batch:
-        """Its steps with :func:`v_trace`'s targets, by V and the policy as they are.
+    def with_targets_of(self, now: Seen, gae_lambda: float, after: Following) -> Batch:
+        """Its steps with :func:`v_trace`'s targets.
 
-        :param view: of the policy, which is in evaluation mode, as when it acted
+        :param now: what V and the policy of today make of it
         :param gae_lambda: λ
         :param after: the rollout that was collected next
         """
-        output = view.evaluate(self.batch.observations, self.batch.actions, **self.batch.context)
-        values = in_time_order(self.batch, output.values)
-        last_values = np.zeros_like(values[0])
-        last_errors = np.zeros_like(values[0])
-        if self.last_obs is not None:
-            last_values = view.predict_values(self.last_obs).cpu().numpy()
-            # an environment may have been reset in between, which ends no episode
-            last_errors = np.where(after.episode_starts, 0.0, after.targets - last_values)
+        values = in_time_order(self.batch, now.values)
+        last_values = np.zeros_like(values[0]) if now.last_values is None else now.last_values.cpu().numpy()
+        # an environment may have been reset in between, which ends no episode
+        last_errors = np.where(after.episode_starts, 0.0, after.targets - last_values)
         # log π - log μ above 0 is cut off by V-trace, and would overflow before
-        ratios = np.exp(np.minimum(in_time_order(self.batch, output.log_prob) - self.log_probs, 0.0))
+        ratios = np.exp(np.minimum(in_time_order(self.batch, now.log_probs) - self.log_probs, 0.0))
         targets = v_trace(self.rewards, values, last_values, self.ends, ratios, self.gamma, gae_lambda, last_errors)
         returns = th.as_tensor(targets.ravel()[self.batch.index]).to(self.batch.returns)
         return replace(self.batch, returns=returns)
+
+
+class Seen(NamedTuple):
+    """A rollout as V and the policy of today see it."""
+
+    values: th.Tensor  #: V, ``[N]``
+    log_probs: th.Tensor  #: log π(a|s), ``[N]``
+    last_values: (
+        th.Tensor | None
+    )  #: V after the last step, ``[E]``; ``None`` where all episodes had ended
 
 
 class Following(NamedTuple):
@@ -180,11 +186,28 @@ class CriticReplay:
         :param batch: all steps of the newest
         :param rollout: that the batch is of
         """
+        if not self.rollouts:
+            return batch
         gae_lambda = rollout.buffer.gae_lambda if self.gae_lambda is None else self.gae_lambda
         joined = [batch]
         after = Following(in_time_order(batch, batch.returns)[0], rollout.episode_starts[0] > 0)
-        with th.no_grad(), evaluation_mode(self.view.policy):
-            for earlier in reversed(self.rollouts):
-                joined.insert(0, earlier.with_targets_of(self.view, gae_lambda, after))
-                after = Following(in_time_order(joined[0], joined[0].returns)[0], earlier.episode_starts)
+        for earlier, now in reversed(list(zip(self.rollouts, self._seen(), strict=True))):
+            joined.insert(0, earlier.with_targets_of(now, gae_lambda, after))
+            after = Following(in_time_order(joined[0], joined[0].returns)[0], earlier.episode_starts)
         return Batch.joined(joined)
+
+    def _seen(self) -> list[Seen]:
+        """What V and the policy make of each rollout that is kept, by one pass over all of them."""
+        batches = [kept.batch for kept in self.rollouts]
+        known, sizes = Batch.joined(batches), [len(batch.returns) for batch in batches]
+        following = [kept.last_obs for kept in self.rollouts if kept.last_obs is not None]
+        with th.no_grad(), evaluation_mode(self.view.policy):
+            output = self.view.evaluate(known.observations, known.actions, **known.context)
+            after = self.view.predict_values(concatenated(following)).split(known.shape[1]) if following else ()
+        last_values = iter(after)
+        return [
+            Seen(values, log_probs, None if kept.last_obs is None else next(last_values))
+            for kept, values, log_probs in zip(
+                self.rollouts, output.values.split(sizes), output.log_prob.split(sizes), strict=True
+            )
+        ]

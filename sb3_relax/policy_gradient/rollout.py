@@ -61,7 +61,6 @@ class Batch:
 
         :param batches: of as many environments each (not of recurrent policies)
         """
-        observations: list[Any] = [batch.observations for batch in batches]
         lengths = [batch.shape[0] for batch in batches]
         total, starts = sum(lengths), np.cumsum([0, *lengths])
         orders = [
@@ -69,9 +68,7 @@ class Batch:
             for batch, length, start in zip(batches, lengths, starts, strict=False)
         ]
         return cls(
-            {key: th.cat([parts[key] for parts in observations]) for key in observations[0]}
-            if isinstance(observations[0], dict)
-            else th.cat(observations),
+            concatenated([batch.observations for batch in batches]),
             th.cat([batch.actions for batch in batches]),
             th.cat([batch.advantages for batch in batches]),
             th.cat([batch.returns for batch in batches]),
@@ -85,6 +82,13 @@ class Batch:
         """Where each step stands in a flattened ``[T, E]`` array, ``[N]``: ``rollout.values.ravel()[batch.index]``."""
         length, envs = self.shape
         return self.order % length * envs + self.order // length
+
+
+def concatenated(observations: Sequence[Any]) -> PyTorchObs:
+    """``[N_i, *obs_shape]`` one after the other, or dicts of such."""
+    if isinstance(observations[0], dict):
+        return {key: th.cat([parts[key] for parts in observations]) for key in observations[0]}
+    return th.cat(list(observations))
 
 
 @dataclass

@@ -22,21 +22,23 @@ class Setting(NamedTuple):
 #: by name of the preset and of the argument
 PRESETS: dict[str, dict[str, Setting]] = {
     "fast": {
-        "n_steps": Setting(16, "an update after few steps; meant for 8 or 16 environments"),
-        "gamma": Setting(0.995, "a horizon of 200 steps"),
-        "gae_lambda": Setting(0.97, "advantages from some 30 steps"),
+        "n_steps": Setting(16, "an update after few steps; meant for eight environments"),
+        "gae_lambda": Setting(0.95, "advantages from some twenty steps: less noise, and more of it the action's"),
+        "ent_coef": Setting(0.003, "actions go on being tried"),
         "normalize_advantage": Setting(True, "the entropy's share is the same for rewards of any size"),
         "normalize_observations": Setting(True, "inputs of the size that networks are made for"),
-        "update_rule": Setting("kfac", "steps of one length for every task, in what changes the policy"),
-        "target_kl": Setting(0.001, "so short that batches of a hundred steps do"),
+        "update_rule": Setting(
+            "kfac", "steps of one length for every task, measured by what they change of the policy"
+        ),
+        "target_kl": Setting(0.001, "steps so short that batches of a hundred steps do"),
         "use_rms_prop": Setting(False, "Adam for V"),
-        "learning_rate": Setting(3e-3, "V's, since K-FAC has `target_kl`"),
-        "critic_learning_rate": Setting(3e-3, "V has an optimizer of its own"),
-        "normalize_returns": Setting(True, "V's rate suits rewards of any size"),
+        "learning_rate": Setting(3e-3, "V's, since the policy's steps have `target_kl`"),
+        "critic_learning_rate": Setting(3e-3, "an optimizer of V's own, whose gradient is clipped apart"),
+        "normalize_returns": Setting(True, "one rate of V suits rewards of any size"),
         "n_critic_steps": Setting(10, "V's error is most of the gradient's noise"),
-        "critic_replay": Setting(32, "V learns from more than the newest steps"),
-        "critic_lambda": Setting(1.0, "V finds out what hundreds of steps are worth"),
-        "critic_batch_size": Setting(256, "V's further steps cost the same for a long replay"),
+        "critic_replay": Setting(16, "V learns from more than the newest steps"),
+        "critic_lambda": Setting(1.0, "V finds out soon what hundreds of steps are worth"),
+        "critic_batch_size": Setting(256, "V's further steps take the same time for a long replay"),
     }
 }
 

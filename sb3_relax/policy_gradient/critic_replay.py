@@ -121,9 +121,7 @@ class Seen(NamedTuple):
 
     values: th.Tensor  #: V, ``[N]``
     log_probs: th.Tensor  #: log π(a|s), ``[N]``
-    last_values: (
-        th.Tensor | None
-    )  #: V after the last step, ``[E]``; ``None`` where all episodes had ended
+    last_values: th.Tensor | None  #: V after the last step, ``[E]``; ``None`` where all episodes had ended
 
 
 class Following(NamedTuple):

@@ -112,3 +112,17 @@ def test_a_sweep_that_is_killed_goes_on_where_it_stopped(tmp_path):
     assert [record["seed"] for record in store.read()] == [0, 1, 2]
     for name, record in before.items():
         assert store.get(name) == record
+
+
+def test_values_of_rl_zoo():
+    """Of its own file even where ours has that name, of another version of the environment, or its default ones."""
+    from scripts.run.rl import hyperparams_of
+
+    _, ours = hyperparams_of("CartPole-v1", {"zoo": "a2c"})
+    name, theirs = hyperparams_of("CartPole-v1", {"rl_zoo": "a2c", "n_timesteps": 10})
+    assert name == "a2c"
+    assert "n_critic_steps" in ours
+    assert theirs == {"n_envs": 8, "n_timesteps": 10, "policy": "MlpPolicy", "ent_coef": 0.0}
+    _, cheetah = hyperparams_of("HalfCheetah-v5", {"rl_zoo": "ppo"})
+    assert (cheetah["n_steps"], cheetah["batch_size"]) == (512, 64)
+    assert hyperparams_of("NoSuch-v0", {"rl_zoo": "a2c"})[1] == {"n_timesteps": 1e6, "policy": "MlpPolicy"}

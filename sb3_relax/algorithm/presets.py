@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, Setting]] = {
         "normalize_advantage": Setting(True, "the entropy's share is the same for rewards of any size"),
         "normalize_observations": Setting(True, "inputs of the size that networks are made for"),
         "update_rule": Setting(
-            "kfac", "steps of one length for every task, measured by what they change of the policy"
+            "kfac", "steps of one length on every task, in what they change of the policy"
         ),
         "target_kl": Setting(0.001, "steps so short that batches of a hundred steps do"),
         "use_rms_prop": Setting(False, "Adam for V"),

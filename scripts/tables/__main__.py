@@ -35,6 +35,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quick-start-laxa2c": partial(quick_starts.sentence, "docs/laxa2c.md"),
     "hyperparameters": hyperparameters.table,
     "preset-fast": partial(hyperparameters.preset_table, "fast"),
+    "front": benchmark.front_table,
     "benchmark": benchmark.benchmark_table,
     "benchmark-a2c": benchmark.against_a2c_table,
     "agents": learning.agents_table,

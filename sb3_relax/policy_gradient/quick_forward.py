@@ -79,5 +79,5 @@ def _has_more_to_a_call(module: nn.Module) -> bool:
     There may be hooks, of its own or of all modules, a compiled version, or a ``__call__`` that is not torch's.
     """
     own = module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl
-    own = own or type(module).__call__ is not nn.Module.__call__
-    return bool(own or every_module._global_forward_hooks or every_module._global_forward_pre_hooks)
+    of_all = every_module._global_forward_hooks or every_module._global_forward_pre_hooks
+    return bool(own or of_all) or type(module).__call__ is not nn.Module.__call__

@@ -105,7 +105,7 @@ class EarlierRollout:
         :param after: the rollout that was collected next
         """
         output = view.evaluate(self.batch.observations, self.batch.actions, **self.batch.context)
-        values = in_time_order(self.batch, output.values)
+        values = self.batch.in_time_order(output.values)
         last_values = np.zeros_like(values[0])
         last_errors = np.zeros_like(values[0])
         if self.last_obs is not None:
@@ -115,7 +115,7 @@ class EarlierRollout:
             goes_on = ~after.episode_starts & are_equal(self.last_obs, after.observations)
             last_errors = np.where(goes_on, after.targets - last_values, 0.0)
         # log π - log μ above 0 is cut off by V-trace, and would overflow before
-        ratios = np.exp(np.minimum(in_time_order(self.batch, output.log_prob) - self.log_probs, 0.0))
+        ratios = np.exp(np.minimum(self.batch.in_time_order(output.log_prob) - self.log_probs, 0.0))
         targets = v_trace(self.rewards, values, last_values, self.ends, ratios, self.gamma, gae_lambda, last_errors)
         returns = th.as_tensor(targets.ravel()[self.batch.index]).to(self.batch.returns)
         return replace(self.batch, returns=returns)
@@ -155,17 +155,6 @@ def are_equal(given: PyTorchObs, kept: PyTorchObs) -> np.ndarray:
     assert isinstance(kept, th.Tensor)
     equal = given.to(kept.dtype).reshape(len(given), -1) == kept.reshape(len(kept), -1)
     return equal.all(dim=1).cpu().numpy()
-
-
-def in_time_order(batch: Batch, of_steps: th.Tensor) -> np.ndarray:
-    """``[N]``, as a batch has them → ``[T, E]``.
-
-    :param batch: of all steps of a rollout
-    """
-    array = of_steps.cpu().numpy()
-    ordered = np.empty_like(array)
-    ordered[batch.index] = array
-    return ordered.reshape(batch.shape)
 
 
 class CriticReplay:
@@ -213,10 +202,10 @@ class CriticReplay:
         """
         gae_lambda = rollout.buffer.gae_lambda if self.gae_lambda is None else self.gae_lambda
         joined = [batch]
-        after = Following(in_time_order(batch, batch.returns)[0], rollout.episode_starts[0] > 0, first_obs(rollout))
+        after = Following(batch.in_time_order(batch.returns)[0], rollout.episode_starts[0] > 0, first_obs(rollout))
         with th.no_grad(), evaluation_mode(self.view.policy):
             for earlier in reversed(self.rollouts):
                 joined.insert(0, earlier.with_targets_of(self.view, gae_lambda, after))
-                targets = in_time_order(joined[0], joined[0].returns)[0]
+                targets = joined[0].in_time_order(joined[0].returns)[0]
                 after = Following(targets, earlier.episode_starts, earlier.first_obs)
         return Batch.joined(joined)

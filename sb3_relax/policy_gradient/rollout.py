@@ -86,6 +86,13 @@ class Batch:
         length, envs = self.shape
         return self.order % length * envs + self.order // length
 
+    def in_time_order(self, of_steps: th.Tensor) -> np.ndarray:
+        """``[N]``, as this batch has its steps → ``[T, E]``, of a batch of all steps of a rollout."""
+        array = of_steps.detach().cpu().numpy()
+        ordered = np.empty_like(array)
+        ordered[self.index] = array
+        return ordered.reshape(self.shape)
+
 
 @dataclass
 class Rollout:

@@ -24,7 +24,8 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
     ``cv_action_dependent=False`` it had weights that were never used. A control variate saved with its guard loads into
     one without, and the other way round: the guard then starts without evidence. So does the temperature of a ĉ that
     had none (``correction="exact"``), and so do whole episodes, where the agent updated every ``n_steps`` (version 0.1
-    noted the size of its batches there too, and that is where the average then starts).
+    noted the size of its batches there too, and that is where the average then starts). A natural gradient that was
+    saved without an average of gradients begins one.
 
     :param model: an algorithm whose parts have been made
     :param parameters: name → state dict, as ``get_parameters()`` gives them; left as it is
@@ -49,6 +50,7 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
             "these are the parameters of an agent with another update rule, of which one has a state and the other has "
             "none: give it the update_rule of the agent that they are from"
         )
+    parameters = _with_momentum(parameters, model.update_rule.state_dict())
     normalises = has_scale(parameters.get("policy", {}))
     if exact_match and normalises != has_scale(model.policy.state_dict()):
         raise ParametersDoNotFit(
@@ -80,6 +82,14 @@ def _renamed(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | No
     renamed[f"{INSIDE_GUARD}network.scale"] = th.tensor(float(statistics["scale"]))
     renamed[f"{INSIDE_GUARD}network.seen_batches"] = th.tensor(int(statistics["seen_batches"]))
     return renamed | {name: th.tensor(float(statistics[name])) for name in OF_GUARD}, statistics
+
+
+def _with_momentum(parameters: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """With an average of gradients that begins anew, for a natural gradient that was saved before there was one."""
+    saved, name = parameters.get("update_rule", {}), "momentum.steps"
+    if name not in own or name in saved or "averages.steps" not in saved:
+        return parameters
+    return {**parameters, "update_rule": {**saved, name: th.zeros_like(own[name])}}
 
 
 def _with_guard(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from sb3_relax.algorithm.older_files import fitted_to
 from sb3_relax.algorithm.saved_agents import require_own_file
 from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.errors import UsageError
 from sb3_relax.files import write_atomically
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.critic import Critic
@@ -72,9 +73,14 @@ class Persistence(BaseAlgorithm):
 
         :param path: of the file, or the file
         :param seed: replaces the one saved, and starts every stream of random numbers anew
-        :raises UsageError: (a ``ValueError``) for an agent of another class, naming that class, and for a
-            ``cv_action_dependent`` that is not the saved one
+        :raises UsageError: (a ``ValueError``) for an agent of another class, naming that class, for a
+            ``cv_action_dependent`` that is not the saved one, and for a ``preset``
         """
+        if "preset" in kwargs:
+            raise UsageError(
+                "load() takes no preset, since a loaded agent has the values that it was saved with: name those that "
+                "are to be others, such as gamma=0.995"
+            )
         if seed is not None:
             kwargs["seed"] = seed
         attributes = {ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.policy_gradient.action_spaces import act_in, as_sb3_counts
+from sb3_relax.policy_gradient.observation_scale import normalize_observations_in, scale_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ def measure_cost(model: ControlVariateA2C, env: VecEnv, repeats: int = 100) -> C
     """
     state = np.random.get_state()  # noqa: NPY002  (SB3 shuffles a rollout with NumPy's own generator)
     a2c = a2c_like(model, env)
-    model.n_critic_steps = 1  # as A2C's
     model.set_env(env)
     times: dict[str, list[float]] = {"rollout": [], "update": [], "update_without": []}
     for each in (model, a2c):
@@ -62,7 +62,7 @@ def measure_cost(model: ControlVariateA2C, env: VecEnv, repeats: int = 100) -> C
 
 
 def a2c_like(model: ControlVariateA2C, env: VecEnv) -> A2C:
-    """SB3's A2C with a fresh policy of the model's kind, acting as the environment counts actions.
+    """SB3's A2C with a fresh policy of the model's kind, which counts actions and normalises observations as it does.
 
     :param model: a frozen copy
     :param env: as many environments as the copy's ``n_envs``
@@ -73,6 +73,8 @@ def a2c_like(model: ControlVariateA2C, env: VecEnv) -> A2C:
     a2c.action_space = as_sb3_counts(model.action_space)
     a2c._setup_model()
     act_in(a2c.policy, model.action_space)
+    if scale_of(model.policy) is not None:
+        normalize_observations_in(a2c.policy)
     a2c.action_space = model.action_space
     a2c.set_env(env)
     return a2c

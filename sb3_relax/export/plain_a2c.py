@@ -32,10 +32,13 @@ def to_a2c(model: ControlVariateA2C, env: VecEnv | None = None) -> A2C:
     """The agent as a plain ``stable_baselines3.A2C``, which predicts the same and is loaded without this package.
 
     It has the agent's policy, optimizer, hyper-parameters of A2C and counts of steps and updates, each its own, so that
-    it can also be trained on, by A2C's own gradient: what is left out is the control variate, and an update rule. It
-    has no environment; ``set_env`` gives it one, with as many environments as the agent's for training.
+    it can also be trained on, by A2C's own gradient: what is left out is the control variate, and an update rule.
+    Without ``env`` it has no environment; ``set_env`` gives it one, with as many environments as the agent's for
+    training.
 
     :param model: an agent of LAXA2C or RELAXA2C
+    :param env: the environment of the A2C. An agent with ``normalize_observations`` needs it: it is wrapped in a
+        VecNormalize that has the agent's statistics, which stay as they are
     :return: A2C
     :raises TypeError: for an agent with a policy that SB3 does not have, naming sb3-contrib's class that has it; and
         for one that is not of this package

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
@@ -61,6 +62,7 @@ class EarlierRollout:
     :param log_probs: log μ(a|s) of the policy that acted, ``[T, E]``
     :param ends: whether an episode ended after the step, ``[T, E]``
     :param episode_starts: whether its first steps were the first of their episodes, ``[E]``
+    :param first_obs: the observations of its first steps, as ``last_obs``
     :param last_obs: the observations after the last step, ``[E, *obs_shape]`` or a dict of such; ``None`` where every
         episode had ended
     :param gamma: γ
@@ -71,6 +73,7 @@ class EarlierRollout:
     log_probs: np.ndarray
     ends: np.ndarray
     episode_starts: np.ndarray
+    first_obs: PyTorchObs
     last_obs: PyTorchObs | None
     gamma: float
 
@@ -83,18 +86,14 @@ class EarlierRollout:
         :param last_obs: the environments' observations after it
         :param dones: whether an episode ended with its last step, ``[E]``
         """
-        copied = rollout.buffer.to_torch
-        following: PyTorchObs | None = None
-        if not dones.all():
-            of_parts = isinstance(last_obs, dict)
-            following = {key: copied(part) for key, part in last_obs.items()} if of_parts else copied(last_obs)
         return cls(
             batch=batch,
             rewards=rollout.rewards.copy(),
             log_probs=rollout.log_probs.copy(),
             ends=np.concatenate([rollout.episode_starts[1:], dones[None]]) > 0,
             episode_starts=rollout.episode_starts[0] > 0,
-            last_obs=following,
+            first_obs=first_obs(rollout),
+            last_obs=None if dones.all() else to_tensors(last_obs, rollout.buffer),
             gamma=rollout.buffer.gamma,
         )
 
@@ -105,12 +104,16 @@ class EarlierRollout:
         :param gae_lambda: λ
         :param after: the rollout that was collected next
         """
-        values = in_time_order(self.batch, now.values)
-        last_values = np.zeros_like(values[0]) if now.last_values is None else now.last_values.cpu().numpy()
-        # an environment may have been reset in between, which ends no episode
-        last_errors = np.where(after.episode_starts, 0.0, after.targets - last_values)
+        values = self.batch.in_time_order(now.values)
+        last_values = last_errors = np.zeros_like(values[0])
+        if self.last_obs is not None and now.last_values is not None:
+            last_values = now.last_values.cpu().numpy()
+            # an environment may have been reset in between, which ends no episode; or the steps in between may be of a
+            # rollout that a callback stopped, which nobody has
+            goes_on = ~after.episode_starts & are_equal(self.last_obs, after.observations)
+            last_errors = np.where(goes_on, after.targets - last_values, 0.0)
         # log π - log μ above 0 is cut off by V-trace, and would overflow before
-        ratios = np.exp(np.minimum(in_time_order(self.batch, now.log_probs) - self.log_probs, 0.0))
+        ratios = np.exp(np.minimum(self.batch.in_time_order(now.log_probs) - self.log_probs, 0.0))
         targets = v_trace(self.rewards, values, last_values, self.ends, ratios, self.gamma, gae_lambda, last_errors)
         returns = th.as_tensor(targets.ravel()[self.batch.index]).to(self.batch.returns)
         return replace(self.batch, returns=returns)
@@ -129,17 +132,35 @@ class Following(NamedTuple):
 
     targets: np.ndarray  #: V's target
     episode_starts: np.ndarray  #: whether it began an episode
+    observations: PyTorchObs  #: what was observed there, ``[E, *obs_shape]`` or a dict of such
 
 
-def in_time_order(batch: Batch, of_steps: th.Tensor) -> np.ndarray:
-    """``[N]``, as a batch has them → ``[T, E]``.
+def to_tensors(observations: Any, buffer: RolloutBuffer) -> PyTorchObs:
+    """A copy on the buffer's device, of each part where there are several."""
+    if isinstance(observations, dict):
+        return {key: buffer.to_torch(part) for key, part in observations.items()}
+    return buffer.to_torch(observations)
 
-    :param batch: of all steps of a rollout
+
+def first_obs(rollout: Rollout) -> PyTorchObs:
+    """The observations of a rollout's first steps, ``[E, *obs_shape]`` or a dict of such."""
+    observations = rollout.observations
+    first = {key: part[0] for key, part in observations.items()} if isinstance(observations, dict) else observations[0]
+    return to_tensors(first, rollout.buffer)
+
+
+def are_equal(given: PyTorchObs, kept: PyTorchObs) -> np.ndarray:
+    """Whether the observations of each environment are the same, ``[E]``.
+
+    :param given: as the environments gave them
+    :param kept: as the buffer keeps them, which gives them its own dtype, and Discrete ones a dimension
     """
-    array = of_steps.cpu().numpy()
-    ordered = np.empty_like(array)
-    ordered[batch.index] = array
-    return ordered.reshape(batch.shape)
+    if isinstance(given, dict):
+        assert isinstance(kept, dict)
+        return np.all([are_equal(part, kept[key]) for key, part in given.items()], axis=0)
+    assert isinstance(kept, th.Tensor)
+    equal = given.to(kept.dtype).reshape(len(given), -1) == kept.reshape(len(kept), -1)
+    return equal.all(dim=1).cpu().numpy()
 
 
 class CriticReplay:
@@ -147,7 +168,8 @@ class CriticReplay:
 
     Their targets are computed anew at every update: the λ-returns of V-trace (:func:`v_trace`), by V and the policy
     after the joint step. The newest rollout keeps the targets it came with, since its actions are the policy's own.
-    Rollouts follow each other in time: a step's return goes on into the next rollout, up to the end of the newest.
+    Rollouts follow each other in time: a step's return goes on into the next rollout, up to the end of the newest. It
+    ends where the next rollout begins with another observation than this one ended with, because steps are missing.
 
     With λ near 1 the returns of earlier rollouts are long. V then learns in a few updates what it is worth to go on for
     hundreds of steps, where targets that end in V itself after some tens of steps carry an old V on for as many updates
@@ -188,10 +210,11 @@ class CriticReplay:
             return batch
         gae_lambda = rollout.buffer.gae_lambda if self.gae_lambda is None else self.gae_lambda
         joined = [batch]
-        after = Following(in_time_order(batch, batch.returns)[0], rollout.episode_starts[0] > 0)
+        after = Following(batch.in_time_order(batch.returns)[0], rollout.episode_starts[0] > 0, first_obs(rollout))
         for earlier, now in reversed(list(zip(self.rollouts, self._seen(), strict=True))):
             joined.insert(0, earlier.with_targets_of(now, gae_lambda, after))
-            after = Following(in_time_order(joined[0], joined[0].returns)[0], earlier.episode_starts)
+            targets = joined[0].in_time_order(joined[0].returns)[0]
+            after = Following(targets, earlier.episode_starts, earlier.first_obs)
         return Batch.joined(joined)
 
     def _seen(self) -> list[Seen]:

@@ -164,13 +164,13 @@ def normalize_observations_in(policy: ActorCriticPolicy) -> None:
 
 def scale_of(policy: nn.Module) -> ObservationScale | None:
     """What a policy normalises observations by, where it does."""
-    extractor = getattr(policy, "features_extractor", None)
-    return extractor.scale if isinstance(extractor, NormalizingExtractor) else None
+    # wherever it is: somebody may have put the extractor into another module, such as a DataParallel
+    return next((module for module in policy.modules() if isinstance(module, ObservationScale)), None)
 
 
 def has_scale(state: Mapping[str, th.Tensor]) -> bool:
     """Whether a policy's state dict is of one that normalises observations."""
-    return "features_extractor.scale.moments.0.count" in state
+    return any(name.endswith(".scale.moments.0.count") for name in state)
 
 
 def weights_behind_scale(policy: nn.Module) -> dict[str, th.Tensor]:

@@ -18,6 +18,9 @@ from torch.nn.modules import module as every_module
 #: whose ``forward()`` is known
 SB3_POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy)
 
+#: methods that somebody may have replaced in one object
+FORWARDS = {"forward", "forward_actor", "forward_critic"}
+
 #: observations ``[N, ...]`` to actions, V(s) and log π(a|s)
 Forward = Callable[[PyTorchObs], tuple[th.Tensor, th.Tensor, th.Tensor]]
 
@@ -51,9 +54,15 @@ def quick_forward(policy: ActorCriticPolicy) -> Forward:
 
 
 def _is_known(policy: ActorCriticPolicy) -> bool:
-    """Whether ``forward()`` and ``mlp_extractor`` are SB3's."""
-    known = type(policy) in SB3_POLICIES and "forward" not in vars(policy)
-    return known and type(policy.mlp_extractor) is MlpExtractor and "forward" not in vars(policy.mlp_extractor)
+    """Whether the policy, its ``mlp_extractor`` and the networks in that run as SB3 made them."""
+    if not (type(policy) in SB3_POLICIES and type(policy.mlp_extractor) is MlpExtractor):
+        return False
+    extractor = policy.mlp_extractor
+    networks = (extractor.policy_net, extractor.value_net)
+    # a compiled network, or one of the user's own, may do more than its layers
+    return all(type(network) is nn.Sequential for network in networks) and not any(
+        FORWARDS.intersection(vars(module)) for module in (policy, extractor, *networks)
+    )
 
 
 def _called(policy: ActorCriticPolicy) -> Iterator[nn.Module]:
@@ -65,6 +74,10 @@ def _called(policy: ActorCriticPolicy) -> Iterator[nn.Module]:
 
 
 def _has_more_to_a_call(module: nn.Module) -> bool:
-    """Whether calling a module is more than its ``forward()``: hooks, of its own or of all, or a compiled version."""
+    """Whether calling a module is more than its ``forward()``.
+
+    There may be hooks, of its own or of all modules, a compiled version, or a ``__call__`` that is not torch's.
+    """
     own = module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl
-    return bool(own or every_module._global_forward_hooks or every_module._global_forward_pre_hooks)
+    of_all = every_module._global_forward_hooks or every_module._global_forward_pre_hooks
+    return bool(own or of_all) or type(module).__call__ is not nn.Module.__call__

@@ -83,6 +83,13 @@ class Batch:
         length, envs = self.shape
         return self.order % length * envs + self.order // length
 
+    def in_time_order(self, of_steps: th.Tensor) -> np.ndarray:
+        """``[N]``, as this batch has its steps → ``[T, E]``, of a batch of all steps of a rollout."""
+        array = of_steps.detach().cpu().numpy()
+        ordered = np.empty_like(array)
+        ordered[self.index] = array
+        return ordered.reshape(self.shape)
+
 
 def concatenated(observations: Sequence[Any]) -> PyTorchObs:
     """``[N_i, *obs_shape]`` one after the other, or dicts of such."""

@@ -184,3 +184,42 @@ def test_who_listens_to_the_policy_hears_it_act(which):
             handle.remove()
     # the state after the last step is asked for its value besides
     assert len(heard) == (6 if which == "value" else 5)
+
+
+class Doubled(nn.Sequential):
+    """Does more than its layers."""
+
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+NETWORKS = {
+    "of its own kind": lambda network: Doubled(*network),
+    "spread over devices": nn.DataParallel,
+    "compiled": lambda network: th.compile(network, backend="eager"),
+}
+
+
+@pytest.mark.parametrize("which", ["policy_net", "value_net"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_network_put_in_the_place_of_sb3s_is_called(network, which):
+    policy = RELAXA2C("MlpPolicy", "CartPole-v1").policy
+    setattr(policy.mlp_extractor, which, NETWORKS[network](getattr(policy.mlp_extractor, which)))
+    assert quick_forward(policy) is policy
+
+
+@pytest.mark.parametrize("name", ["forward_actor", "forward_critic"])
+def test_a_replaced_method_of_the_extractor_is_called(name):
+    policy = RELAXA2C("MlpPolicy", "CartPole-v1").policy
+    setattr(policy.mlp_extractor, name, getattr(policy.mlp_extractor, name))
+    assert quick_forward(policy) is policy
+
+
+def test_a_layer_with_a_call_of_its_own_is_called():
+    class Counted(nn.Tanh):
+        def __call__(self, inputs):
+            return super().__call__(inputs)
+
+    policy = RELAXA2C("MlpPolicy", "CartPole-v1").policy
+    policy.mlp_extractor.policy_net[1] = Counted()
+    assert quick_forward(policy) is policy

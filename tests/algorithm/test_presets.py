@@ -1,13 +1,19 @@
 """preset="fast"."""
 
+from inspect import signature
+
 import pytest
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentRELAXA2C
 from sb3_relax.algorithm.presets import PRESETS
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.hyperparameters import hyperparameters_of
+from sb3_relax.policy_gradient.update_rules.natural_gradient import NaturalGradient
 
 FAST = {name: setting.value for name, setting in PRESETS["fast"].items()}
+
+
+DEFAULTS = {name: signature(RELAXA2C).parameters[name].default for name in FAST}
 
 
 def test_its_values_are_those_of_what_is_not_given():
@@ -31,6 +37,27 @@ def test_what_is_given_by_position_is_kept():
 
 def test_an_argument_of_a2cs_own_default_counts_as_given():
     assert RELAXA2C("MlpPolicy", "CartPole-v1", preset="fast", n_steps=5).n_steps == 5
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_each_of_its_arguments_may_be_given_as_its_default(name):
+    """Others that are part of it are left out with it, in the place of an error about what was not given."""
+    model = RELAXA2C("MlpPolicy", "CartPole-v1", preset="fast", **{name: DEFAULTS[name]})
+    if name != "use_rms_prop":
+        assert hyperparameters_of(model)[name] == DEFAULTS[name]
+
+
+def test_what_is_given_is_kept_where_it_has_no_effect():
+    with pytest.raises(UsageError, match=r"target_kl=0.01 has no effect on update_rule='optimizer'"):
+        RELAXA2C("MlpPolicy", "CartPole-v1", preset="fast", update_rule="optimizer", target_kl=0.01)
+
+
+def test_what_is_part_of_a_part_is_left_out_too():
+    model = RELAXA2C("MlpPolicy", "CartPole-v1", preset="fast", n_critic_steps=1)
+    assert (model.critic_replay, model.critic_lambda, model.critic_batch_size) == (1, None, None)
+    assert model.critic_learning_rate == FAST["critic_learning_rate"]
+    model = RELAXA2C("MlpPolicy", "CartPole-v1", preset="fast", critic_replay=4, update_rule=NaturalGradient)
+    assert (model.critic_lambda, model.target_kl) == (FAST.get("critic_lambda"), FAST["target_kl"])
 
 
 def test_a_class_leaves_out_what_it_refuses():
@@ -59,6 +86,12 @@ def test_a_subclass_with_a_constructor_of_its_own():
 
     model = Mine("MlpPolicy", "CartPole-v1", own=2, preset="fast")
     assert (model.own, model.critic_replay) == (2, FAST["critic_replay"])
+
+
+def test_a_file_is_loaded_without_one(tmp_path):
+    RELAXA2C("MlpPolicy", "CartPole-v1").save(tmp_path / "agent")
+    with pytest.raises(UsageError, match="has the values that it was saved with: name those that are to be others"):
+        RELAXA2C.load(tmp_path / "agent", preset="fast")
 
 
 def test_an_unknown_one_is_refused():

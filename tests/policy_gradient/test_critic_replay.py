@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_relax import LAXA2C, RELAXA2C, HybridRELAXA2C, MaskableRELAXA2C, RecurrentRELAXA2C
 from sb3_relax.errors import UsageError
@@ -234,6 +235,41 @@ def test_a_return_does_not_go_on_where_the_environment_was_reset():
     assert not np.any(dones)
     assert newest.episode_starts[0].all()
     assert np.allclose(in_time(seen[-1][0]), np.concatenate([earlier.returns, newest.returns]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("observations", [BOX, DICT], ids=["Box", "Dict"])
+def test_a_return_does_not_go_on_where_steps_are_missing(observations):
+    """A callback may stop a rollout, of which no step is kept; the next learn() goes on behind it."""
+    model = build(learning_rate=0.0, cv_learning_rate=0.0, length=(100,), observations=observations)
+    kept, seen = kept_in(model), joined_in(model)
+    model.learn(30)
+    model.learn(30, lambda locals_, _: locals_["n_steps"] < 4, reset_num_timesteps=False)
+    model.learn(30, reset_num_timesteps=False)
+    (earlier, _, dones), (newest, *_) = kept
+    assert not np.any(dones)
+    assert not newest.episode_starts[0].any()
+    assert np.allclose(in_time(seen[-1][0]), np.concatenate([earlier.returns, newest.returns]), rtol=1e-5, atol=1e-5)
+
+
+class InDouble(VecEnvWrapper):
+    """Observations that the buffer's dtype, which is the space's, has to round."""
+
+    def reset(self):
+        return self.venv.reset().astype(np.float64) / 3
+
+    def step_wait(self):
+        obs, *rest = self.venv.step_wait()
+        return obs.astype(np.float64) / 3, *rest
+
+
+def test_a_return_goes_on_where_the_buffer_rounds_observations():
+    model = build(learning_rate=0.0, cv_learning_rate=0.0, length=(100,))
+    model.set_env(InDouble(model.get_env()))
+    kept, seen = kept_in(model), joined_in(model)
+    model.learn(60)
+    (earlier, last_obs, _), (newest, *_) = kept
+    assert not np.array_equal(last_obs, newest.observations[0])
+    assert not np.allclose(in_time(seen[-1][0])[:10], earlier.returns, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -581,6 +581,19 @@ def test_the_state_of_before_the_first_update_is_taken_back():
     assert all(th.equal(value, after[1][name]) for name, value in after[0].items())
 
 
+def test_a_state_without_an_average_of_gradients_begins_one():
+    """As agents have it that were saved before there was one."""
+    parameters = copy.deepcopy(PLAIN["discrete"]().learn(96).get_parameters())
+    rule = parameters["update_rule"]
+    parameters["update_rule"] = {name: value for name, value in rule.items() if not name.startswith("momentum.")}
+    model = PLAIN["discrete"]().learn(32)
+    model.set_parameters(parameters)
+    assert model.update_rule.momentum.steps == 0
+    assert model.update_rule.averages.steps == rule["averages.steps"]
+    model.learn(model.n_steps, reset_num_timesteps=False)
+    assert model.update_rule.momentum.steps == 1
+
+
 @pytest.mark.parametrize("argument", [{"target_kl": 0.01}, {"momentum": 0.5}])
 def test_what_is_of_a_natural_gradient_is_refused_without_one(argument):
     with pytest.raises(UsageError, match=r"=0\.\d+ has no effect on update_rule='optimizer'"):

@@ -17,7 +17,12 @@ from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.algorithm.copies import frozen_copy
 from sb3_relax.callbacks import GradientVarianceCallback
 from sb3_relax.errors import ParametersDoNotFit, UsageError
-from sb3_relax.policy_gradient.observation_scale import NormalizingExtractor, ObservationScale, scale_of
+from sb3_relax.policy_gradient.observation_scale import (
+    NormalizingExtractor,
+    ObservationScale,
+    has_scale,
+    scale_of,
+)
 from tests.helpers import ACTION_SPACES, TinyEnv
 
 #: far from the numbers that networks like; each component in another way
@@ -323,6 +328,14 @@ def test_weights_are_those_of_the_agent_without_it():
         policies = [make(case, normalize_observations=each).policy for each in (True, False)]
         assert all(map(th.equal, *(policy.parameters() for policy in policies)))
         assert len([*policies[0].parameters()]) == len([*policies[1].parameters()])
+
+
+def test_statistics_go_on_where_the_extractor_is_inside_another_module():
+    model = make()
+    model.policy.features_extractor = th.nn.DataParallel(model.policy.features_extractor)
+    model.learn(32)
+    assert seen(model.policy) == 32
+    assert has_scale(model.policy.state_dict())
 
 
 def test_extractors_apart_have_one_scale():

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from scripts.records import Records
+from scripts.run.rl import values_in
 from tests.scripts.command import ROOT, script
 
 PROTOCOL = """
@@ -112,3 +113,20 @@ def test_a_sweep_that_is_killed_goes_on_where_it_stopped(tmp_path):
     assert [record["seed"] for record in store.read()] == [0, 1, 2]
     for name, record in before.items():
         assert store.get(name) == record
+
+
+@pytest.mark.parametrize(
+    ("env", "n_steps"), [("Task-v2", 2), ("Task-v3", 3), ("Task-v5", 3), ("Other-v0", 9), ("NoVersion", 9)]
+)
+def test_values_of_another_version_or_the_default_ones_take_the_place_of_missing_ones(env, n_steps, tmp_path):
+    file = tmp_path / "a2c.yml"
+    file.write_text("Task-v2: {n_steps: 2}\nTask-v3: {n_steps: 3}\ndefault: {n_steps: 9}\natari: {n_steps: 1}\n")
+    assert values_in(file, env) == {"n_steps": n_steps}
+
+
+def test_a_zoo_file_may_be_without_default_values(tmp_path):
+    file = tmp_path / "a2c.yml"
+    file.write_text("Task-v2: {n_steps: 2}\n")
+    assert values_in(file, "Task-v2") == {"n_steps": 2}
+    with pytest.raises(KeyError, match=r"a2c.yml has no entry for Other-v0; it has Task-v2"):
+        values_in(file, "Other-v0")

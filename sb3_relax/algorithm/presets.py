@@ -52,16 +52,20 @@ PART_OF = {
 }
 
 
-def values_for(preset: str, given: Mapping[str, Any], defaults: type[Hyperparameters]) -> dict[str, Any]:
+def values_for(preset: str, given: Mapping[str, Any], cls: Any) -> dict[str, Any]:
     """A preset's values for what is not given.
 
     What has no effect beside the given arguments (:data:`PART_OF`) is left out: an agent with
-    ``update_rule="optimizer"`` would refuse a ``target_kl``.
+    ``update_rule="optimizer"`` would refuse a ``target_kl``. So are ``not_of_presets`` of the class.
 
     :param preset: a name of :data:`PRESETS`
     :param given: argument → value
-    :param defaults: of the class, as its attributes
+    :param cls: the algorithm
+    :raises UsageError: for another name
     """
+    require_choice("preset", preset, tuple(PRESETS))
+    defaults: type[Hyperparameters] = cls.hyperparameters
+    given = {**{name: getattr(defaults, name) for name in cls.not_of_presets}, **given}
     values = {name: own.value for name, own in PRESETS[preset].items() if name not in given}
 
     def has_effect(name: str) -> bool:
@@ -77,8 +81,7 @@ def values_for(preset: str, given: Mapping[str, Any], defaults: type[Hyperparame
 def takes_preset(construct: Constructor) -> Constructor:
     """A constructor that takes ``preset=`` besides, the name of one of :data:`PRESETS`.
 
-    The preset's values are those of arguments that are not given (:func:`values_for`), but for ``not_of_presets`` of
-    the class.
+    The preset's values are those of arguments that are not given (:func:`values_for`).
 
     :param construct: ``__init__``, whose last parameter is ``**hyperparameters``
     """
@@ -87,11 +90,8 @@ def takes_preset(construct: Constructor) -> Constructor:
     @wraps(construct)
     def constructed(self: Any, *args: Any, preset: str | None = None, **kwargs: Any) -> None:
         if preset is not None:
-            require_choice("preset", preset, tuple(PRESETS))
             given = known.bind_partial(self, *args, **kwargs).arguments
-            refused = {name: getattr(self.hyperparameters, name) for name in self.not_of_presets}
-            given = {**refused, **given, **given.get("hyperparameters", {})}
-            kwargs |= values_for(preset, given, self.hyperparameters)
+            kwargs |= values_for(preset, {**given, **given.get("hyperparameters", {})}, type(self))
         construct(self, *args, **kwargs)
 
     return constructed  # type: ignore[return-value]

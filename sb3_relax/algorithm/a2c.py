@@ -253,6 +253,9 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             require_scale(scale, self.normalize_observations)
             self.view.follow(self.policy)
             self.critic = self.make_critic()
+            # what a rule has averaged, such as earlier gradients, is of the policy before
+            values = self.hyperparameters.of(self)
+            self.update_rule = make_update_rule(values.update_rule, self.view, values)
         self.policy.set_training_mode(True)
         now = scheduled_values(self, self._current_progress_remaining)
         update_learning_rate(self.policy.optimizer, now["learning_rate"])

@@ -61,6 +61,16 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
             "these are the parameters of an agent of which V's weights have an optimizer of their own where this "
             "agent's have none, or the other way round: give both a critic_learning_rate, or neither"
         )
+    running = {
+        "critic": ("normalize_returns=True", bool(model.critic.state_dict())),
+        "advantage_scale": ('normalize_advantage="running"', model.normalize_advantage == "running"),
+    }
+    for part, (argument, has_part) in running.items():
+        if exact_match and (part in parameters) != has_part:
+            raise ParametersDoNotFit(
+                f"these are the parameters of an agent with {argument} where this agent is without, or the other way "
+                "round: give both the same"
+            )
     state = _with_guard(state, own)
     state = _with_temperature(parameters, _without_actions(state, own), own)
     if exact_match and state.keys() != own.keys():

@@ -13,9 +13,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_relax.algorithm.older_files import fitted_to
+from sb3_relax.algorithm.presets import values_for
 from sb3_relax.algorithm.saved_agents import require_own_file
 from sb3_relax.control_variates.base import ControlVariate
-from sb3_relax.errors import UsageError
 from sb3_relax.files import write_atomically
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.critic import Critic
@@ -67,20 +67,24 @@ class Persistence(BaseAlgorithm):
 
     @classmethod
     def load(
-        cls: type[SelfPersistence], path: Any, *args: Any, seed: int | None = None, **kwargs: Any
+        cls: type[SelfPersistence],
+        path: Any,
+        *args: Any,
+        seed: int | None = None,
+        preset: str | None = None,
+        **kwargs: Any,
     ) -> SelfPersistence:
         """As SB3's. The relaxation's noise goes on where it was saved, unless a ``seed`` is given.
 
         :param path: of the file, or the file
         :param seed: replaces the one saved, and starts every stream of random numbers anew
-        :raises UsageError: (a ``ValueError``) for an agent of another class, naming that class, for a
-            ``cv_action_dependent`` that is not the saved one, and for a ``preset``
+        :param preset: its values replace those saved, as keywords do, but for values that are given. The kind of
+            optimizer stays the one saved
+        :raises UsageError: (a ``ValueError``) for an agent of another class, naming that class, and for a
+            ``cv_action_dependent`` that is not the saved one
         """
-        if "preset" in kwargs:
-            raise UsageError(
-                "load() takes no preset, since a loaded agent has the values that it was saved with: name those that "
-                "are to be others, such as gamma=0.995"
-            )
+        if preset is not None:
+            kwargs |= values_for(preset, kwargs, cls)
         if seed is not None:
             kwargs["seed"] = seed
         attributes = {ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}

@@ -70,11 +70,12 @@ def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, A
 def values_in(file: Path, env_id: str) -> dict[str, Any]:
     """A zoo file's values for an environment, else for another version of it, else its default ones."""
     entries = yaml.safe_load(file.read_text())
-    name = env_id.rpartition("-v")[0]
-    versions = [other for other in entries if other.rpartition("-v")[0] == name] or ["default"]
-    if "default" not in entries:
-        raise KeyError(f"{file.name} has no entry for {env_id}; it has {', '.join(entries)}")
-    return entries[env_id if env_id in versions else versions[-1]]
+    name, version, _ = env_id.rpartition("-v")
+    others = [other for other in entries if version and other.rpartition("-v")[0] == name]
+    for key in (env_id, *reversed(others), "default"):
+        if key in entries:
+            return entries[key]
+    raise KeyError(f"{file.name} has no entry for {env_id}; it has {', '.join(entries)}")
 
 
 def normalized(hyperparams: dict[str, Any]) -> bool:

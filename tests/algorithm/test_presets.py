@@ -3,6 +3,7 @@
 from inspect import signature
 
 import pytest
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentRELAXA2C
 from sb3_relax.algorithm.presets import PRESETS
@@ -21,7 +22,7 @@ def test_its_values_are_those_of_what_is_not_given():
     values = hyperparameters_of(model)
     plain = hyperparameters_of(RELAXA2C("MlpPolicy", "CartPole-v1"))
     for name, value in values.items():
-        if name in FAST.keys() - {"target_kl", "use_rms_prop"}:
+        if name in FAST.keys() - {"gamma", "target_kl", "use_rms_prop"}:
             assert value == FAST[name], name
         elif name not in ("gamma", "target_kl", "use_rms_prop", "policy_kwargs", "n_relaxed"):
             assert value == plain[name], name
@@ -88,10 +89,18 @@ def test_a_subclass_with_a_constructor_of_its_own():
     assert (model.own, model.critic_replay) == (2, FAST["critic_replay"])
 
 
-def test_a_file_is_loaded_without_one(tmp_path):
-    RELAXA2C("MlpPolicy", "CartPole-v1").save(tmp_path / "agent")
-    with pytest.raises(UsageError, match="has the values that it was saved with: name those that are to be others"):
-        RELAXA2C.load(tmp_path / "agent", preset="fast")
+def test_a_file_is_loaded_with_its_values(tmp_path):
+    """As "sb3-relax train -i AGENT" does with an entry that has a preset."""
+    parts = dict(update_rule="kfac", critic_learning_rate=1e-3, normalize_returns=True, normalize_observations=True)
+    RELAXA2C("MlpPolicy", "CartPole-v1", gamma=0.9, **parts).save(tmp_path / "agent")
+    loaded = RELAXA2C.load(tmp_path / "agent", env=make_vec_env("CartPole-v1"), preset="fast", n_steps=6)
+    assert not hasattr(loaded, "preset")
+    assert (loaded.n_steps, loaded.rollout_buffer.buffer_size) == (6, 6)
+    assert (loaded.gamma, loaded.rollout_buffer.gamma) == (FAST["gamma"], FAST["gamma"])
+    assert loaded.update_rule.target_kl == FAST["target_kl"]
+    assert loaded.learn(12).n_critic_steps == loaded.critic.n_steps == FAST["n_critic_steps"]
+    with pytest.raises(UsageError, match="preset must be one of 'fast'; got 'quick'"):
+        RELAXA2C.load(tmp_path / "agent", preset="quick")
 
 
 def test_an_unknown_one_is_refused():

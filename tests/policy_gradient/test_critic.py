@@ -6,7 +6,7 @@ import torch as th
 from gymnasium import RewardWrapper
 
 from sb3_relax import RELAXA2C, MaskableRELAXA2C, RecurrentRELAXA2C
-from sb3_relax.errors import UsageError
+from sb3_relax.errors import ParametersDoNotFit, UsageError
 from sb3_relax.export import to_a2c
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.return_scale import ReturnScale
@@ -183,3 +183,15 @@ def test_advantages_are_divided_by_what_earlier_batches_had():
     assert one == 1  # nothing of the first batch is in its own scale
     assert two == pytest.approx(first.square().mean().item() ** 0.5, rel=1e-5)
     assert three != two
+
+
+@pytest.mark.parametrize(
+    "argument", [dict(normalize_returns=True, critic_learning_rate=1e-3), dict(normalize_advantage="running")]
+)
+def test_parameters_with_another_scale_are_refused(argument):
+    """Of returns or of advantages."""
+    rate = {name: value for name, value in argument.items() if name == "critic_learning_rate"}
+    with_it, without = (RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu", **each) for each in (argument, rate))
+    for model, other in ((with_it, without), (without, with_it)):
+        with pytest.raises(ParametersDoNotFit, match="or the other way round: give both the same"):
+            model.set_parameters(other.get_parameters())

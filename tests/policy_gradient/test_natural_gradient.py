@@ -581,6 +581,14 @@ def test_the_state_of_before_the_first_update_is_taken_back():
     assert all(th.equal(value, after[1][name]) for name, value in after[0].items())
 
 
+def test_another_policy_does_not_step_along_the_gradients_of_the_one_before():
+    model, other = PLAIN["discrete"]().learn(96), PLAIN["discrete"]()
+    assert model.update_rule.momentum.steps > 1
+    model.policy = other.policy
+    model.learn(model.n_steps, reset_num_timesteps=False)
+    assert model.update_rule.momentum.steps == model.update_rule.averages.steps == 1
+
+
 def test_a_state_without_an_average_of_gradients_begins_one():
     """As agents have it that were saved before there was one."""
     parameters = copy.deepcopy(PLAIN["discrete"]().learn(96).get_parameters())

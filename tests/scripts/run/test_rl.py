@@ -7,6 +7,7 @@ import time
 import pytest
 
 from scripts.records import Records
+from scripts.run.rl import values_in
 from tests.scripts.command import ROOT, script
 
 PROTOCOL = """
@@ -126,3 +127,20 @@ def test_values_of_rl_zoo():
     _, cheetah = hyperparams_of("HalfCheetah-v5", {"rl_zoo": "ppo"})
     assert (cheetah["n_steps"], cheetah["batch_size"]) == (512, 64)
     assert hyperparams_of("NoSuch-v0", {"rl_zoo": "a2c"})[1] == {"n_timesteps": 1e6, "policy": "MlpPolicy"}
+
+
+@pytest.mark.parametrize(
+    ("env", "n_steps"), [("Task-v2", 2), ("Task-v3", 3), ("Task-v5", 3), ("Other-v0", 9), ("NoVersion", 9)]
+)
+def test_values_of_another_version_or_the_default_ones_take_the_place_of_missing_ones(env, n_steps, tmp_path):
+    file = tmp_path / "a2c.yml"
+    file.write_text("Task-v2: {n_steps: 2}\nTask-v3: {n_steps: 3}\ndefault: {n_steps: 9}\natari: {n_steps: 1}\n")
+    assert values_in(file, env) == {"n_steps": n_steps}
+
+
+def test_a_zoo_file_may_be_without_default_values(tmp_path):
+    file = tmp_path / "a2c.yml"
+    file.write_text("Task-v2: {n_steps: 2}\n")
+    assert values_in(file, "Task-v2") == {"n_steps": 2}
+    with pytest.raises(KeyError, match=r"a2c.yml has no entry for Other-v0; it has Task-v2"):
+        values_in(file, "Other-v0")

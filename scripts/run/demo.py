@@ -46,7 +46,8 @@ def draw(recorder: Recorder, threshold: float, path: Path) -> None:
     top.legend(loc="lower right")
 
     at, with_cv, without = map(np.array, zip(*recorder.variances, strict=True))
-    window = np.ones(10) / 10
+    width = min(10, len(at))
+    window = np.ones(width) / width
     for values, label, colour in ((without, "without", "C3"), (with_cv, "with", "C0")):
         bottom.plot(at, values, alpha=0.25, color=colour, linewidth=0.8)
         smooth = np.exp(np.convolve(np.log(np.maximum(values, 1e-12)), window, "valid"))

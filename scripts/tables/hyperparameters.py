@@ -18,6 +18,8 @@ def table() -> str:
     for field in fields(DiscreteHyperparameters):
         alone = "" if field.name in Hyperparameters.names() else "Discrete actions alone. "
         rows.append(f"| `{field.name}` | `{field.default!r}` | {alone}{meanings[field.name]} |")
+    names = ", ".join(f"`{name!r}`" for name in PRESETS)
+    rows.append(f"| `preset` | `None` | Values for everything that is not given, A2C's arguments included: {names} |")
     return "\n".join(rows)
 
 

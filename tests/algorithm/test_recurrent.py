@@ -332,7 +332,7 @@ def test_further_critic_steps_move_nothing_of_the_actor_s():
     model = small("discrete", n_critic_steps=4)
     batch, _ = rollout(model)
     before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
-    model.critic.fit(batch, model.vf_coef, model.max_grad_norm, model.noise_generator)
+    model.critic.fit(batch, None, model.vf_coef, model.max_grad_norm, model.noise_generator)
     moved = {name for name, p in model.policy.named_parameters() if not th.equal(p, before[name])}
     assert moved == {name for name in before if "critic" in name or "value" in name}
 

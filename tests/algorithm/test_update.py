@@ -173,6 +173,7 @@ def test_further_steps_of_v_are_clipped_steps_towards_the_returns(max_grad_norm)
     expected = [p - 0.1 * g * min(1.0, max_grad_norm / norm) for p, g in zip(critic, gradients, strict=True)]
     model.critic.fit(
         Batch(observations, actions, advantages, returns, np.arange(N), (N, 1)),
+        None,  # which rollout it is of matters to a replay alone
         model.vf_coef,
         model.max_grad_norm,
         model.noise_generator,

@@ -38,7 +38,7 @@ class ScaledReward(gym.RewardWrapper):
 class WithoutSmoke(gym.Wrapper):
     """LunarLander without the particles of its engines: they meet the ground alone, and nothing depends on them.
 
-    Returns and observations are the same to the last bit. A lander that hovers takes a quarter of the time.
+    Returns and observations are the same to the last bit, and a lander that hovers is stepped faster.
     """
 
     class Nothing:

@@ -54,25 +54,30 @@ def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, A
     ``zoo: NAME``
         the values of our zoo file of that name, else of rl-zoo's, and in their place what else the entry has
     ``rl_zoo: NAME``
-        the same of rl-zoo's own file
+        the same of rl-zoo's own file, which need not have this version of the environment, nor the environment
     ``algorithm: NAME``
         only what else the entry has
     """
     overrides = dict(entry)
     if "algorithm" in overrides:
         return overrides.pop("algorithm"), overrides
-    folders = (RL_ZOO,) if "rl_zoo" in overrides else (OWN_ZOO, RL_ZOO)
-    zoo = overrides.pop("rl_zoo", None) or overrides.pop("zoo")
-    file = next(path for folder in folders if (path := folder / f"{zoo}.yml").exists())
-    return zoo, {**values_in(file, env_id), **overrides}
+    if "rl_zoo" in overrides:
+        name = overrides.pop("rl_zoo")
+        return name, {**values_in(RL_ZOO / f"{name}.yml", env_id, or_similar=True), **overrides}
+    name = overrides.pop("zoo")
+    file = next(path for folder in (OWN_ZOO, RL_ZOO) if (path := folder / f"{name}.yml").exists())
+    return name, {**values_in(file, env_id), **overrides}
 
 
-def values_in(file: Path, env_id: str) -> dict[str, Any]:
-    """A zoo file's values for an environment, else for another version of it, else its default ones."""
+def values_in(file: Path, env_id: str, or_similar: bool = False) -> dict[str, Any]:
+    """A zoo file's values for an environment.
+
+    :param or_similar: where it has none, those for another version of the environment, else its default ones
+    """
     entries = yaml.safe_load(file.read_text())
     name, version, _ = env_id.rpartition("-v")
     others = [other for other in entries if version and other.rpartition("-v")[0] == name]
-    for key in (env_id, *reversed(others), "default"):
+    for key in (env_id, *reversed(others), "default") if or_similar else (env_id,):
         if key in entries:
             return entries[key]
     raise KeyError(f"{file.name} has no entry for {env_id}; it has {', '.join(entries)}")

@@ -28,9 +28,18 @@ def steps_to(record: Mapping[str, Any], threshold: float, window: int = WINDOW) 
 
 def steps_of(records: Sequence[Mapping[str, Any]], threshold: float) -> str:
     """Mean over seeds; a run that never gets there counts with its whole budget, and is shown."""
-    found = [steps_to(record, threshold) for record in records]
-    spent = [float(found_at or record["timesteps"]) for found_at, record in zip(found, records, strict=True)]
-    return f"{interval(spent)} ({sum(at is not None for at in found)}/{len(found)})"
+    reached = sum(steps_to(record, threshold) is not None for record in records)
+    return f"{interval(steps_spent(records, threshold))} ({reached}/{len(records)})"
+
+
+def steps_spent(records: Sequence[Mapping[str, Any]], threshold: float) -> list[float]:
+    """Of each run until the threshold; the whole budget of one that never gets there."""
+    return [float(steps_to(record, threshold) or record["timesteps"]) for record in records]
+
+
+def returns_during_training(records: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Of each run."""
+    return [mean_return_during_training(record) for record in records]
 
 
 def final_score(records: Sequence[Mapping[str, Any]]) -> float:
@@ -40,7 +49,7 @@ def final_score(records: Sequence[Mapping[str, Any]]) -> float:
 
 def higher_than(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> str:
     """P(a run of ours has the higher return during training)."""
-    during = [{"": [mean_return_during_training(record) for record in of]} for of in (ours, theirs)]
+    during = [{"": returns_during_training(records)} for records in (ours, theirs)]
     return bracketed(probability_of_improvement(*during), 2)
 
 
@@ -54,7 +63,7 @@ def benchmark_table(folder: str = "benchmark") -> str:
     for env, algorithms in grouped(folder).items():
         for name in sorted(algorithms, key=list(NAMES).index):
             records = algorithms[name]
-            during = interval([mean_return_during_training(record) for record in records])
+            during = interval(returns_during_training(records))
             final = interval([record["final_training_mean"] for record in records])
             threshold = records[0]["threshold"]
             better = "—" if name == "fast" or "fast" not in algorithms else higher_than(algorithms["fast"], records)
@@ -80,8 +89,7 @@ def cell(records: Sequence[Mapping[str, Any]] | None) -> str:
     """Both figures of an algorithm's runs."""
     if not records:
         return "—"
-    during = interval([mean_return_during_training(record) for record in records])
-    return f"{during}; {steps_of(records, records[0]['threshold'])}"
+    return f"{interval(returns_during_training(records))}; {steps_of(records, records[0]['threshold'])}"
 
 
 def against_a2c_table(folder: str = "benchmark") -> str:
@@ -94,11 +102,6 @@ def against_a2c_table(folder: str = "benchmark") -> str:
         if not {"fast", "a2c"} <= algorithms.keys():
             continue
         score = final_score(algorithms["a2c"])
-        theirs, ours = (steps_until(algorithms[name], score) for name in ("a2c", "fast"))
+        theirs, ours = (float(np.mean(steps_spent(algorithms[name], score))) for name in ("a2c", "fast"))
         rows.append(f"| {env} | {score:,.1f} | {theirs:,.0f} | {ours:,.0f} | {ours / theirs:.2f} |")
     return "\n".join(rows)
-
-
-def steps_until(records: Sequence[Mapping[str, Any]], score: float) -> float:
-    """Mean over seeds of the steps to a score; a run that never gets there counts with its whole budget."""
-    return float(np.mean([steps_to(record, score) or record["timesteps"] for record in records]))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.tables.benchmark import NAMES, steps_of, steps_to, steps_until
+from scripts.tables.benchmark import NAMES, steps_of, steps_spent, steps_to
 
 RECORD = {"episode_returns": [0, 2, 4, 6, 5], "episode_steps": [10, 20, 30, 40, 50], "timesteps": 60}
 
@@ -18,7 +18,7 @@ def test_a_run_that_never_gets_there_counts_with_its_budget():
     returns = [0.0] * 10 + [10.0] * 10
     late = {"episode_returns": returns, "episode_steps": list(range(20)), "timesteps": 100}
     assert steps_to(late, 5) == 14
-    assert steps_until([late, RECORD], 5) == (14 + 60) / 2
+    assert steps_spent([late, RECORD], 5) == [14, 60]
     assert steps_of([late, RECORD], 5).endswith("(1/2)")
 
 

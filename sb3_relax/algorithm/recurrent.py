@@ -30,7 +30,7 @@ from sb3_relax.catalogue import RECURRENT
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
-from sb3_relax.policy_gradient.rollout import Batch, Rollout, by_environment, in_time_order
+from sb3_relax.policy_gradient.rollout import Batch, Rollout, by_environment, in_time_order, of_parts
 from sb3_relax.policy_gradient.state_features import StateReader
 
 #: of the buffer, and what of :class:`RNNStates` each is
@@ -127,9 +127,7 @@ class RecurrentRollout(Rollout):
         pi_hidden, pi_cell, vf_hidden, vf_cell = (state * goes_on for state in states)
         real = pad_and_flatten(np.ones(len(order), dtype=np.float32)) > 0
         return Batch(
-            {key: padded(part) for key, part in self.observations.items()}
-            if isinstance(self.observations, dict)
-            else padded(self.observations),
+            of_parts(padded, self.observations),
             padded(self.actions),
             self.buffer.to_torch(take(self.advantages)).to(dtype),
             self.buffer.to_torch(take(self.returns)).to(dtype),

@@ -11,13 +11,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.policy_gradient.action_latents import executable
+from sb3_relax.policy_gradient.rollout import of_parts
 
 
 def _of_env(obs: np.ndarray | dict[str, np.ndarray], index: int) -> Any:
     """One environment's observation, with a leading 1. Copied: a VecEnv may reuse its memory."""
-    if isinstance(obs, dict):
-        return {key: value[index : index + 1].copy() for key, value in obs.items()}
-    return obs[index : index + 1].copy()
+    return of_parts(lambda part: part[index : index + 1].copy(), obs)
 
 
 def collect_episodes(

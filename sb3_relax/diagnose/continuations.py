@@ -14,6 +14,7 @@ from sb3_relax.diagnose.parallel import stack
 from sb3_relax.diagnose.restore import Snapshot
 from sb3_relax.diagnose.states import States
 from sb3_relax.policy_gradient.action_latents import executable
+from sb3_relax.policy_gradient.rollout import of_parts
 
 #: Environments held at a time.
 CHUNK = 512
@@ -39,9 +40,7 @@ class Sample:
 
 def repeat(observations: Any, times: int) -> Any:
     """Every observation ``times`` times in a row."""
-    if isinstance(observations, dict):
-        return {key: value.repeat(times, 0) for key, value in observations.items()}
-    return observations.repeat(times, 0)
+    return of_parts(lambda part: part.repeat(times, 0), observations)
 
 
 def continue_states(

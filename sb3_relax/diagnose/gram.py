@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.diagnose.jackknife import Jackknifed, mean_over_pairs
 from sb3_relax.estimators import Gaussian, GumbelOneHot, Latent, LogisticBernoulli
+from sb3_relax.policy_gradient.rollout import of_parts
 
 
 class AtWeights(NamedTuple):
@@ -38,10 +40,7 @@ def at_weights(
     gram = th.empty(fields.shape[1], fields.shape[2], fields.shape[2], dtype=th.float64)
     sums: Tensor | None = None  # of Jᵀx in every group
     for s, group in enumerate(groups):
-        if isinstance(observations, dict):
-            observation: Any = {key: value[s : s + 1] for key, value in observations.items()}
-        else:
-            observation = observations[s : s + 1]
+        observation = of_parts(itemgetter(slice(s, s + 1)), observations)
         theta = model.view.evaluate(observation, actions[s : s + 1]).latent.theta.flatten()
         weights = model.view.actor_weights
         rows = [th.autograd.grad(each, weights, retain_graph=True, materialize_grads=True) for each in theta]

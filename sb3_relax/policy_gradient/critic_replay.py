@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.policy_view import PolicyView
-from sb3_relax.policy_gradient.rollout import Batch, Rollout, concatenated
+from sb3_relax.policy_gradient.rollout import Batch, Rollout, concatenated, of_parts
 
 
 def v_trace(
@@ -93,7 +92,7 @@ class EarlierRollout:
             ends=np.concatenate([rollout.episode_starts[1:], dones[None]]) > 0,
             episode_starts=rollout.episode_starts[0] > 0,
             first_obs=first_obs(rollout),
-            last_obs=None if dones.all() else to_tensors(last_obs, rollout.buffer),
+            last_obs=None if dones.all() else of_parts(rollout.buffer.to_torch, last_obs),
             gamma=rollout.buffer.gamma,
         )
 
@@ -135,18 +134,9 @@ class Following(NamedTuple):
     observations: PyTorchObs  #: what was observed there, ``[E, *obs_shape]`` or a dict of such
 
 
-def to_tensors(observations: Any, buffer: RolloutBuffer) -> PyTorchObs:
-    """A copy on the buffer's device, of each part where there are several."""
-    if isinstance(observations, dict):
-        return {key: buffer.to_torch(part) for key, part in observations.items()}
-    return buffer.to_torch(observations)
-
-
 def first_obs(rollout: Rollout) -> PyTorchObs:
     """The observations of a rollout's first steps, ``[E, *obs_shape]`` or a dict of such."""
-    observations = rollout.observations
-    first = {key: part[0] for key, part in observations.items()} if isinstance(observations, dict) else observations[0]
-    return to_tensors(first, rollout.buffer)
+    return of_parts(lambda part: rollout.buffer.to_torch(part[0]), rollout.observations)
 
 
 def are_equal(given: PyTorchObs, kept: PyTorchObs) -> np.ndarray:

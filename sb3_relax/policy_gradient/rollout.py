@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -42,11 +42,8 @@ class Batch:
 
         :param steps: their numbers in this batch
         """
-        observations = self.observations
         return Batch(
-            {key: part[steps] for key, part in observations.items()}
-            if isinstance(observations, dict)
-            else observations[steps],
+            of_parts(lambda part: part[steps], self.observations),
             self.actions[steps],
             self.advantages[steps],
             self.returns[steps],
@@ -89,6 +86,13 @@ class Batch:
         ordered = np.empty_like(array)
         ordered[self.index] = array
         return ordered.reshape(self.shape)
+
+
+def of_parts(function: Callable[[Any], Any], observations: Any) -> Any:
+    """What a function makes of observations, or of every part of a dict of such."""
+    if isinstance(observations, dict):
+        return {key: function(part) for key, part in observations.items()}
+    return function(observations)
 
 
 def concatenated(observations: Sequence[Any]) -> PyTorchObs:
@@ -209,9 +213,7 @@ class Rollout:
             return self.buffer.to_torch(by_environment(array)[order])
 
         return Batch(
-            {key: take(part) for key, part in self.observations.items()}
-            if isinstance(self.observations, dict)
-            else take(self.observations),
+            of_parts(take, self.observations),
             take(self.actions.astype(np.float32, copy=False)),
             take(self.advantages).to(dtype),
             take(self.returns).to(dtype),

@@ -1,5 +1,7 @@
 """Shared by all tests: one thread a process (the workers share the cores), and float64 where exactness is claimed."""
 
+import sys
+
 import pytest
 import torch
 
@@ -18,3 +20,11 @@ def float64():
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    """What one test drew is no other's to find: matplotlib keeps figures for the whole process."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

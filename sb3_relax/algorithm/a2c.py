@@ -19,6 +19,7 @@ from sb3_relax.algorithm.presets import takes_preset
 from sb3_relax.algorithm.requirements import (
     require_action_space,
     require_observation_space,
+    require_own_std,
     require_policy_family,
     unknown_policy,
 )
@@ -29,6 +30,7 @@ from sb3_relax.control_variates.guard import Guarded
 from sb3_relax.control_variates.registry import make_control_variate
 from sb3_relax.errors import UsageError, refuse_unknown_arguments
 from sb3_relax.estimators import Estimate
+from sb3_relax.policy_gradient.action_scale import set_action_std
 from sb3_relax.policy_gradient.action_spaces import act_in, as_sb3_counts
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.critic import Critic
@@ -205,6 +207,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         for group in self.policy.optimizer.param_groups:
             if "foreach" in group and group["foreach"] is None and not group.get("fused"):
                 group["foreach"] = True
+        if values.initial_action_std is not None:
+            set_action_std(self.policy, action_space, values.initial_action_std)
         if values.normalize_observations:
             normalize_observations_in(self.policy)
         self.view = self.view_class(self.policy)
@@ -242,6 +246,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
         check_a2c(self)
         values = self.hyperparameters.of(self)
         values.check(self.action_space, self.n_envs)
+        if values.initial_action_std is not None:
+            require_own_std(self.use_sde, self.policy_kwargs)
         return values
 
     # -- one update ---------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ PRESETS: dict[str, dict[str, Setting]] = {
         "critic_replay": Setting(8, "V learns from more than the newest steps"),
         "critic_lambda": Setting(1.0, "V finds out soon what hundreds of steps are worth"),
         "critic_batch_size": Setting(512, "V's further steps take the same time for a long replay"),
+        "initial_action_std": Setting(0.4, "Box actions are tried inside their bounds, whatever these are"),
     }
 }
 
@@ -57,11 +58,17 @@ PART_OF = {
 }
 
 
+def has_own_std(given: Mapping[str, Any]) -> bool:
+    """Whether given arguments say how widely Box actions are tried."""
+    return bool(given.get("use_sde")) or "log_std_init" in (given.get("policy_kwargs") or {})
+
+
 def values_for(preset: str, given: Mapping[str, Any], cls: Any) -> dict[str, Any]:
     """A preset's values for what is not given.
 
     What has no effect beside the given arguments (:data:`PART_OF`) is left out: an agent with
-    ``update_rule="optimizer"`` would refuse a ``target_kl``. So are ``not_of_presets`` of the class.
+    ``update_rule="optimizer"`` would refuse a ``target_kl``, and one with ``log_std_init`` an ``initial_action_std``.
+    So are ``not_of_presets`` of the class.
 
     :param preset: a name of :data:`PRESETS`
     :param given: argument → value
@@ -72,6 +79,8 @@ def values_for(preset: str, given: Mapping[str, Any], cls: Any) -> dict[str, Any
     defaults: type[Hyperparameters] = cls.hyperparameters
     given = {**{name: getattr(defaults, name) for name in cls.not_of_presets}, **given}
     values = {name: own.value for name, own in PRESETS[preset].items() if name not in given}
+    if has_own_std(given):
+        values.pop("initial_action_std", None)
 
     def has_effect(name: str) -> bool:
         whole = PART_OF.get(name)

@@ -57,6 +57,20 @@ def _require_exact_in_float32(action_space: gymnasium.Space) -> None:
             )
 
 
+def require_own_std(use_sde: bool, policy_kwargs: dict[str, Any]) -> None:
+    """That nothing else says how widely actions are tried, beside ``initial_action_std``.
+
+    :raises UsageError: naming what to leave out
+    """
+    if use_sde:
+        raise UsageError(
+            "with use_sde=True the standard deviation of actions depends on the state: leave initial_action_std out, "
+            "and set log_std_init in policy_kwargs"
+        )
+    if "log_std_init" in policy_kwargs:
+        raise UsageError("initial_action_std takes the place of log_std_init in policy_kwargs: leave out one of them")
+
+
 def require_observation_space(space: gymnasium.Space, name: str = "observations") -> None:
     """Observations that SB3 reads as they are meant: it counts classes from 0, and takes vectors of them.
 

@@ -81,6 +81,9 @@ class Hyperparameters:
     :param normalize_observations: let the policy normalise Box observations that are no images, as VecNormalize does,
         by the mean and the variance of those that earlier rollouts met. They are part of the policy: saved, loaded and
         exported with it
+    :param initial_action_std: the standard deviation of Box actions before training, as a share of half the Box's width
+        (of 1 where it has no bounds). It takes the place of ``log_std_init`` in ``policy_kwargs``, which is in the
+        units of the actions. No effect on discrete actions. ``None``: ``log_std_init``, or 1
     :param critic_learning_rate: of the weights that V alone depends on, a number or a schedule; they then have an
         optimizer of their own, of the policy's kind, and their gradient is clipped apart. ``None``: ``learning_rate``
     :param normalize_returns: with ``critic_learning_rate``, fit V in the running scale of the returns (PopArt): one
@@ -108,17 +111,20 @@ class Hyperparameters:
     cv_guard: bool = True
     cv_action_dependent: bool = True
     control_variate: Any = None
-    update_rule: str | Callable[..., Any] = "optimizer"
-    target_kl: float = 0.005
+    update_rule: str | Callable[..., Any] = field(
+        default="optimizer", metadata={"search": Choices(("optimizer", "kfac"))}
+    )
+    target_kl: float = field(default=0.005, metadata={"search": LogRange(5e-4, 2e-2)})
     momentum: float = 0.9
     normalize_observations: bool = False
-    critic_learning_rate: float | Schedule | None = None
-    normalize_returns: bool = False
+    initial_action_std: float | None = None
+    critic_learning_rate: float | Schedule | None = field(default=None, metadata={"search": LogRange(1e-4, 1e-2)})
+    normalize_returns: bool = field(default=False, metadata={"search": Choices((False, True))})
     critic_batch_size: int | None = None
-    # not searched: recurrent policies refuse it, and so does one critic step, which a search cannot see
+    # not searched: recurrent policies refuse it
     critic_replay: int = 1
     critic_lambda: float | None = None
-    n_critic_steps: int = field(default=1, metadata={"search": Choices((1, 5, 10))})
+    n_critic_steps: int = field(default=1, metadata={"search": Choices((1, 5, 10, 20))})
     n_episodes: int | None = None
     bootstrap_truncated: bool = True
     max_episode_steps: int = 100_000
@@ -166,6 +172,8 @@ class Hyperparameters:
             require_schedule("critic_learning_rate", self.critic_learning_rate)
         elif self.normalize_returns:
             raise UsageError("normalize_returns=True is of V's own optimizer: set critic_learning_rate, such as 1e-3")
+        if self.initial_action_std is not None:
+            require_within("initial_action_std", self.initial_action_std, 1e-6, 1e6)
         if self.critic_batch_size is not None:
             require_count("critic_batch_size", self.critic_batch_size)
         require_count("n_cv_steps", self.n_cv_steps)

@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 from rl_zoo3.hyperparams_opt import convert_onpolicy_params
 
+from sb3_relax.algorithm.presets import PART_OF
 from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters, Hyperparameters, LogRange
 from sb3_relax.zoo.matched import WithoutControlVariate
 
@@ -51,13 +52,21 @@ def suggest_a2c(trial: optuna.Trial, n_envs: int) -> dict[str, Any]:
 
 
 def suggest_own(trial: optuna.Trial, hyperparameters: type[Hyperparameters]) -> dict[str, Any]:
-    """The arguments that are ours, from the ranges that their dataclass names."""
-    return {
-        name: trial.suggest_float(name, space.low, space.high, log=True)
-        if isinstance(space, LogRange)
-        else trial.suggest_categorical(name, space.values)
-        for name, space in hyperparameters.search_spaces().items()
-    }
+    """The arguments that are ours, from the ranges that their dataclass names.
+
+    One that has no effect beside those before it (:data:`~sb3_relax.algorithm.presets.PART_OF`) is not drawn.
+    """
+    params: dict[str, Any] = {}
+    for name, space in hyperparameters.search_spaces().items():
+        whole = PART_OF.get(name)
+        if whole is not None and params[whole] == getattr(hyperparameters, whole):
+            continue
+        params[name] = (
+            trial.suggest_float(name, space.low, space.high, log=True)
+            if isinstance(space, LogRange)
+            else trial.suggest_categorical(name, space.values)
+        )
+    return params
 
 
 def sample_laxa2c_params(

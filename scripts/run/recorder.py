@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from sb3_relax.compare.episodes import Episodes
 
 
 class Recorder(Episodes):
-    """Episodes, variances, CPU time, and the first step at which the mean of the last returns was at the threshold.
-
-    With one thread, CPU seconds are those that an idle machine takes, and hardly more on a busy one.
+    """Episodes and variances, and the first step at which the mean of the last returns reached the threshold.
 
     :param until_solved: stop there
     :param window: of how many episodes
@@ -24,15 +20,6 @@ class Recorder(Episodes):
         self.until_solved = until_solved
         self.window = window
         self.solved_at: int | None = None
-        self.cpu_seconds = 0.0
-
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
-        self._started = time.process_time()
-
-    def _on_training_end(self) -> None:
-        super()._on_training_end()
-        self.cpu_seconds = time.process_time() - self._started
 
     def _on_step(self) -> bool:
         before = len(self.returns)

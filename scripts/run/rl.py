@@ -148,7 +148,6 @@ def run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Record
             "timesteps": model.num_timesteps,
             "updates": model._n_updates,
             "seconds": round(seconds, 2),
-            "cpu_seconds": round(recorder.cpu_seconds, 2),
             "solved_at": recorder.solved_at,
             "final_training_mean": round(float(np.mean(recorder.returns[-100:])), 3),
             "evaluation": [round(float(score), 2) for score in scores],

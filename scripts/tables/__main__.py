@@ -15,6 +15,7 @@ from pathlib import Path
 
 from scripts.records import ROOT
 from scripts.tables import (
+    ablation,
     bench,
     benchmark,
     decomposition,
@@ -38,6 +39,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "front": benchmark.front_table,
     "benchmark": benchmark.benchmark_table,
     "benchmark-a2c": benchmark.against_a2c_table,
+    "benchmark-ppo": benchmark.against_ppo_table,
+    "ablation": ablation.ablation_table,
     "agents": learning.agents_table,
     "learning": learning.learning_table,
     "statistics": learning.statistics_table,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sb3_relax.compare.statistics import mean_return_during_training, probability_of_improvement
+from scripts.records import RESULTS
 from scripts.tables.learning import bracketed, grouped, interval
 
 #: a protocol's names → what tables call them, in their order
@@ -37,6 +39,20 @@ def steps_spent(records: Sequence[Mapping[str, Any]], threshold: float) -> list[
     return [float(steps_to(record, threshold) or record["timesteps"]) for record in records]
 
 
+def seconds_spent(records: Sequence[Mapping[str, Any]], threshold: float) -> list[float]:
+    """The same in seconds, at the pace that scripts.bench.pace measured; none where it was not."""
+    path = RESULTS / "benchmark_pace.json"
+    measured = json.loads(path.read_text())["seconds_per_step"] if path.exists() else {}
+    paces = measured.get(records[0]["env"], {}).get(records[0]["algorithm"])
+    return [] if paces is None else [steps * float(np.median(paces)) for steps in steps_spent(records, threshold)]
+
+
+def seconds_of(records: Sequence[Mapping[str, Any]], threshold: float) -> str:
+    """Mean over seeds."""
+    seconds = seconds_spent(records, threshold)
+    return interval(seconds) if seconds else "—"
+
+
 def returns_during_training(records: Sequence[Mapping[str, Any]]) -> list[float]:
     """Of each run."""
     return [mean_return_during_training(record) for record in records]
@@ -54,11 +70,11 @@ def higher_than(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
 
 
 def benchmark_table(folder: str = "benchmark") -> str:
-    """Every task's algorithms: return during training, at the end, and steps to the threshold."""
+    """Every task's algorithms: return during training, at the end, and steps and seconds to the threshold."""
     rows = [
         "| task (steps) | algorithm | seeds | return during training | last 100 episodes | steps to the threshold "
-        "| P(ours has the higher return during training) |",
-        "|---|---|---|---|---|---|---|",
+        "| seconds to it | P(ours has the higher return during training) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for env, algorithms in grouped(folder).items():
         for name in sorted(algorithms, key=list(NAMES).index):
@@ -69,7 +85,8 @@ def benchmark_table(folder: str = "benchmark") -> str:
             better = "—" if name == "fast" or "fast" not in algorithms else higher_than(algorithms["fast"], records)
             rows.append(
                 f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | {NAMES[name]} | {len(records)} "
-                f"| {during} | {final} | {steps_of(records, threshold)} to {threshold:g} | {better} |"
+                f"| {during} | {final} | {steps_of(records, threshold)} to {threshold:g} "
+                f"| {seconds_of(records, threshold)} | {better} |"
             )
     return "\n".join(rows)
 
@@ -104,4 +121,27 @@ def against_a2c_table(folder: str = "benchmark") -> str:
         score = final_score(algorithms["a2c"])
         theirs, ours = (float(np.mean(steps_spent(algorithms[name], score))) for name in ("a2c", "fast"))
         rows.append(f"| {env} | {score:,.1f} | {theirs:,.0f} | {ours:,.0f} | {ours / theirs:.2f} |")
+    return "\n".join(rows)
+
+
+def share(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Of their mean that ours is."""
+    return f"{np.mean(ours) / np.mean(theirs):.2f}" if len(ours) and len(theirs) else "—"
+
+
+def against_ppo_table(folder: str = "benchmark") -> str:
+    """Return during training, and steps and seconds to the threshold, as shares of those of SB3's PPO."""
+    rows = [
+        "| task | P(ours has the higher return during training) | share of PPO's steps | share of PPO's seconds |",
+        "|---|---|---|---|",
+    ]
+    for env, algorithms in grouped(folder).items():
+        if not {"fast", "ppo"} <= algorithms.keys():
+            continue
+        ours, theirs = algorithms["fast"], algorithms["ppo"]
+        steps, seconds = (
+            share(spent(ours, ours[0]["threshold"]), spent(theirs, ours[0]["threshold"]))
+            for spent in (steps_spent, seconds_spent)
+        )
+        rows.append(f"| {env} | {higher_than(ours, theirs)} | {steps} | {seconds} |")
     return "\n".join(rows)

@@ -104,7 +104,7 @@ def test_entry_arguments_are_those_that_python_accepts():
 @pytest.mark.parametrize("env_id", MATCHED)
 def test_the_baseline_differs_by_the_control_variate_alone(env_id):
     baseline = dict(entry("a2c", env_id))
-    if "n_critic_steps" in baseline:
+    if {"n_critic_steps", "preset"} & baseline.keys():
         assert baseline.pop("cv_learning_rate") == 0
     assert baseline == ours(env_id)
 
@@ -124,7 +124,7 @@ def test_a_run_without_control_variate_goes_by_its_own_name():
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_value_is_tagged(name):
-    tag = re.compile(r"# (paper|tuned|untuned|zoo|default|no control variate)\b")
+    tag = re.compile(r"# (paper|tuned|untuned|preset|zoo|default|no control variate)\b")
     for line in hyperparams_file(name).read_text().splitlines():
         if line.startswith("  ") and "<<:" not in line:
             assert tag.search(line), line

@@ -31,7 +31,7 @@ def test_it_has_no_control_variate():
     for some in (dict(control_variate="relax"), dict(cv_learning_rate=1e-3)):
         with pytest.raises(UsageError, match="a2c_matched has no control variate"):
             MatchedA2C("MlpPolicy", "CartPole-v1", **some)
-    assert set(WithoutControlVariate.search_spaces()) == {"n_critic_steps"}
+    assert not {name for name in WithoutControlVariate.search_spaces() if name.startswith(("cv_", "n_cv"))}
 
 
 def test_its_runs_have_a_folder_of_their_own(tmp_path, monkeypatch, capsys):

@@ -7,8 +7,9 @@ import pytest
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_relax.errors import UnknownName
+from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters
 from sb3_relax.zoo import registry
-from sb3_relax.zoo.samplers import convert_params
+from sb3_relax.zoo.samplers import convert_params, suggest_own
 
 ENVIRONMENTS = {
     "laxa2c": "Pendulum-v1",
@@ -50,6 +51,15 @@ def test_what_optuna_draws_builds_a_model(algo):
         )
         assert model.n_steps == trial.user_attrs["n_steps"] <= 512
         assert 0.9 <= model.gamma < 1
+
+
+def test_what_has_no_effect_is_not_drawn():
+    first = {name: space[0] for name, space in DiscreteHyperparameters.search_spaces().items()}
+    first |= {name: value[0] for name, value in first.items() if isinstance(value, tuple)}
+    with_steps = {"update_rule": "kfac", "target_kl": 0.01}
+    for drawn in ({"update_rule": "optimizer"}, with_steps):
+        fixed = optuna.trial.FixedTrial({**first, "target_kl": 0.01, **drawn})
+        assert suggest_own(fixed, DiscreteHyperparameters).get("target_kl") == drawn.get("target_kl")
 
 
 @pytest.mark.parametrize("algo", ENVIRONMENTS)

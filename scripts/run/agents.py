@@ -31,9 +31,10 @@ CLASSES = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C}
 #: environment → algorithm and training seed
 AGENTS = {
     "CartPole-v1": ("relaxa2c", 0),
-    "LunarLander-v3": ("relaxa2c", 1),
+    "LunarLander-v3": ("relaxa2c", 20),
     "InvertedPendulum-v5": ("laxa2c", 0),
     "Pendulum-v1": ("laxa2c", 0),
+    "HalfCheetah-v5": ("laxa2c", 20),
 }
 EVALUATION_SEED = 10_000
 EPISODES = 100

@@ -64,7 +64,9 @@ def final_score(records: Sequence[Mapping[str, Any]]) -> float:
 
 
 def higher_than(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> str:
-    """P(a run of ours has the higher return during training)."""
+    """P(a run of ours has the higher return during training), of several runs each."""
+    if min(len(ours), len(theirs)) < 2:
+        return "—"
     during = [{"": returns_during_training(records)} for records in (ours, theirs)]
     return bracketed(probability_of_improvement(*during), 2)
 

@@ -1,4 +1,4 @@
-"""A policy's forward pass while it acts, without what torch does around the call of every layer."""
+"""A policy's passes, while it acts and in an update, without what torch does around the call of every layer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn.modules import module as every_module
 
-#: whose ``forward()`` is known
+#: whose ``forward()`` and ``evaluate_actions()`` are known
 SB3_POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy)
 
 #: methods that somebody may have replaced in one object
-FORWARDS = {"forward", "forward_actor", "forward_critic"}
+FORWARDS = {"forward", "forward_actor", "forward_critic", "evaluate_actions"}
 
 #: observations ``[N, ...]`` to actions, V(s) and log π(a|s)
 Forward = Callable[[PyTorchObs], tuple[th.Tensor, th.Tensor, th.Tensor]]
+
+#: what the actor's layers give, V(s), and the features that V is made of
+Heads = tuple[th.Tensor, th.Tensor, th.Tensor]
 
 
 def quick_forward(policy: ActorCriticPolicy) -> Forward:
@@ -33,24 +36,56 @@ def quick_forward(policy: ActorCriticPolicy) -> Forward:
 
     :param policy: whose modules stay the same until the rollout ends; their weights may change
     """
-    if not _is_known(policy) or any(map(_has_more_to_a_call, _called(policy))):
+    heads = _quick_heads(policy)
+    if heads is None:
         return policy
-    to_latent = [layer.forward for layer in policy.mlp_extractor.policy_net]
-    to_value = [layer.forward for layer in (*policy.mlp_extractor.value_net, policy.value_net)]
 
     def forward(observations: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        features = policy.extract_features(observations)
-        latent, values = features if isinstance(features, tuple) else (features, features)
-        for layer in to_latent:
-            latent = layer(latent)
-        for layer in to_value:
-            values = layer(values)
+        latent, values, _ = heads(observations)
         distribution = policy._get_action_dist_from_latent(latent)
         actions = distribution.get_actions()
         log_prob = distribution.log_prob(actions)
         return actions.reshape(-1, *policy.action_space.shape), values, log_prob  # type: ignore[misc]
 
     return forward
+
+
+def quick_evaluation(
+    policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor
+) -> tuple[th.Tensor, th.Tensor, th.Tensor | None, th.Tensor] | None:
+    """What ``policy.evaluate_actions()`` gives, to the last bit, and the features that V is made of, ``[N, F]``.
+
+    ``None`` where :func:`quick_forward` gives a policy back as it is: it must be asked itself.
+
+    :param observations: ``[N, *obs_shape]``
+    :param actions: as ``evaluate_actions()`` takes them
+    """
+    heads = _quick_heads(policy)
+    if heads is None:
+        return None
+    latent, values, features = heads(observations)
+    distribution = policy._get_action_dist_from_latent(latent)
+    return values, distribution.log_prob(actions), distribution.entropy(), features
+
+
+def _quick_heads(policy: ActorCriticPolicy) -> Callable[[PyTorchObs], Heads] | None:
+    """The policy's layers, where it and they are known and nobody listens."""
+    if not _is_known(policy) or any(map(_has_more_to_a_call, _called(policy))):
+        return None
+    to_latent = [layer.forward for layer in policy.mlp_extractor.policy_net]
+    to_value = [layer.forward for layer in (*policy.mlp_extractor.value_net, policy.value_net)]
+
+    def heads(observations: PyTorchObs) -> Heads:
+        features = policy.extract_features(observations)
+        latent, of_critic = features if isinstance(features, tuple) else (features, features)
+        values = of_critic
+        for layer in to_latent:
+            latent = layer(latent)
+        for layer in to_value:
+            values = layer(values)
+        return latent, values, of_critic
+
+    return heads
 
 
 def _is_known(policy: ActorCriticPolicy) -> bool:
@@ -78,6 +113,17 @@ def _has_more_to_a_call(module: nn.Module) -> bool:
 
     There may be hooks, of its own or of all modules, a compiled version, or a ``__call__`` that is not torch's.
     """
-    own = module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl
-    of_all = every_module._global_forward_hooks or every_module._global_forward_pre_hooks
+    own = (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or module._compiled_call_impl
+    )
+    of_all = (
+        every_module._global_forward_hooks
+        or every_module._global_forward_pre_hooks
+        or every_module._global_backward_hooks
+        or every_module._global_backward_pre_hooks
+    )
     return bool(own or of_all) or type(module).__call__ is not nn.Module.__call__

@@ -18,7 +18,6 @@ from sb3_relax.policy_gradient.action_latents import latent_like, to_latent, to_
 from sb3_relax.policy_gradient.action_spaces import starts_of
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
-from sb3_relax.policy_gradient.quick_forward import quick_evaluation
 from sb3_relax.policy_gradient.second_derivatives import twice_differentiable
 from sb3_relax.policy_gradient.state_features import StateReader, reader_of
 
@@ -133,7 +132,7 @@ class PolicyView:
             actions = actions.to(self.dtype)
         kernels = twice_differentiable(self.policy) if self.twice_differentiable else nullcontext()
         with kernels:
-            values, log_prob, entropy, features = self._pass(observations, actions, context)
+            values, log_prob, entropy, features = self.reader.evaluate(self.policy, observations, actions, **context)
         # SB3's policies keep the distribution they have just evaluated
         distribution = self.policy.action_dist
         latent = to_latent(distribution)
@@ -147,24 +146,6 @@ class PolicyView:
         sample = to_sample(distribution, latent, actions)
         again = partial(self.evaluate, observations, actions, **context)
         return PolicyOutput(latent, sample, features, values.flatten(), log_prob, entropy, again)
-
-    def _pass(
-        self, observations: PyTorchObs, actions: th.Tensor, context: dict[str, Any]
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None, th.Tensor]:
-        """What the policy's ``evaluate_actions()`` gives, and the features, detached."""
-        if not context and self.reader.module is self.policy.vf_features_extractor:
-            passed = quick_evaluation(self.policy, observations, actions)
-            if passed is not None:
-                *evaluated, features = passed
-                return *evaluated, features.detach()
-        with self.reader.listening() as calls:
-            values, log_prob, entropy = self.policy.evaluate_actions(observations, actions, **context)
-        if not calls:
-            raise TypeError(
-                f"{type(self.policy).__name__}.evaluate_actions() does not call its "
-                f"{type(self.reader.module).__name__}, so the control variate has no state to read"
-            )
-        return values, log_prob, entropy, self.reader.features(calls)
 
     def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
         """V, ``[N]``; arguments as :meth:`evaluate`'s."""

@@ -29,7 +29,8 @@ def set_training_mode(policy: ActorCriticPolicy, mode: bool) -> None:
 def _sets_its_mode_itself(module: nn.Module) -> bool:
     kind = type(module)
     own = kind.train is not nn.Module.train or kind.__setattr__ is not nn.Module.__setattr__
-    return own or "train" in vars(module)
+    # a class may also make a property of the mode
+    return own or "train" in vars(module) or hasattr(kind, "training")
 
 
 @contextmanager
@@ -39,8 +40,8 @@ def evaluation_mode(policy: ActorCriticPolicy) -> Iterator[None]:
     :param policy: whose modules may each be in a mode of its own, such as layers that a user has frozen
     """
     modes = {module: module.training for module in policy.modules()}
-    set_training_mode(policy, False)
     try:
+        set_training_mode(policy, False)
         yield
     finally:
         for module, mode in modes.items():

@@ -6,7 +6,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from sb3_relax import RELAXA2C
-from sb3_relax.policy_gradient.evaluation_mode import set_training_mode
+from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode, set_training_mode
 
 
 class Frozen(nn.BatchNorm1d):
@@ -14,6 +14,12 @@ class Frozen(nn.BatchNorm1d):
 
     def train(self, mode=True):
         return super().train(False)
+
+
+class Renaming(nn.Dropout):
+    """Keeps its mode under another name."""
+
+    training = property(lambda self: vars(self)["mode"], lambda self, mode: vars(self).update(mode=mode))
 
 
 class Noting(ActorCriticPolicy):
@@ -42,6 +48,7 @@ LAYERS = {
     "scripted": lambda: th.jit.script(nn.Dropout()),
     "compiled": lambda: th.compile(nn.Dropout(), backend="eager"),
     "frozen": lambda: Frozen(64).eval(),
+    "by a property": Renaming,
     "frozen in place": lambda: replace_train(nn.Dropout().eval()),
 }
 
@@ -67,3 +74,30 @@ def test_a_policy_that_sets_its_mode_itself_does():
     model.policy.set_training_mode = seen.append
     model.learn(5)
     assert seen == [False, True]
+
+
+class Failing(nn.Identity):
+    """Cannot be put in evaluation mode."""
+
+    def train(self, mode=True):
+        if not mode:
+            raise RuntimeError("stays in training mode")
+        return super().train(mode)
+
+
+def test_a_look_that_cannot_begin_leaves_every_mode_as_it_was():
+    policy = policy_with(Failing())
+    policy.set_training_mode(True)
+    with pytest.raises(RuntimeError, match="stays in training mode"), evaluation_mode(policy):
+        pass
+    assert all(module.training for module in policy.modules())
+
+
+def test_a_look_that_fails_leaves_every_mode_as_it_was():
+    policy = policy_with(nn.Dropout())
+    policy.set_training_mode(True)
+    policy.action_net.eval()
+    modes = [module.training for module in policy.modules()]
+    with pytest.raises(ZeroDivisionError), evaluation_mode(policy):
+        _ = 1 / sum(module.training for module in policy.modules())
+    assert [module.training for module in policy.modules()] == modes

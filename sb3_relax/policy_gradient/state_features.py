@@ -49,7 +49,8 @@ class StateReader:
 
         :raises TypeError: for a policy that does not call the module
         """
-        if not context and self.module is getattr(policy, "vf_features_extractor", None):
+        extractor = type(self) is StateReader and self.module is getattr(policy, "vf_features_extractor", None)
+        if extractor and not context:
             passed = quick_evaluation(policy, observations, actions)
             if passed is not None:
                 values, log_prob, entropy, features = passed

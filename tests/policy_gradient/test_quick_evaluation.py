@@ -5,10 +5,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.policy_gradient.quick_forward import quick_evaluation
+from sb3_relax.policy_gradient.state_features import StateReader
 from tests.helpers import TinyEnv
 
 CASES = {
@@ -55,11 +57,11 @@ def listen(policy, which, heard):
     elif which == "before backward":
         layer.register_full_backward_pre_hook(lambda *_: heard.append(which))
     else:
-        evaluate = policy.evaluate_actions
-        policy.evaluate_actions = lambda *args: heard.append(which) or evaluate(*args)
+        method = getattr(policy, which)
+        setattr(policy, which, lambda *args: heard.append(which) or method(*args))
 
 
-@pytest.mark.parametrize("which", ["forward", "backward", "before backward", "replaced"])
+@pytest.mark.parametrize("which", ["forward", "backward", "before backward", "evaluate_actions", "extract_features"])
 def test_who_listens_to_the_policy_hears_its_update(which):
     model, observations, actions = agent()
     heard = []
@@ -67,6 +69,33 @@ def test_who_listens_to_the_policy_hears_its_update(which):
     assert quick_evaluation(model.policy, observations, actions) is None
     model.train()
     assert heard
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(ActorCriticPolicy, "evaluate_actions"), (MlpExtractor, "forward_actor"), (MlpExtractor, "forward")],
+)
+def test_a_method_that_is_replaced_in_its_class_is_called(kind, name, monkeypatch):
+    model, observations, actions = agent()
+    heard = []
+    method = getattr(kind, name)
+    monkeypatch.setattr(kind, name, lambda *args: heard.append(name) or method(*args))
+    assert quick_evaluation(model.policy, observations, actions) is None
+    model.train()
+    assert heard
+
+
+def test_a_reader_that_hears_in_its_own_way_is_asked():
+    model, observations, actions = agent()
+
+    class Doubling(StateReader):
+        def heard(self, inputs, output):
+            return 2 * output
+
+    reader = model.view.reader
+    *_, features = reader.evaluate(model.policy, observations, actions)
+    *_, doubled = Doubling(reader.module, reader.dim).evaluate(model.policy, observations, actions)
+    assert th.equal(doubled, 2 * features)
 
 
 def test_who_listens_to_every_modules_backward_pass_hears_it():

@@ -255,9 +255,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
     def train(self) -> None:
         """Update policy, V and ĉ from the current rollout (one joint step over the whole batch)."""
-        scale = scale_of(self.policy)
         if self.view.policy is not self.policy:  # somebody put another policy into the agent
-            require_scale(scale, self.normalize_observations)
+            require_scale(scale_of(self.policy), self.normalize_observations)
             self.view.follow(self.policy)
             self.critic = self.make_critic()
             # what a rule has averaged, such as earlier gradients, is of the policy before
@@ -300,6 +299,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 self.expected_steps.observe(estimate.samples)
                 if self.normalize_advantage == "running":
                     self.advantage_scale.observe(batch.advantages)
+        scale = scale_of(self.policy) if self.normalize_observations else None
         if scale is not None:
             # the policy was one and the same throughout its rollout and this update; its next rollout is another's
             scale.observe(rollout.observations)

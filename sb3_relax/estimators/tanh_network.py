@@ -132,7 +132,7 @@ class _TanhNetwork(torch.autograd.Function):
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if bias.dim() == 1:
         return F.linear(x, weight, bias)
-    return torch.addmm(bias, x, weight.T) if x.dim() == 2 else F.linear(x, weight) + bias
+    return torch.addmm(bias, x, weight.T) if x.dim() == bias.dim() == 2 else F.linear(x, weight) + bias
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from sb3_relax.policy_gradient.action_spaces import act_in, as_sb3_counts
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.critic import Critic
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
+from sb3_relax.policy_gradient.evaluation_mode import set_training_mode
 from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters, check_a2c, scheduled_values
 from sb3_relax.policy_gradient.observation_scale import ObservationScale, normalize_observations_in, scale_of
@@ -254,15 +255,14 @@ class ControlVariateA2C(Persistence, Collection, A2C):
 
     def train(self) -> None:
         """Update policy, V and ĉ from the current rollout (one joint step over the whole batch)."""
-        scale = scale_of(self.policy)
         if self.view.policy is not self.policy:  # somebody put another policy into the agent
-            require_scale(scale, self.normalize_observations)
+            require_scale(scale_of(self.policy), self.normalize_observations)
             self.view.follow(self.policy)
             self.critic = self.make_critic()
             # what a rule has averaged, such as earlier gradients, is of the policy before
             values = self.hyperparameters.of(self)
             self.update_rule = make_update_rule(values.update_rule, self.view, values)
-        self.policy.set_training_mode(True)
+        set_training_mode(self.policy, True)
         now = scheduled_values(self, self._current_progress_remaining)
         update_learning_rate(self.policy.optimizer, now["learning_rate"])
         self.control_variate.set_learning_rate(now["cv_learning_rate"])
@@ -299,6 +299,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 self.expected_steps.observe(estimate.samples)
                 if self.normalize_advantage == "running":
                     self.advantage_scale.observe(batch.advantages)
+        scale = scale_of(self.policy) if self.normalize_observations else None
         if scale is not None:
             # the policy was one and the same throughout its rollout and this update; its next rollout is another's
             scale.observe(rollout.observations)

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_relax.algorithm.whole_episodes import collect_episodes
 from sb3_relax.errors import require_finite
 from sb3_relax.policy_gradient.action_latents import executable
+from sb3_relax.policy_gradient.evaluation_mode import set_training_mode
 from sb3_relax.policy_gradient.quick_forward import quick_forward
 from sb3_relax.policy_gradient.rollout import TimeLimits
 from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
@@ -73,7 +74,7 @@ class Collection(OnPolicyAlgorithm):
         """
         assert self._last_obs is not None, "No previous observation was provided"
         assert self.time_limits is not None
-        self.policy.set_training_mode(False)
+        set_training_mode(self.policy, False)
         rollout_buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)

@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.policy_gradient.action_latents import executable
+from sb3_relax.policy_gradient.evaluation_mode import set_training_mode
 from sb3_relax.policy_gradient.rollout import of_parts
 
 
@@ -33,7 +34,7 @@ def collect_episodes(
     :raises RuntimeError: where an episode outlasts ``model.max_episode_steps``
     """
     assert model._last_obs is not None, "No previous observation was provided"
-    model.policy.set_training_mode(False)
+    set_training_mode(model.policy, False)
     assert model._last_episode_starts is not None
     if not model._last_episode_starts.all():
         model._last_obs = env.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
@@ -47,7 +48,7 @@ class LearnedControlVariate(ControlVariate):
             return {}
         phi = parameters_of(self.optimizer)
         log = {}
-        large = signal.abs().max().item() > LARGE
+        large = th.linalg.vector_norm(signal, math.inf).item() > LARGE
         for step in range(self.n_steps):
             again = estimate if step == 0 else self.gradient(output, signal, generator)
             objective = self.objective(again)

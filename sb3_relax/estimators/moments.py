@@ -60,12 +60,8 @@ def change_moments(plain: Tensor, changed: Tensor, event_ndim: int) -> ChangeMom
     """
     samples = plain.shape[: plain.dim() - event_ndim].numel()
     pair = torch.stack([plain, changed - plain]).reshape(2, samples, plain.shape[plain.dim() - event_ndim :].numel())
-    centred = pair - pair.mean(1, keepdim=True)
-    (gg, gd), (_, dd) = _gram(pair, samples)
-    (vg, vgd), (_, vd) = _gram(centred, samples - 1)
-    return ChangeMoments((gg, gd, dd), (vg, vgd, vd))
-
-
-def _gram(pair: Tensor, divisor: int) -> list[list[float]]:
-    flat = pair.flatten(1)
-    return (flat @ flat.T / max(divisor, 1)).tolist()
+    flat = torch.cat([pair, pair - pair.mean(1, keepdim=True)]).flatten(1)
+    # every product of g, d, and the two less their means, of which half is used: one product of matrices, read once
+    (gg, gd, *_), (_, dd, *_), (*_, vg, vgd), (*_, vd) = (flat @ flat.T).tolist()
+    n, degrees = max(samples, 1), max(samples - 1, 1)
+    return ChangeMoments((gg / n, gd / n, dd / n), (vg / degrees, vgd / degrees, vd / degrees))

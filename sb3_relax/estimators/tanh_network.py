@@ -57,7 +57,7 @@ def forward_pass(x: Tensor, output_weight: Tensor, output_bias: Tensor, flat: Se
     weights, biases = flat[0::2], flat[1::2]
     hidden, h = [], x
     for weight, bias in zip(weights, biases, strict=True):
-        h = torch.tanh(F.linear(h, weight, bias) if bias.dim() == 1 else F.linear(h, weight) + bias)
+        h = torch.tanh(_affine(h, weight, bias))
         hidden.append(h)
     value = F.linear(h, output_weight, output_bias).squeeze(-1)
     slope, g, u = output_weight, [], []
@@ -104,7 +104,7 @@ def backward_pass(
         h_bar = a_bar @ weights[layer] if layer or of_input else None
     flat_bars = [bar for pair in zip(weight_bars, bias_bars, strict=True) for bar in pair]
     x_bar = None if h_bar is None else h_bar.reshape(x.shape)
-    return x_bar, output_weight_bar, value_bar.sum().reshape(1), flat_bars
+    return x_bar, output_weight_bar, _rows(value_bar).sum(0), flat_bars
 
 
 class _TanhNetwork(torch.autograd.Function):
@@ -129,8 +129,14 @@ class _TanhNetwork(torch.autograd.Function):
         return x_bar, weight_bar, bias_bar, *flat_bars
 
 
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if bias.dim() == 1:
+        return F.linear(x, weight, bias)
+    return torch.addmm(bias, x, weight.T) if x.dim() == bias.dim() == 2 else F.linear(x, weight) + bias
+
+
 def _rows(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
 
 
 def outer(x: Tensor, y: Tensor) -> Tensor:

@@ -131,13 +131,8 @@ class PolicyView:
             # torch's Bernoulli compares bits in the logits' dtype, and the buffer holds float32
             actions = actions.to(self.dtype)
         kernels = twice_differentiable(self.policy) if self.twice_differentiable else nullcontext()
-        with kernels, self.reader.listening() as calls:
-            values, log_prob, entropy = self.policy.evaluate_actions(observations, actions, **context)
-        if not calls:
-            raise TypeError(
-                f"{type(self.policy).__name__}.evaluate_actions() does not call its "
-                f"{type(self.reader.module).__name__}, so the control variate has no state to read"
-            )
+        with kernels:
+            values, log_prob, entropy, features = self.reader.evaluate(self.policy, observations, actions, **context)
         # SB3's policies keep the distribution they have just evaluated
         distribution = self.policy.action_dist
         latent = to_latent(distribution)
@@ -150,7 +145,6 @@ class PolicyView:
             self._weights = tell_apart(self.policy, latent, values)
         sample = to_sample(distribution, latent, actions)
         again = partial(self.evaluate, observations, actions, **context)
-        features = self.reader.features(calls)
         return PolicyOutput(latent, sample, features, values.flatten(), log_prob, entropy, again)
 
     def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:

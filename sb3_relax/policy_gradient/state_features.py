@@ -11,10 +11,12 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
+from sb3_relax.policy_gradient.quick_forward import quick_evaluation
 
 
 class StateReader:
@@ -39,6 +41,28 @@ class StateReader:
             yield calls
         finally:
             handle.remove()
+
+    def evaluate(
+        self, policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor, **context: Any
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None, th.Tensor]:
+        """What the policy's ``evaluate_actions()`` gives for the same arguments, and the features, ``[N, F]``.
+
+        :raises TypeError: for a policy that does not call the module
+        """
+        extractor = type(self) is StateReader and self.module is getattr(policy, "vf_features_extractor", None)
+        if extractor and not context:
+            passed = quick_evaluation(policy, observations, actions)
+            if passed is not None:
+                values, log_prob, entropy, features = passed
+                return values, log_prob, entropy, features.detach()
+        with self.listening() as calls:
+            values, log_prob, entropy = policy.evaluate_actions(observations, actions, **context)
+        if not calls:
+            raise TypeError(
+                f"{type(policy).__name__}.evaluate_actions() does not call its {type(self.module).__name__}, "
+                "so the control variate has no state to read"
+            )
+        return values, log_prob, entropy, self.features(calls)
 
     def heard(self, inputs: Any, output: Any) -> th.Tensor:
         """Of one call of the module."""

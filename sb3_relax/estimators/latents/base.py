@@ -169,7 +169,7 @@ class ConditionedLatent(Latent):
 
     @abstractmethod
     def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
-        """``slope`` · ∂relax(z, τ)/∂z at ``relaxed`` = relax(z, τ): shape of z."""
+        """``slope`` · ∂relax(z, τ)/∂z at ``relaxed`` = relax(z, τ): all three of z's shape."""
 
     @abstractmethod
     def relax_curvature(self, relaxed: Tensor, slope: Tensor, direction: Tensor, temperature: Tensor | float) -> Tensor:

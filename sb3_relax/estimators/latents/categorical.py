@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from sb3_relax.estimators.checks import under_transform
 from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, masked_logit, open_unit
 
+#: s ⊙ (g - ⟨s, g⟩) at s = softmax(x), over a dimension, in one kernel
+softmax_backward = torch.ops.aten._softmax_backward_data
+
 
 class GumbelOneHot(RelaxedLatent):
     """D independent one-hot variables of K classes, relaxed by Gumbel noise: z = log p + G, b = onehot(argmax z).
@@ -66,7 +69,7 @@ class GumbelOneHot(RelaxedLatent):
         if self.mask is not None:
             # the relaxation gives a masked class noise of its own, which must not move its logit
             g = g.masked_fill(~self.mask, 0.0)
-        return g - self.probabilities * g.sum(-1, keepdim=True)
+        return torch.addcmul(g, self.probabilities, g.sum(-1, keepdim=True), value=-1)
 
     def push_forward(self, v: Tensor) -> Tensor:
         change = v - (self.probabilities * v).sum(-1, keepdim=True)
@@ -96,11 +99,10 @@ class GumbelOneHot(RelaxedLatent):
         log_exponential = (-open_unit(u).log()).log()
         # the drawn class: a Gumbel located at logsumexp of the normalised logits, which is 0
         minus_top = (b * log_exponential).sum(-1, keepdim=True)
-        top = -minus_top
-        rest = -torch.logaddexp(minus_top, log_exponential - self.natural())
+        minus_rest = torch.logaddexp(minus_top, log_exponential - self.natural())
         # rounding may tie a likely class with the drawn one; H(z̃) = b must hold for every sample
-        below = torch.nextafter(top, top.new_tensor(-torch.inf))  # top holds no θ, so nor does this
-        return torch.where(b.bool(), top, torch.minimum(rest, below))
+        above = torch.nextafter(minus_top, minus_top.new_full((), torch.inf))  # neither holds any θ
+        return -torch.where(b.bool(), minus_top, torch.maximum(minus_rest, above))
 
     def conditional_noise(self, b: Tensor, u: Tensor) -> Tensor:
         # as above; a masked class keeps the noise that its logit of -1e8 would swallow
@@ -119,11 +121,12 @@ class GumbelOneHot(RelaxedLatent):
         return (z / temperature).softmax(-1)
 
     def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
-        return relaxed * (slope - (relaxed * slope).sum(-1, keepdim=True)) / temperature
+        return softmax_backward(slope, relaxed, -1, relaxed.dtype) / temperature
 
     def relax_curvature(self, relaxed: Tensor, slope: Tensor, direction: Tensor, temperature: Tensor | float) -> Tensor:
         around = slope - (relaxed * slope).sum(-1, keepdim=True)
-        return (direction * around - slope * (relaxed * direction).sum(-1, keepdim=True)) / temperature
+        along = (relaxed * direction).sum(-1, keepdim=True)
+        return torch.addcmul(direction * around, slope, along, value=-1) / temperature
 
     def mean(self) -> Tensor:
         return self.probabilities

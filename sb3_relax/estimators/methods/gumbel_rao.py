@@ -44,5 +44,5 @@ class GumbelRao(Estimator):
         assert isinstance(latent, RelaxedLatent)
         value, slope = evaluate_with_slope(f, b, latent.batch_shape, "GumbelRao")
         relaxed = latent.relax(latent.detach().conditional(b, noise), self.temperature)
-        grad = latent.pull_back(latent.relax_gradient(relaxed, slope, self.temperature)).mean(0)
+        grad = latent.pull_back(latent.relax_gradient(relaxed, slope.expand_as(relaxed), self.temperature)).mean(0)
         return Estimate(latent, value, grad, score=latent.score(b))

@@ -91,8 +91,10 @@ def draw_relaxed(latent: Latent, generator: torch.Generator | None) -> tuple[Ten
 
 
 def condition(latent: Latent, b: Tensor, noise: Tensor, coupled: bool) -> tuple[Tensor, Tensor]:
-    """z and z̃ given b, ``[draws, *b.shape]``: one tensor for both where they are coupled."""
+    """z and z̃ given b, ``[draws, *b.shape]``: one tensor for both where they are coupled (``b.shape`` for one draw)."""
     assert isinstance(latent, ConditionedLatent)
+    if coupled and len(noise) == 1:
+        noise = noise[0]  # every operation on what has a dimension more takes a few views more
     with torch.no_grad():
         z = latent.conditional(b, noise)
     return (z, z) if coupled else (z[0], z[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -33,13 +33,23 @@ def unchecked() -> Iterator[None]:
         _unchecked.reset(token)
 
 
+def is_checked() -> bool:
+    """Whether tensors have numbers that are to be looked at now."""
+    return not (_unchecked.get() or under_transform())
+
+
+def are_finite(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether no number of any of them is NaN or infinite."""
+    return all(tensor is None or bool(tensor.isfinite().all()) for tensor in tensors)
+
+
 def require_finite(what: str, tensor: Tensor, if_infinite: str = "") -> None:
     """Refuse NaN and infinity; not :func:`unchecked`.
 
     :param if_infinite: what is to be done about infinity
     :raises ValueError: saying where the first one was seen
     """
-    if _unchecked.get() or under_transform():
+    if not is_checked():
         return
     # one pass for the usual case; a sum may overflow where its terms do not
     if math.isfinite(tensor.sum().item()):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
@@ -30,7 +30,7 @@ def are_finite(tensors: Iterable[th.Tensor]) -> bool:
     return isfinite(th.linalg.vector_norm(together).item()) or bool(together.isfinite().all())
 
 
-def not_finite_in(policy: ActorCriticPolicy) -> list[str]:
+def not_finite_in(policy: BasePolicy) -> list[str]:
     """Names of the weights of a policy that have a NaN or an infinity."""
     return [name for name, weight in policy.named_parameters() if not weight.isfinite().all()]
 
@@ -67,7 +67,7 @@ def require_finite_step(algorithm: Any, rates: dict[str, float], number: int) ->
     )
 
 
-def require_finite_policy(policy: ActorCriticPolicy, updates: int) -> None:
+def require_finite_policy(policy: BasePolicy, updates: int) -> None:
     """Weights that are finite where no update has just been made.
 
     :param updates: made so far
@@ -128,7 +128,7 @@ def explain(algorithm: Any, env: VecEnv, error: Exception, updates: int) -> None
         raise UsageError(f"{error}. {largest_weight(algorithm.policy)}") from error
 
 
-def largest_weight(policy: ActorCriticPolicy) -> str:
+def largest_weight(policy: BasePolicy) -> str:
     """Which weight of a policy, all finite, has probably made its actions infinite."""
     sizes = {name: weight.detach().abs().max().item() for name, weight in policy.named_parameters() if weight.numel()}
     name = max(sizes, key=sizes.__getitem__)

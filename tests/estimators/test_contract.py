@@ -311,10 +311,13 @@ def test_squares_that_overflow_are_refused_with_the_sample_or_do_no_harm(latent_
     size = torch.ones(N)
     size[3] = 1e30
     estimate = estimator(problem.latent, lambda b: (b.flatten(-problem.latent.sample_ndim).sum(-1) + 2) * size)
+    refusal = ""
     try:
         estimate.backward()
     except ValueError as error:
-        assert re.search(r"squares .* must be finite in torch.float32: ĝ is largest at index \(3,\)", str(error))
+        refusal = str(error)
+    if refusal:
+        assert re.search(r"squares .* must be finite in torch.float32: ĝ is largest at index \(3,\)", refusal)
         assert nothing_was_accumulated(problem, estimator, buffers)
         assert list(estimator.parameters()) or list(estimator.buffers())
     else:

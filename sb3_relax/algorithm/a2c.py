@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorch
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor, update_learning_rate
 
 from sb3_relax.algorithm.collection import Collection
-from sb3_relax.algorithm.finite import are_finite, require_finite_step
+from sb3_relax.algorithm.finite import require_finite_step
 from sb3_relax.algorithm.persistence import Persistence, mixed_seed
 from sb3_relax.algorithm.presets import takes_preset
 from sb3_relax.algorithm.requirements import (
@@ -439,7 +439,7 @@ def require_score(estimate: Estimate, control_variate: ControlVariate) -> None:
 
 def warn_of(control_variate: ControlVariate) -> None:
     """Say, once, that a control variate is left out since its weights are not finite."""
-    if not are_finite(control_variate.state_dict().values()):
+    if not all(bool(value.isfinite().all()) for value in control_variate.state_dict().values()):
         remedy = "" if control_variate.optimizer is None else " with a lower cv_learning_rate"
         warnings.warn(
             "weights or statistics of the control variate are infinite or NaN: it is left out, and training goes on as "

@@ -25,7 +25,8 @@ def are_finite(tensors: Iterable[th.Tensor]) -> bool:
 
     :param tensors: of one type, on one device
     """
-    together = th.cat([tensor.detach().flatten() for tensor in tensors])
+    with th.no_grad():
+        together = th.cat([tensor.flatten() for tensor in tensors])
     # the norm of numbers above 1e19 overflows, and they are looked at one by one
     return isfinite(th.linalg.vector_norm(together).item()) or bool(together.isfinite().all())
 
@@ -61,9 +62,9 @@ def require_finite_step(algorithm: Any, rates: dict[str, float], number: int) ->
     )
     rate = "critic_learning_rate" if moved_by_critic else "learning_rate"
     raise UsageError(
-        f"the policy's weights must be finite, but {named(names)} not after update {number}, whose "
-        f"gradient was finite: the step was too long. Lower {rate}, which is {rates[rate]:g} now, or max_grad_norm, "
-        f"which is {algorithm.max_grad_norm:g}. This agent cannot go on: load one that was saved before"
+        f"the policy's weights must be finite, but {named(names)} not after update {number}: its step was "
+        f"too long. Lower {rate}, which is {rates[rate]:g} now, or max_grad_norm, which is "
+        f"{algorithm.max_grad_norm:g}. This agent cannot go on: load one that was saved before"
     )
 
 
@@ -113,7 +114,8 @@ def explain(algorithm: Any, env: VecEnv, error: Exception, updates: int) -> None
     require_finite_policy(algorithm.policy, updates)
     better: Exception = error
     try:
-        require_finite("observations", algorithm._last_obs, steps=False)
+        if algorithm._last_obs is not None:
+            require_finite("observations", algorithm._last_obs, steps=False)
     except UsageError as found:
         algorithm._last_obs = None
         if not isinstance(error, UsageError) or isinstance(error, ActionsNotFinite):

@@ -150,6 +150,14 @@ def _states_in_time_order(array: np.ndarray, shape: tuple[int, int], layers: int
     return in_time_order(array, shape, (layers, hidden))
 
 
+def require_finite_acts(policy: th.nn.Module, args: Any, acted: Any) -> None:
+    """After a call of the policy: a hook of ``torch.nn.Module``.
+
+    :raises ActionsNotFinite: for a NaN or an infinity
+    """
+    require_finite_actions(acted[0].numpy(force=True))
+
+
 def states_of(states: RNNStates, env_index: int) -> RNNStates:
     """Of one environment, ``[layers, 1, hidden]``."""
     pi, vf = (tuple(state[:, env_index : env_index + 1].contiguous() for state in part) for part in states)
@@ -233,9 +241,7 @@ class Recurrent(ControlVariateA2C):
         collect: Any = RecurrentPPO.collect_rollouts
         assert self.time_limits is not None
         # that code clips an action by itself, and NaN stays NaN
-        hook = self.policy.register_forward_hook(
-            lambda policy, args, acted: require_finite_actions(acted[0].numpy(force=True))
-        )
+        hook = self.policy.register_forward_hook(require_finite_acts)
         try:
             return collect(self, env, NotesTimeLimits(callback, self.time_limits), rollout_buffer, n_rollout_steps)
         finally:

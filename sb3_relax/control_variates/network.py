@@ -125,7 +125,6 @@ class ScaledNetwork(nn.Module):
 
         return of_state, by_hand
 
-    @th.no_grad()
     def output_scale(self) -> th.Tensor:
         """What the last layer is multiplied by, a scalar: ``scale`` or, of large weights, less.
 
@@ -135,7 +134,7 @@ class ScaledNetwork(nn.Module):
         the batch and the same for every action, so that the estimate stays unbiased. φ's gradient is taken at this
         factor, which is held fixed in it.
         """
-        weight, bias = self.output_layer.weight, self.output_layer.bias
+        weight, bias = self.output_layer.weight.detach(), self.output_layer.bias.detach()
         per_unit = max(math.sqrt(weight.shape[-1]), self.slope_bound())
         bound = th.linalg.vector_norm(weight).item() * per_unit + abs(bias.item())
         return self.scale if bound <= LARGEST else self.scale * (LARGEST / bound)
@@ -228,7 +227,7 @@ class ControlVariateNetwork(ScaledNetwork):
         return cls(view.features_dim, view.action_dim, arch, view.policy.activation_fn, init_temperature)
 
     def slope_bound(self) -> float:
-        return th.linalg.vector_norm(self.action_layer.weight).item()
+        return th.linalg.vector_norm(self.action_layer.weight.detach()).item()
 
     def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """ĉ for ``features [N, F]`` and ``actions [..., N, A]`` → ``[..., N]``."""

@@ -22,6 +22,10 @@ VJP = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 Roots = list[tuple[Tensor, Tensor]]
 
 
+#: below this, no ‖ĝ‖² overflows on the way to φ
+LARGE = 1e24
+
+
 class Estimate:
     """One stochastic gradient, per sample.
 
@@ -121,12 +125,12 @@ class Estimate:
             require_some_grad([self.latent.theta, self.value, *phi])
         gradients = self.phi_gradients(phi, retain_graph=self.value.requires_grad) if phi else []
         roots = self.theta_root(1 / self.samples)
-        self.require_finite(roots, gradients)
+        self.require_finite_gradients(roots, gradients)
         backward_from([*roots, *direct_root(self.value)])
         accumulate(phi, gradients)
         self.learn()
 
-    def require_finite(self, roots: Roots, gradients: Sequence[Tensor | None]) -> None:
+    def require_finite_gradients(self, roots: Roots, gradients: Sequence[Tensor | None]) -> None:
         """Nothing to be accumulated is NaN or infinite.
 
         :param roots: of :meth:`theta_root`
@@ -138,6 +142,11 @@ class Estimate:
             require_finite("ĝ" if theta.dtype == computed_in else f"ĝ in {theta.dtype}", vector, "scale f down")
         if not is_checked() or (are_finite(gradients) and not self.overflows_statistics):
             return
+        if self._grad.detach().square().sum().item() < LARGE and not self.overflows_statistics:
+            raise ValueError(
+                "the gradient of the control variate must be finite; got NaN or infinity, although neither f nor ĝ is "
+                "large: an operation of c has no finite derivative where it was evaluated, such as a square root at 0"
+            )
         sizes = self._grad.detach().abs().flatten(-self.latent.event_ndim).amax(-1)
         at = tuple(int(i) for i in torch.unravel_index(sizes.argmax(), sizes.shape))
         raise ValueError(

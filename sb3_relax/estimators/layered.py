@@ -70,7 +70,7 @@ class LayeredEstimate:
             parameters = [parameter for parameter in estimate.phi if parameter.requires_grad]
             gradients = estimate.phi_gradients(parameters, retain_graph=True) if parameters else []
             roots = estimate.theta_root(1 / estimate.samples)
-            estimate.require_finite(roots, gradients)
+            estimate.require_finite_gradients(roots, gradients)
             phi.extend(zip(parameters, gradients, strict=True))
             of_layers.extend(roots)
         backward_from([*of_layers, *direct_root(self.value)])

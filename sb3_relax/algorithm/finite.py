@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import isfinite
 from typing import Any
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_relax.errors import UsageError, require_finite
+from sb3_relax.estimators.checks import are_finite
 from sb3_relax.policy_gradient.action_latents import ActionsNotFinite
 
 #: more names are not printed
 MAX_NAMES = 4
-
-
-def are_finite(tensors: Iterable[th.Tensor]) -> bool:
-    """Whether no number of any of them is NaN or infinite, in one reduction over all.
-
-    :param tensors: of one type, on one device
-    """
-    with th.no_grad():
-        together = th.cat([tensor.flatten() for tensor in tensors])
-    # the norm of numbers above 1e19 overflows, and they are looked at one by one
-    return isfinite(th.linalg.vector_norm(together).item()) or bool(together.isfinite().all())
 
 
 def not_finite_in(policy: BasePolicy) -> list[str]:

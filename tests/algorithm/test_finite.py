@@ -140,7 +140,7 @@ RATES = {
 def test_a_step_that_is_too_long_is_reported_with_its_rate_before_learn_returns(rate, space):
     kwargs, name = RATES[rate]
     model = (LAXA2C if space == "box" else RELAXA2C)("MlpPolicy", TinyEnv(ACTION_SPACES[space]), **CPU, **kwargs)
-    with pytest.raises(UsageError, match=rf"{name}.* not after update 1, .*Lower {rate}, which is 1e\+38 now"):
+    with pytest.raises(UsageError, match=rf"{name}.* not after update 1: .*Lower {rate}, which is 1e\+38 now"):
         model.learn(5)  # one update, the last
 
 

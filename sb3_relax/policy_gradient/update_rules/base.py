@@ -104,8 +104,8 @@ class UpdateRule(nn.Module, ABC):
         names = [name for name, weight in named if weight.grad is not None and not weight.grad.isfinite().all()]
         return UsageError(
             f"the gradient of the policy's loss must be finite, but it is not at {', '.join(names)}, although rewards "
-            "and weights are. No weight of the policy was changed. An operation of the policy, such as a square root at "
-            "0 in a features extractor of your own, has no finite derivative where it was evaluated: "
+            "and weights are. No weight of the policy was changed. An operation of the policy, such as a square root "
+            "at 0 in a features extractor of your own, has no finite derivative where it was evaluated: "
             "torch.autograd.set_detect_anomaly(True) finds it"
         )
 

@@ -3,15 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo
+# what pip may install: /dev/null for the newest versions that there are
+CONSTRAINTS ?= constraints.txt
 READY := $(VENV)/.ready
 # what scripts/run/demo.py imports: tensorboard and a progress bar, matplotlib, and what reads and writes its files
 DEMO_EXTRAS := extra,plots,scripts
 
-.PHONY: help demo test test-slow lint format bench tables docs docs-serve dist clean
+.PHONY: help demo test test-slow test-oldest lint format bench tables docs docs-serve dist clean
 
 help:
 	@echo "make demo       RELAXA2C learns CartPole-v1 (a minute and a half, installation included); writes demo/"
 	@echo "make test       the tests (minutes); make test-slow: the long ones"
+	@echo "make test-oldest  those that need no extra, with the oldest versions allowed, in .venv-oldest (Python 3.10 or 3.11)"
 	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
 	@echo "make bench      speed and memory against SB3's A2C"
 	@echo "make tables     the tables and figures of README.md and docs/ from the records in scripts/results"
@@ -22,12 +25,12 @@ help:
 $(DEMO): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed; set PYTHON=...") if sys.version_info < (3, 10) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[$(DEMO_EXTRAS)]
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e .[$(DEMO_EXTRAS)]
 	@touch $@
 
 $(READY): $(DEMO)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[all]
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e .[all]
 	@touch $@
 
 demo: $(DEMO)
@@ -38,6 +41,16 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# of what needs no extra: with sb3-contrib's oldest version comes a newer stable-baselines3
+OLDEST_TESTS := tests/test_a2c_equality.py tests/test_errors.py tests/estimators tests/control_variates \
+	tests/algorithm/test_algorithms.py tests/algorithm/test_update.py tests/algorithm/test_collection.py
+
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt torch
+	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest pytest-xdist scipy
+	.venv-oldest/bin/python -m pytest -m "not slow" $(OLDEST_TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -62,8 +75,8 @@ docs-serve: $(READY)
 	$(BIN)/mkdocs serve
 
 dist: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[dist]
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e .[dist]
 	$(BIN)/python -m scripts.dist
 
 clean:
-	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-oldest demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -3,6 +3,7 @@
 Whether a workflow means what it says is actionlint's to judge (CONTRIBUTING.md).
 """
 
+import configparser
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import sb3_relax
 
@@ -47,9 +50,32 @@ def test_what_a_workflow_calls_exists(name):
 def test_every_python_is_linted_and_tested():
     job = WORKFLOWS["tests"]["jobs"]["tests"]
     assert job["strategy"]["matrix"]["python"] == ["3.10", "3.11", "3.12", "3.13"]
-    assert commands(WORKFLOWS["tests"]) == ["make lint", "make test"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make lint", "make test"]
     # YAML reads the key "on" as true
     assert set(WORKFLOWS["tests"][True]) == {"push", "pull_request", "workflow_call"}
+
+
+def test_the_oldest_versions_are_those_that_setup_cfg_states_and_are_tested():
+    needs = configparser.ConfigParser()
+    needs.read(ROOT / "setup.cfg")
+    required = [Requirement(line) for line in needs["options"]["install_requires"].split()]
+    stated = {own.name: next(part.version for part in own.specifier if part.operator == ">=") for own in required}
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pinned.keys() == stated.keys()
+    for name, version in pinned.items():
+        assert Version(version) == Version(stated[name]), name
+    job = WORKFLOWS["tests"]["jobs"]["oldest-versions"]
+    assert needs["options"]["python_requires"] == ">=" + job["steps"][1]["with"]["python-version"]
+    assert job["steps"][-1]["run"] == "make test-oldest"
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    for path in re.search(r"^OLDEST_TESTS := (.+)$", makefile, re.MULTILINE)[1].split():
+        assert (ROOT / path).exists(), path
+
+
+def test_the_newest_versions_are_tested():
+    assert WORKFLOWS["tests"]["jobs"]["newest-versions"]["steps"][-1]["run"] == "make test CONSTRAINTS=/dev/null"
+    assert "-c constraints.txt" not in (ROOT / "Makefile").read_text()
 
 
 def test_a_release_is_of_a_tag_and_tested_first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorch
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor, update_learning_rate
 
 from sb3_relax.algorithm.collection import Collection
+from sb3_relax.algorithm.finite import require_finite_step
 from sb3_relax.algorithm.persistence import Persistence, mixed_seed
 from sb3_relax.algorithm.presets import takes_preset
 from sb3_relax.algorithm.requirements import (
@@ -26,6 +28,7 @@ from sb3_relax.algorithm.requirements import (
 from sb3_relax.algorithm.signature import full_signature
 from sb3_relax.algorithm.tensorboard import and_the_answer, run_name
 from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.finite import finite_or_plain
 from sb3_relax.control_variates.guard import Guarded
 from sb3_relax.control_variates.registry import make_control_variate
 from sb3_relax.errors import UsageError, refuse_unknown_arguments
@@ -76,8 +79,10 @@ class ControlVariateA2C(Persistence, Collection, A2C):
     after the action. A features extractor with batch normalisation lets a batch's later states into ĉ (and dropout
     makes the policy that is evaluated another than the one that acted): avoid both, as for A2C itself.
 
-    torch's validation of distribution arguments is off during rollouts and updates (a tenth of A2C's time): rollouts
-    are searched for NaN and infinity as a whole instead, before any weight changes.
+    torch's validation of distribution arguments is off during rollouts and updates (a tenth of A2C's time). In its
+    place actions are looked at before the environment gets them, rollouts as a whole before any weight changes, and the
+    weights after every update. What is not finite there ends training, with an error that says where it is, what has
+    probably made it so, and what to do.
     """
 
     #: spaces this class takes
@@ -254,7 +259,10 @@ class ControlVariateA2C(Persistence, Collection, A2C):
     # -- one update ---------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Update policy, V and ĉ from the current rollout (one joint step over the whole batch)."""
+        """Update policy, V and ĉ from the current rollout (one joint step over the whole batch).
+
+        :raises UsageError: (a ``ValueError``) where a step has made a weight NaN or infinite, naming it and the rate
+        """
         if self.view.policy is not self.policy:  # somebody put another policy into the agent
             require_scale(scale_of(self.policy), self.normalize_observations)
             self.view.follow(self.policy)
@@ -278,6 +286,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 # ĝ in the place of A2C's policy loss: ĉ and its share are as earlier batches left them
                 estimate = self.control_variate.gradient(output, advantages, self.noise_generator)
                 require_score(estimate, self.control_variate)
+                applied = finite_or_plain(estimate)
                 # ĉ learns from the batch it was used on, before the weights move that its objective may run through
                 fitted = self.control_variate.fit(output, advantages, estimate, self.noise_generator)
 
@@ -288,10 +297,11 @@ class ControlVariateA2C(Persistence, Collection, A2C):
                 if now["ent_coef"] != 0:
                     loss = loss + now["ent_coef"] * entropy_loss
                 divisor = self.expected_steps.divisor(estimate.samples)
-                grad_norm = self.update_rule.step(output, estimate, loss, divisor, self.max_grad_norm)
+                grad_norm = self.update_rule.step(output, applied, loss, divisor, self.max_grad_norm)
 
                 # V's further steps, on weights that the policy does not share
                 self.critic.fit(batch, rollout, now["vf_coef"], self.max_grad_norm, self.noise_generator)
+                require_finite_step(self, now, self._n_updates + 1)
 
                 # what the next batch may know of this one
                 self.critic.remember(batch, rollout, *self.after_rollout())
@@ -304,6 +314,8 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             # the policy was one and the same throughout its rollout and this update; its next rollout is another's
             scale.observe(rollout.observations)
         forget_graph(self.policy.action_dist)
+        if applied is not estimate:
+            warn_of(self.control_variate)
 
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -317,7 +329,7 @@ class ControlVariateA2C(Persistence, Collection, A2C):
             # a coefficient that never changes is no curve
             if name.endswith("learning_rate") or callable(getattr(self, name)):
                 self.logger.record(f"train/{name}", value)
-        for name, value in {**fitted, **gradient_variance(estimate), **self.update_rule.measured()}.items():
+        for name, value in {**fitted, **gradient_variance(applied), **self.update_rule.measured()}.items():
             self.logger.record(f"train/{name}", value)
         if self.update_rule.note:
             self.logger.info(self.update_rule.note)
@@ -429,6 +441,17 @@ def require_score(estimate: Estimate, control_variate: ControlVariate) -> None:
         raise TypeError(
             f"{type(control_variate).__name__}.gradient() must give an Estimate with score=latent.score(sample), so "
             "that it can be compared with what it would be without the control variate"
+        )
+
+
+def warn_of(control_variate: ControlVariate) -> None:
+    """Say, once, that a control variate is left out since its weights are not finite."""
+    if not all(bool(value.isfinite().all()) for value in control_variate.state_dict().values()):
+        remedy = "" if control_variate.optimizer is None else " with a lower cv_learning_rate"
+        warnings.warn(
+            "weights or statistics of the control variate are infinite or NaN: it is left out, and training goes on as "
+            f"A2C's. Begin with a new agent{remedy}",
+            stacklevel=3,
         )
 
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_relax.algorithm.finite import explain, require_finite_advantages
 from sb3_relax.algorithm.whole_episodes import collect_episodes
 from sb3_relax.errors import require_finite
 from sb3_relax.policy_gradient.action_latents import executable
@@ -132,7 +133,8 @@ class Collection(OnPolicyAlgorithm):
     ) -> bool:
         """A rollout as SB3 collects it (or whole episodes), refusing NaN and infinity before any weight changes.
 
-        :raises ValueError: for a reward, observation or policy weight that is not finite
+        :raises UsageError: (a ``ValueError``) for an action, before it reaches the environment, and for a reward, an
+            observation or a weight of the policy that is not finite, saying where it probably comes from
         """
         self.time_limits = TimeLimits()
         try:
@@ -141,28 +143,16 @@ class Collection(OnPolicyAlgorithm):
                     completed = self.collect_steps(env, callback, rollout_buffer, n_rollout_steps)
                 else:
                     completed = collect_episodes(self, env, callback, rollout_buffer, self.n_episodes)
-        except Exception:
-            # a NaN makes torch or the environment fail in ways that do not say where it came from
-            self._require_finite_policy()
-            require_finite("observations", self._last_obs, steps=False)  # type: ignore[arg-type]
-            raise
-        if completed:
-            try:
+            if completed:
                 require_finite("observations", rollout_buffer.observations)
                 require_finite("observations", self._last_obs, steps=False)  # type: ignore[arg-type]
                 require_finite("rewards", rollout_buffer.rewards)
-            except ValueError:
-                self._require_finite_policy()
-                raise
+                require_finite_advantages(rollout_buffer)
+        except Exception as error:
+            # a NaN makes torch or the environment fail in ways that do not say where it came from
+            explain(self, env, error, self._n_updates)
+            raise
         return completed
-
-    def _require_finite_policy(self) -> None:
-        for name, parameter in self.policy.named_parameters():
-            if not parameter.isfinite().all():
-                raise ValueError(
-                    f"the policy's weights must be finite, but {name} is not after {self._n_updates} updates: "
-                    "lower learning_rate or max_grad_norm"
-                )
 
 
 def of_each(context: dict[str, Any], n_envs: int) -> list[dict[str, Any]]:

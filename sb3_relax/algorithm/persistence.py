@@ -12,6 +12,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
+from sb3_relax.algorithm.finite import require_finite_policy
 from sb3_relax.algorithm.older_files import fitted_to
 from sb3_relax.algorithm.presets import values_for
 from sb3_relax.algorithm.saved_agents import require_own_file
@@ -114,7 +115,12 @@ class Persistence(BaseAlgorithm):
     def save(
         self, path: str | pathlib.Path | Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
     ) -> None:
-        """As SB3's, but atomic for a path: a kill or a full disk leaves the previous file whole."""
+        """As SB3's, but atomic for a path: a kill or a full disk leaves the previous file whole.
+
+        :raises UsageError: (a ``ValueError``) for a policy with a weight that is NaN or infinite, which would replace
+            an agent that can act by one that cannot; nothing is written
+        """
+        require_finite_policy(self.policy, self._n_updates)
         self.noise_state = (self.device.type, self.noise_generator.get_state().numpy())
         if not isinstance(path, (str, pathlib.Path)):
             super().save(path, exclude, include)
@@ -155,4 +161,4 @@ class Persistence(BaseAlgorithm):
 def mixed_seed(seed: int, purpose: str) -> int:
     """A seed whose stream has nothing in common with that of ``seed``, nor with another purpose's."""
     (mixed,) = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)
-    return int(mixed >> 1)
+    return int(mixed) >> 1

@@ -28,6 +28,7 @@ from sb3_relax.algorithm.contrib import (
 )
 from sb3_relax.catalogue import RECURRENT
 from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.action_latents import require_finite_actions
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Batch, Rollout, by_environment, in_time_order, of_parts
@@ -149,6 +150,14 @@ def _states_in_time_order(array: np.ndarray, shape: tuple[int, int], layers: int
     return in_time_order(array, shape, (layers, hidden))
 
 
+def require_finite_acts(policy: th.nn.Module, args: Any, acted: Any) -> None:
+    """After a call of the policy: a hook of ``torch.nn.Module``.
+
+    :raises ActionsNotFinite: for a NaN or an infinity
+    """
+    require_finite_actions(acted[0].numpy(force=True))
+
+
 def states_of(states: RNNStates, env_index: int) -> RNNStates:
     """Of one environment, ``[layers, 1, hidden]``."""
     pi, vf = (tuple(state[:, env_index : env_index + 1].contiguous() for state in part) for part in states)
@@ -214,13 +223,29 @@ class Recurrent(ControlVariateA2C):
         zeros = th.zeros(lstm.num_layers, self.n_envs, lstm.hidden_size, device=self.device)
         self._last_lstm_states = RNNStates((zeros, zeros), (zeros, zeros))
 
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        before = self._last_lstm_states
+        try:
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        except Exception:
+            # what is remembered of an observation that was NaN outlives the end of its episode, since 0 · NaN is NaN
+            self._last_lstm_states = before
+            raise
+
     def collect_steps(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         # sb3-contrib's own collection, which needs nothing of RecurrentPPO but what every on-policy algorithm has
         collect: Any = RecurrentPPO.collect_rollouts
         assert self.time_limits is not None
-        return collect(self, env, NotesTimeLimits(callback, self.time_limits), rollout_buffer, n_rollout_steps)
+        # that code clips an action by itself, and NaN stays NaN
+        hook = self.policy.register_forward_hook(require_finite_acts)
+        try:
+            return collect(self, env, NotesTimeLimits(callback, self.time_limits), rollout_buffer, n_rollout_steps)
+        finally:
+            hook.remove()
 
     def act(self, env: VecEnv) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor], list[dict[str, Any]]]:
         before, context = self._last_lstm_states, self.acting_context(env)

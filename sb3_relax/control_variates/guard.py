@@ -13,16 +13,23 @@ from sb3_relax.estimators.precision import in_dtype
 from sb3_relax.policy_gradient.policy_view import PolicyOutput
 from sb3_relax.policy_gradient.rollout import Rollout
 
+#: more than that many times ‖g‖² is no ‖ĝ - g‖² that is averaged: ten of them would be no float32
+LARGEST = 1e37
+
 
 class GuardedEstimate(Estimate):
     """g + η (ĝ - g): the plain score term g, and a share η of what the control variate changes in it.
+
+    At η = 0 it is g, whatever ĝ is.
 
     :param full: the estimate with the control variate in full
     :param share: η, in [0, 1]
     """
 
     def __init__(self, full: Estimate, share: float):
-        grad = th.lerp(full.score_term, in_dtype(full.grad, full.score_term.dtype), share)
+        grad = full.score_term
+        if share > 0:  # 0 · NaN would be NaN
+            grad = th.lerp(grad, in_dtype(full.grad, grad.dtype), share)
         super().__init__(full.latent, full.value, grad, score=full.score)
         self.full = full
         self.share = share
@@ -38,7 +45,8 @@ class Guarded(ControlVariate):
     η in [0, 1] minimises the variance of g + η (ĝ - g), g the plain score term and ĝ the estimate with ĉ in full:
     η = -E⟨g, ĝ - g⟩ / E‖ĝ - g‖². It is fixed before the batch, so the gradient stays unbiased. Every batch counts the
     same, since each is divided by its own E‖g‖²: a ĉ that was right when advantages were large would otherwise go on
-    adding noise when they have become small (CartPole once it is solved). Before any evidence η = 0, which is A2C.
+    adding noise when they have become small (CartPole once it is solved). Before any evidence η = 0, which is A2C, and
+    so it is after a batch in which ĝ was not finite, or so large that its square was not.
 
     :param variate: the control variate
     :param decay: weight of the past
@@ -61,7 +69,8 @@ class Guarded(ControlVariate):
     def share(self) -> float:
         """η, the share of the control variate that is applied."""
         square = self.square.item()
-        return min(max(-self.cross.item() / square, 0.0), 1.0) if square > 0 else 0.0
+        best = -self.cross.item() / square if square > 0 else 0.0
+        return min(best, 1.0) if best > 0 else 0.0  # also where the statistics have become NaN
 
     @property
     def optimizer(self) -> th.optim.Optimizer | None:  # type: ignore[override]
@@ -96,8 +105,15 @@ class Guarded(ControlVariate):
         past = self.size.item()
         # a batch whose advantages happen to vanish says nothing of ĉ: divided by its own size it would drown the others
         divisor = max(size, 0.1 * past)
-        # what overflows says nothing either
-        if divisor > 0 and all(map(math.isfinite, moments.square)) and math.isfinite(square / divisor):
-            self.cross.mul_(self.decay).add_(cross / divisor)
-            self.square.mul_(self.decay).add_(square / divisor)
-            self.size.fill_(size if past == 0 else self.decay * past + (1 - self.decay) * size)
+        # nor does one whose own square overflows
+        if not (divisor > 0 and math.isfinite(divisor)):
+            return
+        cross, square = cross / divisor, square / divisor
+        if not (math.isfinite(cross) and square < LARGEST):
+            # of what is beyond all measure, no share would be small enough: η = 0, and what was known is forgotten
+            self.cross.zero_()
+            self.square.zero_()
+            return
+        self.cross.mul_(self.decay).add_(cross)
+        self.square.mul_(self.decay).add_(square)
+        self.size.fill_(size if past == 0 else self.decay * past + (1 - self.decay) * size)

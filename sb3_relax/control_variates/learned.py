@@ -16,9 +16,6 @@ from sb3_relax.policy_gradient.gradients import parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 
-#: advantages below this have gradients in φ that can be squared in float32, which Adam does
-LARGE = 1e6
-
 
 class LearnedControlVariate(ControlVariate):
     """A control variate with an optimizer of its own: ``n_cv_steps`` steps of Adam per update, on ``cv_objective``.
@@ -48,14 +45,13 @@ class LearnedControlVariate(ControlVariate):
             return {}
         phi = parameters_of(self.optimizer)
         log = {}
-        large = th.linalg.vector_norm(signal, math.inf).item() > LARGE
         for step in range(self.n_steps):
             again = estimate if step == 0 else self.gradient(output, signal, generator)
             objective = self.objective(again)
             if step == 0:
                 log["cv_loss"] = again.moments.square_at(1) if objective is None else objective.item()
             gradients = self.phi_gradients(again, objective, phi)
-            if large and not fits_adam(gradients):
+            if not fits_adam(gradients):
                 break  # φ stays as it is, and the policy goes on
             for parameter, gradient in zip(phi, gradients, strict=True):
                 parameter.grad = gradient
@@ -93,7 +89,8 @@ class LearnedControlVariate(ControlVariate):
 
 def fits_adam(gradients: Sequence[th.Tensor | None]) -> bool:
     """Whether a gradient can be squared in its dtype. Adam averages the squares, and infinity would stay for good."""
-    return bool(th.nn.utils.get_total_norm([part for part in gradients if part is not None]).isfinite())
+    parts = [part.flatten() for part in gradients if part is not None]
+    return not parts or math.isfinite(th.linalg.vector_norm(th.cat(parts)).item())
 
 
 class NetworkControlVariate(LearnedControlVariate):

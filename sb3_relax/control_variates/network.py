@@ -28,6 +28,10 @@ from sb3_relax.policy_gradient.policy_view import PolicyView
 #: Hidden layers where the policy's value head has none (as CnnPolicy's): a linear ĉ could not couple a with s.
 FALLBACK_ARCH = [64]
 
+#: The most that ĉ and its slope may be, in the scale of the advantages, whatever φ is: far more than could ever be of
+#: use, and far less than overflows.
+LARGEST = 1e4
+
 
 def control_variate_arch(net_arch: list[int] | dict[str, list[int]]) -> list[int]:
     """The ``cv`` entry of ``policy_kwargs["net_arch"]``; ``vf``'s where there is none.
@@ -121,9 +125,28 @@ class ScaledNetwork(nn.Module):
 
         return of_state, by_hand
 
-    def output(self) -> tuple[th.Tensor, th.Tensor]:
-        """Weight and bias of the last layer, in the advantages' scale."""
-        return self.scale * self.output_layer.weight, self.scale * self.output_layer.bias
+    def output_scale(self) -> th.Tensor:
+        """What the last layer is multiplied by, a scalar: ``scale`` or, of large weights, less.
+
+        Less, so that ĉ is bounded for any φ: neither its value nor its slope in an entry of the action is larger than
+        :data:`LARGEST` times ``scale``. The last hidden layer being a tanh, ‖w‖ √H + |b| bounds the value of H units,
+        and ‖w‖ ‖W‖ the slope, with w and b the last layer and W the weights of the action. All of it is fixed before
+        the batch and the same for every action, so that the estimate stays unbiased. φ's gradient is taken at this
+        factor, which is held fixed in it.
+        """
+        weight, bias = self.output_layer.weight.detach(), self.output_layer.bias.detach()
+        per_unit = max(math.sqrt(weight.shape[-1]), self.slope_bound())
+        bound = th.linalg.vector_norm(weight).item() * per_unit + abs(bias.item())
+        return self.scale if bound <= LARGEST else self.scale * (LARGEST / bound)
+
+    def slope_bound(self) -> float:
+        """The most that a unit before the last layer's weights adds to the slope of ĉ in an entry of the action."""
+        return 0.0
+
+    def output(self) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """Weight and bias of the last layer in the advantages' scale, and that factor of both."""
+        scale = self.output_scale()
+        return scale * self.output_layer.weight, scale * self.output_layer.bias, scale
 
     def observe(self, signal: th.Tensor) -> None:
         """Let ``scale`` take in the advantages of a batch, after it was used."""
@@ -158,7 +181,8 @@ class StateNetwork(ScaledNetwork):
 
     def forward(self, features: th.Tensor) -> th.Tensor:
         """ĉ for ``features [N, F]`` → ``[N]``."""
-        return F.linear(th.tanh(self.of_state(features)), *self.output()).squeeze(-1)
+        weight, bias, _ = self.output()
+        return F.linear(th.tanh(self.of_state(features)), weight, bias).squeeze(-1)
 
 
 class ControlVariateNetwork(ScaledNetwork):
@@ -202,15 +226,20 @@ class ControlVariateNetwork(ScaledNetwork):
         arch = control_variate_arch(getattr(view.policy, "net_arch", []))
         return cls(view.features_dim, view.action_dim, arch, view.policy.activation_fn, init_temperature)
 
+    def slope_bound(self) -> float:
+        return th.linalg.vector_norm(self.action_layer.weight.detach()).item()
+
     def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """ĉ for ``features [N, F]`` and ``actions [..., N, A]`` → ``[..., N]``."""
         hidden = th.tanh(self.of_state(features) + self.action_layer(actions))
-        return F.linear(hidden, *self.output()).squeeze(-1)
+        weight, bias, _ = self.output()
+        return F.linear(hidden, weight, bias).squeeze(-1)
 
     def value_and_slope(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """ĉ and ∂ĉ/∂a, ``[..., N]`` and ``[..., N, A]``."""
         layers = [(self.action_layer.weight, self.of_state(features))]
-        return value_and_slope_of_tanh_network(actions, layers, *self.output())
+        weight, bias, _ = self.output()
+        return value_and_slope_of_tanh_network(actions, layers, weight, bias)
 
     @cached_property
     def own_parameters(self) -> list[nn.Parameter]:
@@ -249,7 +278,7 @@ class AtStates:
         with th.no_grad():
             x = self._flat(action)
             hidden = th.tanh(F.linear(x, network.action_layer.weight) + of_state)
-            weight, bias = network.output()
+            weight, bias, scale = network.output()
             value = F.linear(hidden, weight, bias).squeeze(-1)
 
         @th.no_grad()
@@ -257,8 +286,8 @@ class AtStates:
             value_bar = value_bar.unsqueeze(-1)
             before_tanh = tanh_backward(value_bar * weight, hidden)
             return [
-                (network.output_layer.weight, network.scale * outer(value_bar, hidden)),
-                (network.output_layer.bias, network.scale * value_bar.sum().reshape(1)),
+                (network.output_layer.weight, scale * outer(value_bar, hidden)),
+                (network.output_layer.bias, scale * value_bar.sum().reshape(1)),
                 (network.action_layer.weight, outer(before_tanh, x)),
                 *of_state_vjp(before_tanh.sum_to_size(of_state.shape)),
             ]
@@ -275,7 +304,7 @@ class AtStates:
             temperature = self._temperature()
             action = self._relax(z, temperature)
             x = self._flat(action)
-            weight, bias = network.output()
+            weight, bias, scale = network.output()
             layers = [network.action_layer.weight, of_state]
             out = forward_pass(x, weight, bias, layers)
             action_slope = out.slope.reshape(action.shape)
@@ -289,8 +318,8 @@ class AtStates:
                 out, x, weight, layers, value_bar, inner_bar, of_input=temperature is not None
             )
             pairs = [
-                (network.output_layer.weight, network.scale * weight_bar),
-                (network.output_layer.bias, network.scale * bias_bar),
+                (network.output_layer.weight, scale * weight_bar),
+                (network.output_layer.bias, scale * bias_bar),
                 (network.action_layer.weight, action_bar),
             ]
             pairs += of_state_vjp(state_bar)

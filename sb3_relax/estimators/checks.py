@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -33,13 +33,32 @@ def unchecked() -> Iterator[None]:
         _unchecked.reset(token)
 
 
+def is_checked() -> bool:
+    """Whether tensors have numbers that are to be looked at now."""
+    return not (_unchecked.get() or under_transform())
+
+
+def are_finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether no number of any of them is NaN or infinite, in one reduction over all.
+
+    :param tensors: on one device
+    """
+    with torch.no_grad():
+        parts = [tensor.flatten() for tensor in tensors if tensor is not None]
+        if not parts:
+            return True
+        together = torch.cat(parts)
+        # the norm of numbers above 1e19 overflows: only then are they looked at one by one
+        return math.isfinite(torch.linalg.vector_norm(together).item()) or bool(together.isfinite().all())
+
+
 def require_finite(what: str, tensor: Tensor, if_infinite: str = "") -> None:
     """Refuse NaN and infinity; not :func:`unchecked`.
 
     :param if_infinite: what is to be done about infinity
     :raises ValueError: saying where the first one was seen
     """
-    if _unchecked.get() or under_transform():
+    if not is_checked():
         return
     # one pass for the usual case; a sum may overflow where its terms do not
     if math.isfinite(tensor.sum().item()):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sb3_relax.estimators.checks import are_finite, is_checked, require_finite
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.moments import ChangeMoments, change_moments
 from sb3_relax.estimators.precision import in_dtype, without_autocast
@@ -19,6 +20,10 @@ VJP = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 
 #: tensors to start a backward pass from, and what each starts with
 Roots = list[tuple[Tensor, Tensor]]
+
+
+#: below this, no ‖ĝ‖² overflows on the way to φ
+LARGE = 1e24
 
 
 class Estimate:
@@ -111,6 +116,7 @@ class Estimate:
         of the three may be frozen: at a detached θ, φ alone is trained.
 
         :raises RuntimeError: where all three are frozen, and there are no statistics to learn
+        :raises ValueError: where ĝ, or φ's gradient, is not finite, naming the sample; nothing is accumulated
         """
         # autograd.grad, never .backward(): the variance must not leak into θ or into what f shares with c
         phi = [parameter for parameter in self.phi if parameter.requires_grad]
@@ -118,9 +124,41 @@ class Estimate:
         if not self.learns:
             require_some_grad([self.latent.theta, self.value, *phi])
         gradients = self.phi_gradients(phi, retain_graph=self.value.requires_grad) if phi else []
-        backward_from([*self.theta_root(1 / self.samples), *direct_root(self.value)])
+        roots = self.theta_root(1 / self.samples)
+        self.require_finite_gradients(roots, gradients)
+        backward_from([*roots, *direct_root(self.value)])
         accumulate(phi, gradients)
         self.learn()
+
+    def require_finite_gradients(self, roots: Roots, gradients: Sequence[Tensor | None]) -> None:
+        """Nothing to be accumulated is NaN or infinite.
+
+        :param roots: of :meth:`theta_root`
+        :param gradients: of φ
+        :raises ValueError: naming the sample of the batch that made it so
+        """
+        for theta, vector in roots:
+            computed_in = self._grad.dtype
+            require_finite("ĝ" if theta.dtype == computed_in else f"ĝ in {theta.dtype}", vector, "scale f down")
+        if not is_checked() or (are_finite(gradients) and not self.overflows_statistics):
+            return
+        if self._grad.detach().square().sum().item() < LARGE and not self.overflows_statistics:
+            raise ValueError(
+                "the gradient of the control variate must be finite; got NaN or infinity, although neither f nor ĝ is "
+                "large: an operation of c has no finite derivative where it was evaluated, such as a square root at 0"
+            )
+        sizes = self._grad.detach().abs().flatten(-self.latent.event_ndim).amax(-1)
+        at = tuple(int(i) for i in torch.unravel_index(sizes.argmax(), sizes.shape))
+        raise ValueError(
+            f"the squares that the control variate learns from must be finite in {self._grad.dtype}: ĝ is largest at "
+            f"index {at} of the batch, up to {sizes[at].item():.3g}, where f(b) is {self.value[at].item():.3g}. Scale "
+            "f down, or use an estimator that has nothing to learn, such as Reinforce or RLOO"
+        )
+
+    @property
+    def overflows_statistics(self) -> bool:
+        """Whether there are running statistics to learn of f's values, whose squares are not finite."""
+        return self.learns and not bool(self.value.detach().square().isfinite().all())
 
     def theta_root(self, weight: float) -> Roots:
         """Where θ's backward pass starts, and with what: ``weight`` · ĝ at θ. None where θ is frozen.

@@ -72,6 +72,7 @@ def evaluate_with_slope(
     :param create_graph: whether the slope needs a graph of its own (to φ)
     :return: the value, attached to f's own graph, and the slope, shape of z
     :raises TypeError: where f returns a value without a graph to its input (a black box)
+    :raises ValueError: for a value or a slope that is not finite, with its index
     """
     if under_transform():
         return _functional_value_and_slope(f, z)
@@ -89,6 +90,7 @@ def evaluate_with_slope(
             "below other layers, an f that knows this one only through the samples of those above). "
             "Use an estimator with needs_grad_f = False, such as RELAX, RLOO or DisARM"
         )
+    require_finite("∂f/∂b", slope.detach())
     return value, slope
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_finite_parameters
-from sb3_relax.estimators.estimate import Estimate, accumulate, backward_from, direct_root, require_some_grad
+from sb3_relax.estimators.estimate import Estimate, Roots, accumulate, backward_from, direct_root, require_some_grad
 from sb3_relax.estimators.functions import evaluate
 from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent
 from sb3_relax.estimators.methods.concrete import Concrete
@@ -58,17 +58,21 @@ class LayeredEstimate:
         """ĝ_l into what made θ_l alone, the direct term of f once, and the sum of Eq 6 over layers into each φ_l.
 
         :raises RuntimeError: where θ, f and φ of all layers are frozen, and there are no statistics to learn
+        :raises ValueError: where ĝ, or φ's gradient, of a layer is not finite; nothing is accumulated
         """
         if not any(estimate.learns for estimate in self.layers):
             thetas = [estimate.latent.theta for estimate in self.layers]
             require_some_grad([self.value, *thetas, *(phi for estimate in self.layers for phi in estimate.phi)])
         # every φ first: their graphs must be whole
         phi: list[tuple[Tensor, Tensor | None]] = []
+        of_layers: Roots = []
         for estimate in self.layers:
             parameters = [parameter for parameter in estimate.phi if parameter.requires_grad]
-            if parameters:
-                phi.extend(zip(parameters, estimate.phi_gradients(parameters, retain_graph=True), strict=True))
-        of_layers = [root for estimate in self.layers for root in estimate.theta_root(1 / estimate.samples)]
+            gradients = estimate.phi_gradients(parameters, retain_graph=True) if parameters else []
+            roots = estimate.theta_root(1 / estimate.samples)
+            estimate.require_finite_gradients(roots, gradients)
+            phi.extend(zip(parameters, gradients, strict=True))
+            of_layers.extend(roots)
         backward_from([*of_layers, *direct_root(self.value)])
         if phi:
             accumulate(*zip(*phi, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn import functional as F
 
+from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Gaussian, GumbelOneHot, Joint, Latent, LogisticBernoulli, from_distribution
 from sb3_relax.estimators.latents import masked_logit
 from sb3_relax.policy_gradient.action_spaces import as_sb3_counts, to_classes
@@ -116,8 +118,32 @@ def to_sample(distribution: Distribution, latent: Latent, actions: th.Tensor) ->
     return TanhBijector.inverse(actions) if squashed else actions
 
 
+class ActionsNotFinite(UsageError):
+    """A policy gave an action that is not finite, which no environment is to receive."""
+
+
+def require_finite_actions(actions: np.ndarray) -> None:
+    """Actions that an environment may receive.
+
+    :param actions: as a policy gave them, ``[n_envs, ...]``
+    :raises ActionsNotFinite: naming the first environment whose action has a NaN or an infinity
+    """
+    # squares of numbers that are finite may overflow: only then are they looked at one by one
+    if actions.dtype.kind == "f" and not isfinite(np.vdot(actions, actions)):
+        bad = np.argwhere(~np.isfinite(actions))
+        if len(bad):
+            raise ActionsNotFinite(
+                f"actions must be finite, but the policy gave {actions[tuple(bad[0])]} for environment {bad[0][0]}, "
+                "which was not stepped"
+            )
+
+
 def executable(policy: ActorCriticPolicy, actions: np.ndarray) -> Any:
-    """What the environment receives for actions as a rollout stores them: unscaled or clipped, or in their parts."""
+    """What the environment receives for actions as a rollout stores them: unscaled or clipped, or in their parts.
+
+    :raises ActionsNotFinite: for a NaN or an infinity
+    """
+    require_finite_actions(actions)
     if isinstance(policy.action_space, FlatActions):
         return policy.action_space.unflatten(actions)
     if not isinstance(policy.action_space, spaces.Box):

@@ -28,6 +28,7 @@ class RunningScale(nn.Module):
         return max(self.square.item() / weight, 1e-16) ** 0.5 if weight > 0 else 1.0
 
     def take_in(self, mean_square: th.Tensor) -> None:
-        """One batch more."""
-        self.square.mul_(self.decay).add_((1 - self.decay) * mean_square)
+        """One batch more. A mean square that overflows counts as half of the largest number there is."""
+        largest = th.finfo(self.square.dtype).max / 2  # an average of which never overflows by rounding
+        self.square.mul_(self.decay).add_((1 - self.decay) * mean_square.clamp(max=largest))
         self.weight.mul_(self.decay).add_(1 - self.decay)

@@ -1,6 +1,7 @@
 """What every estimator of ESTIMATORS promises beside its mean: what it touches, counts, refuses and survives."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -266,6 +267,81 @@ def test_bad_values_of_f(latent_name, name, bad, float64):
         estimator(problem.latent, lambda b: spoil(problem.f(b)))
     assert all(gradient is None for gradient in problem.grads())
     assert all(parameter.grad is None for parameter in estimator.parameters())
+
+
+class NaNInGradient(torch.autograd.Function):
+    """The identity, whose derivative is NaN at one number of the third element of the batch."""
+
+    @staticmethod
+    def forward(ctx, b, sample_ndim):
+        ctx.sample_ndim = sample_ndim
+        return b.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone()
+        gradient.flatten(-ctx.sample_ndim)[..., 2, 0] = float("nan")
+        return gradient, None
+
+
+def nothing_was_accumulated(problem, estimator, buffers):
+    gradients = [*problem.grads(), *(parameter.grad for parameter in estimator.parameters())]
+    return all(gradient is None for gradient in gradients) and all(
+        torch.equal(before, after) for before, after in zip(buffers, estimator.buffers(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("latent_name", "name"), [pair for pair in PAIRS if ESTIMATORS[pair[1]].needs_grad_f])
+def test_a_slope_of_f_that_is_nan_is_refused_with_its_index(latent_name, name, float64):
+    problem = Problem(latent_name)
+    estimator = problem.estimator(name)
+    buffers = [buffer.clone() for buffer in estimator.buffers()]
+    ndim = problem.latent.sample_ndim
+    with pytest.raises(ValueError, match=r"∂f/∂b must be finite; got nan at index \((\d, )?2, 0"):
+        estimator(problem.latent, lambda b: problem.f(NaNInGradient.apply(b, ndim))).backward()
+    assert nothing_was_accumulated(problem, estimator, buffers)
+
+
+@every_pair
+def test_squares_that_overflow_are_refused_with_the_sample_or_do_no_harm(latent_name, name):
+    """In float32 1e30 is a number like any other, and its square is none."""
+    problem = Problem(latent_name, dtype=torch.float32)
+    estimator = problem.estimator(name)
+    buffers = [buffer.clone() for buffer in estimator.buffers()]
+    size = torch.ones(N)
+    size[3] = 1e30
+    estimate = estimator(problem.latent, lambda b: (b.flatten(-problem.latent.sample_ndim).sum(-1) + 2) * size)
+    refusal = ""
+    try:
+        estimate.backward()
+    except ValueError as error:
+        refusal = str(error)
+    if refusal:
+        assert re.search(r"squares .* must be finite in torch.float32: ĝ is largest at index \(3,\)", refusal)
+        assert nothing_was_accumulated(problem, estimator, buffers)
+        assert list(estimator.parameters()) or list(estimator.buffers())
+    else:
+        gradients = [*problem.grads(), *(parameter.grad for parameter in estimator.parameters())]
+        assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+    assert all(buffer.isfinite().all() for buffer in estimator.buffers())
+
+
+def test_a_gradient_that_overflows_on_its_way_into_float16_is_refused():
+    theta = torch.zeros(2, 3, dtype=torch.float16, requires_grad=True)
+    estimate = Reinforce()(LogisticBernoulli(theta), lambda b: torch.tensor([1.0, 1e6]))
+    with pytest.raises(
+        ValueError, match=r"ĝ in torch.float16 must be finite; got -?inf at index \(1, 0\): scale f down"
+    ):
+        estimate.backward()
+    assert theta.grad is None
+
+
+def test_running_statistics_leave_out_a_batch_whose_variance_overflows():
+    nvil = NVIL()
+    for values in ([1e30, 1.0], [1.0, 3.0], [1e30, 1.0]):
+        nvil.take_in(torch.tensor(values))
+    assert nvil.mean == 2
+    assert nvil.variance == 1
 
 
 @every_pair

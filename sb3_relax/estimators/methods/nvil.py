@@ -70,11 +70,14 @@ class NVIL(TwoPhaseEstimator):
 
     @torch.no_grad()
     def take_in(self, signal: Tensor) -> None:
-        """Let m and v take in f - C_ψ of one batch."""
+        """Let m and v take in f - C_ψ of one batch, but for one whose variance is not finite."""
         if signal.numel() == 0:
             return
         keep = torch.where(self.seen, self.decay, 0.0)
-        variance = signal.var(correction=0)
-        self.mean.copy_(keep * self.mean + (1 - keep) * signal.mean())
+        mean, variance = signal.mean(), signal.var(correction=0)
+        known = variance.isfinite()
+        keep = torch.where(known, keep, 1.0)
+        mean, variance = torch.where(known, mean, 0.0), torch.where(known, variance, 0.0)
+        self.mean.copy_(keep * self.mean + (1 - keep) * mean)
         self.variance.copy_(keep * self.variance + (1 - keep) * variance)
-        self.seen.fill_(True)
+        self.seen.logical_or_(known)

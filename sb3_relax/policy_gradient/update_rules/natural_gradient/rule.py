@@ -99,7 +99,11 @@ class NaturalGradient(UpdateRule):
         norm = self.backward(estimate, loss, divisor, max_grad_norm)
         clipped = [weight.grad for weight in weights]
         share = min(1.0, max_grad_norm / (norm + 1e-6))  # what clipping has left of the gradient
-        of_value = [None if gradient is None else share * gradient for gradient in of_value]
+        # a share of 0 is that of a norm that overflowed, as its gradient may have done
+        of_value = [
+            None if gradient is None else share * gradient if share > 0 else th.zeros_like(gradient)
+            for gradient in of_value
+        ]
         newest = policy_gradients(clipped, of_value, share)
 
         damping = self.damping.item()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import multiprocessing
 import os
 import signal
@@ -25,7 +24,7 @@ from sb3_relax.compare.episodes import Episodes
 from sb3_relax.environments import imported_id
 from sb3_relax.errors import UsageError
 from sb3_relax.optional import import_packages
-from sb3_relax.tasks.records import provenance, write_record
+from sb3_relax.tasks.records import provenance, read_record, write_record
 from sb3_relax.zoo.registry import ExperimentManager, register
 
 #: why all runs end at once, and what to do
@@ -54,8 +53,7 @@ def read(job: Job) -> dict[str, Any] | None:
     """A run's record; ``None`` where it has not ended."""
     if not job.record.is_file():
         return None
-    record: dict[str, Any] = json.loads(job.record.read_text(encoding="utf-8"))
-    return record
+    return read_record(job.record)
 
 
 def run(job: Job) -> None:

@@ -126,7 +126,13 @@ def run_name(env_id: str, name: str, seed: int) -> str:
 
 
 def run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Records) -> None:
-    """One run and its record."""
+    """One run and its record; of several sweeps in one folder, one has the run, and the others find its record."""
+    with records.claim(run_name(env_id, name, seed)):
+        if records.get(run_name(env_id, name, seed)) is None:
+            _run(env_id, name, task, seed, records)
+
+
+def _run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Records) -> None:
     threshold, until_solved = task["threshold"], task.get("until_solved", False)
     model, hyperparams, recorder, seconds = trained(env_id, task["algorithms"][name], seed, threshold, until_solved)
     eval_env = made(env_id, hyperparams, n_envs=8, seed=10_000 + seed)

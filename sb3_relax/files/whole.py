@@ -6,8 +6,11 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 from pathlib import Path
 from typing import BinaryIO
+
+from sb3_relax.errors import NO_SPACE, DiskFull
 
 try:
     import fcntl
@@ -29,11 +32,21 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
     :param path: of the file
     :param content: of the file
+    :raises DiskFull: (an ``OSError``) where there is no space for it
 
     Example::
 
         write_whole(Path("agents/best.zip"), content)
     """
+    try:
+        _write(path, content)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise DiskFull(error.errno, _without_space(path, len(content), error)) from error
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
     partial, file = _opened_beside(path)
@@ -50,6 +63,14 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _without_space(path: Path, size: int, error: OSError) -> str:
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    return (
+        f"{path} could not be written: {error.strerror} ({size:,} bytes to write, {shutil.disk_usage(folder).free:,} "
+        f"free); {'the file that was there before is whole' if path.exists() else 'nothing of it is left'}"
+    )
 
 
 def remove_leftovers(folder: Path) -> None:

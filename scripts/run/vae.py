@@ -35,7 +35,7 @@ from sb3_relax.tasks.vae.model import MODELS
 from sb3_relax.tasks.vae.objective import bound
 from sb3_relax.tasks.vae.trainer import Config, Trainer
 from scripts.records import Records, add_output, provenance, read_record, write_record
-from scripts.run.sweep import BACKENDS, in_parallel
+from scripts.run.sweep import BACKENDS, in_parallel, run_command
 
 #: the paper's grid
 RATES = (0.005, 0.001, 0.0005, 0.0001, 0.00005)
@@ -312,4 +312,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

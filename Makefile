@@ -7,11 +7,12 @@ READY := $(VENV)/.ready
 # what scripts/run/demo.py imports: tensorboard and a progress bar, matplotlib, and what reads and writes its files
 DEMO_EXTRAS := extra,plots,scripts
 
-.PHONY: help demo test test-slow lint format bench tables docs docs-serve dist clean
+.PHONY: help demo test test-slow fuzz lint format bench tables docs docs-serve dist clean
 
 help:
 	@echo "make demo       RELAXA2C learns CartPole-v1 (a minute and a half, installation included); writes demo/"
 	@echo "make test       the tests (minutes); make test-slow: the long ones"
+	@echo "make fuzz       damaged files for every reader of files, ten minutes each"
 	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
 	@echo "make bench      speed and memory against SB3's A2C"
 	@echo "make tables     the tables and figures of README.md and docs/ from the records in scripts/results"
@@ -38,6 +39,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(READY)
+	SB3_RELAX_FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 import zipfile
 
 import numpy as np
@@ -28,6 +29,8 @@ PIECE = 2**20
 DATE = (1980, 1, 1, 0, 0, 0)
 #: what an archive begins with that torch has written
 TORCH = b"PK\x03\x04"
+#: the head of the digest's member, which damage may have taken out of the archive's list of members
+HAS_DIGEST = re.compile(rb"PK\x03\x04.{26}" + DIGEST.encode(), re.DOTALL)
 KNOWN_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -66,8 +69,8 @@ def read_archive(content: bytes, needs_digest: bool = False) -> dict[str, bytes]
     """
     members = _unpacked(content, max(MOST_TIMES * len(content), SMALL))
     written = members.pop(DIGEST, None)
-    if needs_digest and written is None:
-        raise NotWhole("it has no digest")
+    if written is None and (needs_digest or HAS_DIGEST.search(content)):
+        raise NotWhole("it has no digest" if needs_digest else "its digest is not among its members, as it was written")
     if written is not None and written.decode("ascii", "replace") != digest_of(members):
         raise NotWhole("its digest is not that of its content")
     for member in members.values():

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -15,6 +16,8 @@ from typing import Any
 from sb3_relax.errors import UsageError
 from sb3_relax.files import DIGEST, write_whole
 
+#: what a line with a digest ends with
+ENDS_WITH_DIGEST = re.compile(rb'"[0-9a-f]{64}"\}\s*$')
 #: the folder that the package lies in: a checkout, or where pip installs
 HOME = Path(__file__).resolve().parents[2]
 
@@ -85,12 +88,14 @@ def record_in(line: bytes, where: str) -> dict[str, Any]:
         if not isinstance(record, dict):
             raise ValueError("it is no JSON object")
         written = record.pop(DIGEST, None)
+        if written is None and ENDS_WITH_DIGEST.search(line):
+            raise ValueError("its digest has lost its name")
         if written not in (None, digest_of(record)):
             raise ValueError("its digest is not that of its content")
     except (ValueError, RecursionError) as error:  # of the encoding, or of JSON
         raise UsageError(
-            f"{where} is damaged, or holds no record ({error}): put it back from a copy, or delete it, and the command "
-            "that wrote it makes it again"
+            f"{where} is damaged, or holds no record ({' '.join(str(error).split())}): put it back from a copy, or "
+            "delete it, and the command that wrote it makes it again"
         ) from error
     return record
 

@@ -93,7 +93,7 @@ class Persistence(BaseAlgorithm):
         attributes = {ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
         file = checked_file(path)
         try:
-            model = super().load(file, *args, **attributes)  # type: ignore[arg-type]
+            model = super().load(file, *args, **attributes)
         except Exception:
             # another class's agent fails in many ways; only then is the file read again, to see whose it is
             require_own_file(cls, path, kwargs.get("custom_objects"), kwargs.get("cv_action_dependent"))
@@ -121,7 +121,7 @@ class Persistence(BaseAlgorithm):
         """As SB3's, with a digest, and atomic for a path: a kill or a full disk leaves the previous file whole."""
         self.noise_state = (self.device.type, self.noise_generator.get_state().numpy())
         file = io.BytesIO()
-        super().save(file, exclude, include)  # type: ignore[arg-type]
+        super().save(file, exclude, include)
         content = sealed(file.getvalue())
         if not isinstance(path, (str, pathlib.Path)):
             path.write(content)

@@ -30,7 +30,7 @@ class WatchedWorkers(BaseAlgorithm):
         :raises WorkerDied: where a process of the environments has died; they are closed then
         """
         with watched(self.env):
-            return super().learn(*args, **kwargs)
+            return super().learn(*args, **kwargs)  # type: ignore[safe-super]  # A2C's
 
 
 @contextlib.contextmanager
@@ -93,10 +93,10 @@ def _dead(env: SubprocVecEnv) -> int | None:
 
 def _take_answers(env: SubprocVecEnv) -> None:
     """Read what workers still answer to a step that was interrupted, after which the environment can be used."""
-    left = list(env.remotes) if env.waiting else []
+    left: list[Any] = list(env.remotes) if env.waiting else []
     try:
         while left and (ready := multiprocessing.connection.wait(left, PATIENCE)):
-            for remote in ready:
+            for remote in [remote for remote in left if remote in ready]:
                 left.remove(remote)
                 remote.recv()
         env.waiting = False

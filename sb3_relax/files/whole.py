@@ -41,7 +41,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     try:
         _write(path, content)
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno is None or error.errno not in NO_SPACE:
             raise
         raise DiskFull(error.errno, _without_space(path, len(content), error)) from error
 

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 #: between two looks at whether the parent lives
@@ -65,11 +65,15 @@ def work_for(parent: int) -> None:
 
     :param parent: the process's number. Where it is this one, nothing is done
     """
-    if parent == os.getpid():
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if parent != os.getpid():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_with(parent)
 
-    def end_with_parent() -> None:
+
+def end_with(parent: int) -> None:
+    """This process ends once ``parent``, by which it was started, is no more."""
+
+    def watch() -> None:
         if os.name == "posix":
             while os.getppid() == parent:
                 time.sleep(SECONDS)
@@ -79,5 +83,21 @@ def work_for(parent: int) -> None:
             return
         os._exit(1)
 
-    if not any(thread.name == end_with_parent.__qualname__ for thread in threading.enumerate()):
-        threading.Thread(target=end_with_parent, name=end_with_parent.__qualname__, daemon=True).start()
+    if not any(thread.name == end_with.__name__ for thread in threading.enumerate()):
+        threading.Thread(target=watch, name=end_with.__name__, daemon=True).start()
+
+
+class EndWithParent:
+    """What a worker that reads it from a pipe takes for the text ``"reset"``, and ends with its parent from then on.
+
+    For workers that are another package's, and do nothing but what messages name.
+    """
+
+    def __reduce__(self) -> tuple[Callable[[], str], tuple[()]]:
+        return ending_with_parent, ()
+
+
+def ending_with_parent() -> str:
+    """In the worker that reads an :class:`EndWithParent`."""
+    end_with(os.getppid())
+    return "reset"

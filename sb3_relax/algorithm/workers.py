@@ -15,9 +15,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_relax.errors import WorkerDied
+from sb3_relax.processes import EndWithParent
 
-#: seconds that a process is given to end, and between two looks at whether the watch is over
+#: seconds that a worker is given to be gone after its pipe has broken, which Python closes first
+LAST_BREATH = 10.0
+#: seconds that a worker is given to answer, or to end where it is asked to
 PATIENCE = 2.0
+#: seconds between two looks at whether the watch is over
 MOMENT = 0.2
 
 
@@ -38,7 +42,8 @@ def watched(env: VecEnv | None) -> Iterator[None]:
     """A worker of a SubprocVecEnv that dies in the block ends it with an error.
 
     SB3 reads a dead worker's pipe. Of processes that were forked, the others hold its other end open, so that this
-    waits for ever; and ``close()`` waits for answers that were read before the error, or an interrupt, came.
+    waits for ever; and ``close()`` waits for answers that were read before the error, or an interrupt, came. Where this
+    process is killed, the workers end too.
 
     :param env: which may be wrapped, or have no processes
     :raises WorkerDied: naming the worker and what it died of; the others are ended, and the environment is closed
@@ -51,6 +56,7 @@ def watched(env: VecEnv | None) -> Iterator[None]:
     over = threading.Event()
     threading.Thread(target=_watch, args=(env, over), daemon=True).start()
     try:
+        _end_with_this_process(env)
         yield
     except (EOFError, ConnectionError) as error:
         dead = _dead(env)
@@ -69,6 +75,15 @@ def watched(env: VecEnv | None) -> Iterator[None]:
         over.set()
 
 
+def _end_with_this_process(env: SubprocVecEnv) -> None:
+    """Workers that were forked hold each other's pipes open, and would wait for ever where this process is killed."""
+    if not env.waiting:
+        for remote in env.remotes:
+            remote.send(("has_attr", EndWithParent()))
+        for remote in env.remotes:
+            remote.recv()
+
+
 def _watch(env: SubprocVecEnv, over: threading.Event) -> None:
     """Shut the pipe of a worker that has died, so that nobody waits for its answer."""
     left = dict(enumerate(env.processes))
@@ -83,7 +98,7 @@ def _watch(env: SubprocVecEnv, over: threading.Event) -> None:
 
 def _dead(env: SubprocVecEnv) -> int | None:
     """The index of the first worker that is no more, once there is one."""
-    ended = multiprocessing.connection.wait([process.sentinel for process in env.processes], PATIENCE)
+    ended = multiprocessing.connection.wait([process.sentinel for process in env.processes], LAST_BREATH)
     for index, process in enumerate(env.processes):
         if process.sentinel in ended:
             process.join()  # its files are closed before it is gone, and before its exit status is known

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -11,8 +13,11 @@ import pytest
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecMonitor
 
 from sb3_relax import RELAXA2C
+from sb3_relax.algorithm import workers
 from sb3_relax.errors import WorkerDied, one_line
 from tests.helpers import ACTION_SPACES, TinyEnv
+from tests.scripts.command import ROOT
+from tests.test_processes import is_alive
 
 
 class Dying(TinyEnv):
@@ -72,8 +77,8 @@ def test_a_worker_that_dies_is_named_and_the_others_end(start, how, index):
     if start not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system has no {start}")
     makers = [lambda mine=how if number == index else None: Dying(mine) for number in range(3)]
-    workers = SubprocVecEnv(makers, start_method=start)
-    env = VecMonitor(workers)
+    subproc = SubprocVecEnv(makers, start_method=start)
+    env = VecMonitor(subproc)
     model = RELAXA2C("MlpPolicy", env, device="cpu")
     error = in_time(lambda: model.learn(10_000), 60)
     assert isinstance(error, WorkerDied), error
@@ -83,7 +88,7 @@ def test_a_worker_that_dies_is_named_and_the_others_end(start, how, index):
     assert one_line(error) == str(error)
     assert "\n" not in str(error)
     assert in_time(env.close, 20) is None
-    assert not any(process.is_alive() for process in workers.processes)
+    assert not any(process.is_alive() for process in subproc.processes)
 
 
 class Slow(TinyEnv):
@@ -108,7 +113,8 @@ def test_after_an_interrupt_the_environments_can_be_closed_and_used():
     assert in_time(env.close, 20) is None
 
 
-def test_other_errors_and_training_that_ends_well_are_as_they_were():
+def test_other_errors_and_training_that_ends_well_are_as_they_were(monkeypatch):
+    monkeypatch.setattr(workers, "LAST_BREATH", 0.1)
     env = SubprocVecEnv([Dying, Dying], start_method="fork")
     model = RELAXA2C("MlpPolicy", env, device="cpu")
     model.learn(100)
@@ -123,3 +129,34 @@ def test_other_errors_and_training_that_ends_well_are_as_they_were():
     before = threading.active_count()
     time.sleep(0.5)
     assert threading.active_count() <= before
+
+
+LEARNING = """
+import sys
+from stable_baselines3.common.vec_env import SubprocVecEnv
+from sb3_relax import RELAXA2C
+from tests.algorithm.test_workers import Slow
+
+if __name__ == "__main__":
+    env = SubprocVecEnv([lambda: Slow(0.01)] * 3, start_method=sys.argv[1])
+    model = RELAXA2C("MlpPolicy", env, device="cpu")
+    model.learn(30)
+    print(*[process.pid for process in env.processes], flush=True)
+    model.learn(10**9)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("start", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_workers_end_with_a_process_that_is_killed(start):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LEARNING, start]
+    training = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    numbers = [int(number) for number in training.stdout.readline().split()]
+    assert len(numbers) == 3
+    training.kill()
+    training.wait()
+    end = time.monotonic() + 20
+    while alive := [number for number in numbers if is_alive(number)]:
+        assert time.monotonic() < end, f"{alive} live on"
+        time.sleep(0.1)

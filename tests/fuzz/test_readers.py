@@ -65,16 +65,19 @@ def for_mutants(whole, check):
         name = sorted(members)[inside % len(members)]
         return zipped(members | {name: mutant(members[name], edits, flips, cut)})  # with a CRC-32 that is right
 
-    def test(edits, flips, cut, inside):
-        check(mutated(edits, flips, cut, inside))
+    def draw(**how):
+        @settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), **how)
+        @given(EDITS, FLIPS, CUT, st.one_of(st.none(), st.integers(0, 30)))
+        def test(edits, flips, cut, inside):
+            check(mutated(edits, flips, cut, inside))
 
-    drawn = given(EDITS, FLIPS, CUT, st.one_of(st.none(), st.integers(0, 30)))(test)
-    common = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+        return test
+
     if SECONDS == 0:
-        settings(max_examples=FEW, derandomize=True, **common)(drawn)()
+        draw(max_examples=FEW, derandomize=True)()
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
-        settings(max_examples=500, **common)(seed(time.time_ns())(drawn))()
+        seed(time.time_ns())(draw(max_examples=500))()
 
 
 def same(a, b):

@@ -88,16 +88,16 @@ def end_with(parent: int) -> None:
 
 
 class EndWithParent:
-    """What a worker that reads it from a pipe takes for the text ``"reset"``, and ends with its parent from then on.
+    """What a worker that reads it from a pipe takes for the class ``object``, and ends with its parent from then on.
 
     For workers that are another package's, and do nothing but what messages name.
     """
 
-    def __reduce__(self) -> tuple[Callable[[], str], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[[], type], tuple[()]]:
         return ending_with_parent, ()
 
 
-def ending_with_parent() -> str:
+def ending_with_parent() -> type:
     """In the worker that reads an :class:`EndWithParent`."""
     end_with(os.getppid())
-    return "reset"
+    return object

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import pathlib
-import zipfile
 from typing import Any
 
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 
 from sb3_relax.catalogue import family_of, takers
 from sb3_relax.errors import UsageError
-from sb3_relax.files import NotWhole, read_archive
+from sb3_relax.files import TORCH, NotWhole, read_archive
 
 
 def checked_file(path: Any) -> io.BytesIO:
@@ -30,7 +29,7 @@ def checked_file(path: Any) -> io.BytesIO:
             file.close()
     try:
         members = read_archive(content)
-        if any(name.endswith(".pth") and not zipfile.is_zipfile(io.BytesIO(x)) for name, x in members.items()):
+        if any(name.endswith(".pth") and not member.startswith(TORCH) for name, member in members.items()):
             raise NotWhole("its weights are not as torch writes them")
     except NotWhole as error:
         raise UsageError(f"{_named(path)} cannot be read as an agent's file ({error})") from error

@@ -79,7 +79,7 @@ def _end_with_this_process(env: SubprocVecEnv) -> None:
     """Workers that were forked hold each other's pipes open, and would wait for ever where this process is killed."""
     if not env.waiting:
         for remote in env.remotes:
-            remote.send(("has_attr", EndWithParent()))
+            remote.send(("is_wrapped", EndWithParent()))
         for remote in env.remotes:
             remote.recv()
 

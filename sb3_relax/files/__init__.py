@@ -6,12 +6,13 @@
     the one container of files that hold tensors: a zip archive with a digest, which is checked before anything is used
 """
 
-from sb3_relax.files.archive import DATE, DIGEST, NotWhole, array_in, bytes_of_array, read_archive, sealed
+from sb3_relax.files.archive import DATE, DIGEST, TORCH, NotWhole, array_in, bytes_of_array, read_archive, sealed
 from sb3_relax.files.whole import remove_leftovers, write_whole
 
 __all__ = [
     "DATE",
     "DIGEST",
+    "TORCH",
     "NotWhole",
     "array_in",
     "bytes_of_array",

@@ -1,6 +1,5 @@
 """Table 1, on a small budget."""
 
-import json
 import multiprocessing
 import re
 import shutil
@@ -30,7 +29,7 @@ def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path):
     records = {name: store.get(name) for name in store.names()}
     assert not store.unpacked()
     assert len(records) == 10  # two estimators: three rates of a seed for choosing, and two seeds at the chosen one
-    chosen = json.loads((tmp_path / "vae" / "rates.json").read_text())
+    chosen = vae.choices(store)
     assert {entry["rate"] for entry in chosen.values()} == {0.005}
     elbos = chosen["digits linear1 rebar"]["train_elbos"]
     assert {stage: set(of_stage) for stage, of_stage in elbos.items()} == {
@@ -133,7 +132,7 @@ def test_vimco_is_left_out_of_two_layers_and_divergence_is_recorded(tmp_path):
     assert "1 of 1 runs done" in done.stdout
     record = Records(tmp_path / "vae").get("digits_linear2_concrete_lr1e+38_phi1_seed1000")
     assert "must be finite" in record["diverged"]
-    chosen = json.loads((tmp_path / "vae" / "rates.json").read_text())
+    chosen = vae.choices(Records(tmp_path / "vae"))
     assert chosen["digits linear2 concrete"]["rate"] == 0.001
     assert chosen["digits linear2 concrete"]["train_elbos"]["20"]["1e+38"] is None
 

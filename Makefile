@@ -9,12 +9,13 @@ READY := $(VENV)/.ready
 # what scripts/run/demo.py imports: tensorboard and a progress bar, matplotlib, and what reads and writes its files
 DEMO_EXTRAS := extra,plots,scripts
 
-.PHONY: help demo test test-slow test-oldest lint format bench tables docs docs-serve dist clean
+.PHONY: help demo test test-slow test-oldest fuzz lint format bench tables docs docs-serve dist clean
 
 help:
 	@echo "make demo       RELAXA2C learns CartPole-v1 (a minute and a half, installation included); writes demo/"
 	@echo "make test       the tests (minutes); make test-slow: the long ones"
 	@echo "make test-oldest  those that need no extra, with the oldest versions allowed, in .venv-oldest (Python 3.10 or 3.11)"
+	@echo "make fuzz       damaged files for every reader of files, ten minutes each"
 	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
 	@echo "make bench      speed and memory against SB3's A2C"
 	@echo "make tables     the tables and figures of README.md and docs/ from the records in scripts/results"
@@ -51,6 +52,9 @@ test-oldest:
 	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt torch
 	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest pytest-xdist scipy
 	.venv-oldest/bin/python -m pytest -m "not slow" $(OLDEST_TESTS)
+
+fuzz: $(READY)
+	SB3_RELAX_FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,35 @@ class ParametersDoNotFit(UsageError, RuntimeError):
 
 class AgentNotFound(FileNotFoundError):
     """There is no trained agent where one was asked for; the message says where that was."""
+
+
+class DiskFull(OSError):
+    """There is no space for a file; the message names it, and says what survived."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(number, message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class WorkerDied(RuntimeError):
+    """A process that environments run in is no more; the message says which, and of what it died."""
+
+
+#: of the system's errors, those that there is no space
+NO_SPACE = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
+
+
+def one_line(error: BaseException) -> str | None:
+    """What a command line prints of an error without a traceback; ``None``: it may be a bug, and keeps its own."""
+    if isinstance(error, OSError) and error.errno in NO_SPACE and not isinstance(error, DiskFull):
+        return f"a file could not be written: {error}"  # by another package
+    of_an_extra = isinstance(error, ModuleNotFoundError) and "sb3_relax[" in str(error)
+    if of_an_extra or isinstance(error, (UsageError, AgentNotFound, DiskFull, WorkerDied)):
+        return str(error)
+    return None
 
 
 #: longer lists are not printed

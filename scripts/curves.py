@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from sb3_relax.files import write_whole
+from sb3_relax.errors import UsageError
+from sb3_relax.files import DATE, NotWhole, array_in, bytes_of_array, read_archive, sealed, write_whole
 
 #: a list with fewer entries stays in the line
 LONG = 50
-#: of the entries of the zip file: the earliest that the format knows
-DATE = (1980, 1, 1, 0, 0, 0)
 Arrays = dict[str, np.ndarray]
 
 
@@ -39,10 +38,14 @@ def put_back(run: str, line: dict[str, Any], files: Mapping[str, Mapping[str, np
     """The record that :func:`taken_out` was given.
 
     :param files: name of a file → its arrays
+    :raises UsageError: where a file lacks one
     """
     record = dict(line)
     for field, reference in references(line).items():
-        columns = [files[reference["npz"]][key].tolist() for key in keys_of(run, field, reference)]
+        arrays, keys = files[reference["npz"]], keys_of(run, field, reference)
+        if not arrays.keys() >= {*keys}:
+            raise UsageError(f"{reference['npz']} is damaged, or of other records: it lacks {field} of the run {run}")
+        columns = [arrays[key].tolist() for key in keys]
         record[field] = [list(row) for row in zip(*columns, strict=True)] if "columns" in reference else columns[0]
     return record
 
@@ -82,11 +85,17 @@ def as_array(values: list[Any]) -> np.ndarray | None:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """All arrays of a file; none where it is not there."""
+    """All arrays of a file; none where it is not there. Its digest is checked, where it has one.
+
+    :raises UsageError: for a damaged file
+    """
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as stored:
-        return dict(stored)
+    try:
+        members = read_archive(path.read_bytes())
+        return {name.removesuffix(".npy"): array_in(content) for name, content in members.items()}
+    except NotWhole as error:
+        raise UsageError(f"{path} is damaged, or holds no series of records ({error})") from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -96,7 +105,5 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         for key in sorted(arrays):
             entry = zipfile.ZipInfo(f"{key}.npy", DATE)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            content = io.BytesIO()
-            np.lib.format.write_array(content, arrays[key], version=(1, 0), allow_pickle=False)
-            archive.writestr(entry, content.getvalue())
-    write_whole(path, buffer.getvalue())
+            archive.writestr(entry, bytes_of_array(arrays[key]))
+    write_whole(path, sealed(buffer.getvalue()))

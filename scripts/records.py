@@ -4,6 +4,7 @@
     What a run writes. Git does not see this folder.
 ``runs.jsonl``
     One line a run, in the order of the runs' names. A long series is a reference to one of the next files.
+    Each line has a digest, as an unpacked record has.
 ``curves_ENV.npz``
     The long series of all runs of an environment (:mod:`scripts.curves`).
 
@@ -13,7 +14,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from sb3_relax.files import write_whole
 from sb3_relax.tasks import records as of_package
-from sb3_relax.tasks.records import write_record
+from sb3_relax.tasks.records import line_of, read_record, record_in, write_record
 from scripts.curves import Arrays, keys_of, put_back, read_arrays, references, taken_out, write_arrays
 
 #: the checkout that the scripts lie in
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: the records that tables and figures are made of; read there, and written where a script is run
 RESULTS = ROOT / "scripts" / "results"
 
-__all__ = ["RESULTS", "ROOT", "Records", "add_output", "provenance", "write_record"]
+__all__ = ["RESULTS", "ROOT", "Records", "add_output", "provenance", "read_record", "write_record"]
 
 
 def provenance() -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Records:
 
     def write(self, name: str, record: dict[str, Any]) -> None:
         """A run's record, instead of the one that it may have."""
-        with self._alone():
+        with self.alone():
             write_record(self._path(name), record)
 
     def pack_complete(self, cells: Iterable[Iterable[str]]) -> None:
@@ -105,7 +105,7 @@ class Records:
 
         Killed anywhere, every record is still there: the unpacked files, which a reader takes first, go last.
         """
-        with self._alone():
+        with self.alone():
             records = {name: record for name in names if (record := self._unpacked(name)) is not None}
             if not records:
                 return
@@ -121,16 +121,23 @@ class Records:
                 arrays = read_arrays(self.folder / file) | new
                 referred = {key for name, line in lines.items() for key in keys_in(file, name, line)}
                 write_arrays(self.folder / file, {key: arrays[key] for key in referred})
-            text = "".join(json.dumps({"run": name, **line}) + "\n" for name, line in sorted(lines.items()))
+            text = "".join(line_of({"run": name, **line}) for name, line in sorted(lines.items()))
             write_whole(self.folder / "runs.jsonl", text.encode())
             for name in records:
                 self._path(name).unlink()
 
-    def _alone(self) -> AbstractContextManager[object]:
-        """No other process writes or packs meanwhile."""
+    def alone(self) -> AbstractContextManager[object]:
+        """No other process writes or packs meanwhile, nor changes another file of this folder in such a block."""
+        return self._lock("")
+
+    def claim(self, name: str) -> AbstractContextManager[object]:
+        """The run is this process's meanwhile; another process that claims it waits until it is over, or dies."""
+        return self._lock(f".{name}")
+
+    def _lock(self, name: str) -> AbstractContextManager[object]:
         folder = self.folder / "unpacked"
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / ".lock")
+        return FileLock(folder / f"{name}.lock")
 
     def _path(self, name: str) -> Path:
         return self.folder / "unpacked" / f"{name}.json"
@@ -140,7 +147,7 @@ class Records:
 
     def _unpacked(self, name: str) -> dict[str, Any] | None:
         try:
-            return json.loads(self._path(name).read_text())
+            return read_record(self._path(name))
         except FileNotFoundError:
             return None
 
@@ -150,7 +157,8 @@ class Records:
     def _lines(self) -> dict[str, dict[str, Any]]:
         """Run → its line, without the name."""
         path = self.folder / "runs.jsonl"
-        lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+        texts = path.read_bytes().splitlines() if path.exists() else ()
+        lines = [record_in(text, f"line {number} of {path}") for number, text in enumerate(texts, 1)]
         return {line.pop("run"): line for line in lines}
 
 

@@ -27,6 +27,7 @@ from sb3_relax.algorithm.requirements import (
 )
 from sb3_relax.algorithm.signature import full_signature
 from sb3_relax.algorithm.tensorboard import and_the_answer, run_name
+from sb3_relax.algorithm.workers import WatchedWorkers
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.finite import finite_or_plain
 from sb3_relax.control_variates.guard import Guarded
@@ -50,7 +51,7 @@ from sb3_relax.policy_gradient.update_rules.registry import make_update_rule
 SelfControlVariateA2C = TypeVar("SelfControlVariateA2C", bound="ControlVariateA2C")
 
 
-class ControlVariateA2C(Persistence, Collection, A2C):
+class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
     """A2C whose score function is corrected by a control variate; see LAXA2C and RELAXA2C.
 
     Takes A2C's arguments in A2C's order with A2C's defaults, and after them, by keyword, those of

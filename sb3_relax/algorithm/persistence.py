@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pathlib
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -15,9 +16,9 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from sb3_relax.algorithm.finite import require_finite_policy
 from sb3_relax.algorithm.older_files import fitted_to
 from sb3_relax.algorithm.presets import values_for
-from sb3_relax.algorithm.saved_agents import require_own_file
+from sb3_relax.algorithm.saved_agents import checked_file, require_own_file
 from sb3_relax.control_variates.base import ControlVariate
-from sb3_relax.files import write_atomically
+from sb3_relax.files import sealed, write_whole
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.critic import Critic
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
@@ -77,20 +78,23 @@ class Persistence(BaseAlgorithm):
     ) -> SelfPersistence:
         """As SB3's. The relaxation's noise goes on where it was saved, unless a ``seed`` is given.
 
+        The file's digest is checked before anything of it is used; files of earlier versions, and SB3's, have none.
+
         :param path: of the file, or the file
         :param seed: replaces the one saved, and starts every stream of random numbers anew
         :param preset: its values replace those saved, as keywords do, but for values that are given. The kind of
             optimizer stays the one saved
-        :raises UsageError: (a ``ValueError``) for an agent of another class, naming that class, and for a
-            ``cv_action_dependent`` that is not the saved one
+        :raises UsageError: (a ``ValueError``) for a damaged file, for an agent of another class, naming that class, and
+            for a ``cv_action_dependent`` that is not the saved one
         """
         if preset is not None:
             kwargs |= values_for(preset, kwargs, cls)
         if seed is not None:
             kwargs["seed"] = seed
         attributes = {ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
+        file = checked_file(path)
         try:
-            model = super().load(path, *args, **attributes)
+            model = super().load(file, *args, **attributes)
         except Exception:
             # another class's agent fails in many ways; only then is the file read again, to see whose it is
             require_own_file(cls, path, kwargs.get("custom_objects"), kwargs.get("cv_action_dependent"))
@@ -109,25 +113,27 @@ class Persistence(BaseAlgorithm):
         if isinstance(load_path_or_dict, dict):
             parameters = load_path_or_dict
         else:
-            parameters = load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
+            parameters = load_from_zip_file(checked_file(load_path_or_dict), device=device, load_data=False)[1]
         super().set_parameters(fitted_to(self, parameters, exact_match), exact_match, device)
 
     def save(
         self, path: str | pathlib.Path | Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
     ) -> None:
-        """As SB3's, but atomic for a path: a kill or a full disk leaves the previous file whole.
+        """As SB3's, with a digest, and atomic for a path: a kill or a full disk leaves the previous file whole.
 
         :raises UsageError: (a ``ValueError``) for a policy with a weight that is NaN or infinite, which would replace
             an agent that can act by one that cannot; nothing is written
         """
         require_finite_policy(self.policy, self._n_updates)
         self.noise_state = (self.device.type, self.noise_generator.get_state().numpy())
+        file = io.BytesIO()
+        super().save(file, exclude, include)
+        content = sealed(file.getvalue())
         if not isinstance(path, (str, pathlib.Path)):
-            super().save(path, exclude, include)
+            path.write(content)
             return
         path = pathlib.Path(path)
-        with write_atomically(path if path.suffix else path.with_suffix(".zip")) as file:
-            super().save(file, exclude, include)  # type: ignore[arg-type]
+        write_whole(path if path.suffix else path.with_suffix(".zip"), content)
 
     def __deepcopy__(self: SelfPersistence, memo: dict[int, Any]) -> SelfPersistence:
         """What ``copy.deepcopy(model)`` gives: an agent with weights, statistics, streams and environments of its own.

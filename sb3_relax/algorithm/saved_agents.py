@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
 from typing import Any
 
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
 
 from sb3_relax.catalogue import family_of, takers
 from sb3_relax.errors import UsageError
+from sb3_relax.files import TORCH, NotWhole, read_archive
+
+
+def checked_file(path: Any) -> io.BytesIO:
+    """The content of an agent's file, found to be whole, and to ask for no more memory than agents do.
+
+    :param path: as SB3's ``load()`` takes it
+    :raises FileNotFoundError: where there is none
+    :raises UsageError: for a damaged file or none of an agent
+    """
+    file = open_path(path, "r", suffix="zip")
+    try:
+        file.seek(0)
+        content = file.read()
+    finally:
+        if isinstance(path, (str, pathlib.Path)):
+            file.close()
+    try:
+        members = read_archive(content)
+        if any(name.endswith(".pth") and not member.startswith(TORCH) for name, member in members.items()):
+            raise NotWhole("its weights are not as torch writes them")
+    except NotWhole as error:
+        raise UsageError(f"{_named(path)} cannot be read as an agent's file ({error})") from error
+    return io.BytesIO(content)
+
+
+def _named(path: Any) -> Any:
+    return path if isinstance(path, (str, pathlib.Path)) else "the file"
 
 
 def require_own_file(
@@ -22,10 +51,10 @@ def require_own_file(
     :raises UsageError: for a damaged file or none of an agent, or naming the class that saved it, or the
         ``cv_action_dependent`` where that differs
     """
-    file = path if isinstance(path, (str, pathlib.Path)) else "the file"
+    file = _named(path)
     try:
-        data = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)[0]
-    except OSError:  # no file, or one that may not be read: the error there was says so
+        data = load_from_zip_file(checked_file(path), device="cpu", custom_objects=custom_objects)[0]
+    except (OSError, UsageError):  # no file, or one that may not be read: the error there was says so
         return
     except Exception as error:  # of zipfile, pickle, zlib or torch, by where the file is damaged
         raise UsageError(f"{file} cannot be read as an agent's file ({error})") from error
@@ -61,7 +90,7 @@ def saver_of(path: Any) -> str | None:
     :return: ``None`` where the file cannot be read, or leaves it open
     """
     try:
-        data = load_from_zip_file(path, device="cpu")[0] or {}
+        data = load_from_zip_file(checked_file(path), device="cpu")[0] or {}
     except Exception:  # load() says what is wrong with the file
         return None
     return _saver(data) if _is_agent(data) else None

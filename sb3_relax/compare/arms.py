@@ -12,6 +12,7 @@ from sb3_relax.errors import UsageError
 from sb3_relax.files import write_whole
 from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters, Hyperparameters
 from sb3_relax.zoo.hyperparams import MATCHED
+from sb3_relax.zoo.settings import read_yaml
 
 #: hyper-parameters of a ĉ that reads the action
 OF_ACTIONS = {"control_variate", "cv_action_dependent", *DiscreteHyperparameters.names()} - (
@@ -69,7 +70,7 @@ def keep_entries(arms: tuple[Arm, ...], env_id: str, folder: Path) -> None:
         wanted = {env_id: arm.entry}
         if not file.is_file():
             write_whole(file, yaml.safe_dump(wanted).encode("ascii"))  # rl_zoo3 reads it in the machine's encoding
-        elif (there := yaml.safe_load(file.read_text(encoding="utf-8"))) != wanted:
+        elif (there := read_yaml(file)) != wanted:
             raise UsageError(
                 f"{folder} holds runs with other settings ({file.name} has {there}, and this command asks for "
                 f"{wanted}): name another folder with --output, or remove that one"

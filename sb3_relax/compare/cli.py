@@ -12,9 +12,10 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_relax.environments import imported_id, require_environment
-from sb3_relax.errors import UsageError, require_count, unknown_name
+from sb3_relax.errors import one_line, require_count, unknown_name
 from sb3_relax.files import write_whole
 from sb3_relax.optional import import_packages, require_extra
+from sb3_relax.processes import status_of, termination_as_interrupt
 
 DESCRIPTION = """\
 Does a control variate help in this environment?
@@ -67,13 +68,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     arguments = command.parse_args(argv)
     try:
         require_extra("zoo", "rl_zoo3", "yaml", "scipy", "matplotlib")
-        return compare(arguments)
-    except (UsageError, ModuleNotFoundError, gym.error.DependencyNotInstalled) as error:
-        if isinstance(error, ModuleNotFoundError) and "sb3_relax[" not in str(error):
-            raise  # not one of an extra: whatever it is, its traceback says where
-        command.exit(2, f"{command.prog}: error: {error}\n")
-    except KeyboardInterrupt:
-        command.exit(130, "\nstopped: the same command goes on from here\n")
+        with termination_as_interrupt():
+            return compare(arguments)
+    except KeyboardInterrupt as interrupt:
+        command.exit(status_of(interrupt), "\nstopped: the same command goes on from here\n")
+    except Exception as error:
+        line = str(error) if isinstance(error, gym.error.DependencyNotInstalled) else one_line(error)
+        if line is None:
+            raise
+        command.exit(2, f"{command.prog}: error: {line}\n")
 
 
 def compare(arguments: argparse.Namespace) -> int:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import multiprocessing
 import os
-import signal
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,9 +20,10 @@ import torch as th
 from sb3_relax.compare.arms import Arm, entry_file
 from sb3_relax.compare.episodes import Episodes
 from sb3_relax.environments import imported_id
-from sb3_relax.errors import UsageError
+from sb3_relax.errors import one_line
 from sb3_relax.optional import import_packages
-from sb3_relax.tasks.records import provenance, write_record
+from sb3_relax.processes import work_for
+from sb3_relax.tasks.records import provenance, read_record, write_record
 from sb3_relax.zoo.registry import ExperimentManager, register
 
 #: why all runs end at once, and what to do
@@ -54,8 +52,7 @@ def read(job: Job) -> dict[str, Any] | None:
     """A run's record; ``None`` where it has not ended."""
     if not job.record.is_file():
         return None
-    record: dict[str, Any] = json.loads(job.record.read_text(encoding="utf-8"))
-    return record
+    return read_record(job.record)
 
 
 def run(job: Job) -> None:
@@ -112,7 +109,7 @@ def run_all(jobs: Sequence[Job], count: int, landed: Callable[[Job, str | None],
     """
     # processes are started afresh: a fork would copy the threads' locks that torch holds
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(count, len(jobs)), context, initializer=end_with_command) as pool:
+    with ProcessPoolExecutor(min(count, len(jobs)), context, initializer=work_for, initargs=(os.getpid(),)) as pool:
         futures = {pool.submit(failure_of, job): job for job in jobs}
         try:
             for future in as_completed(futures):
@@ -124,26 +121,10 @@ def run_all(jobs: Sequence[Job], count: int, landed: Callable[[Job, str | None],
             raise
 
 
-def end_with_command() -> None:
-    """In a process of the pool: it ends with the command, be that killed, and not before it."""
-    # an interrupt reaches all processes, and the command's own answer to it is to end those of its pool
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait_and_end() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait_and_end, daemon=True).start()
-
-
 def failure_of(job: Job) -> str | None:
     """:func:`run`; where it fails, the error as text: not every error can be handed to another process."""
     try:
         run(job)
-    except UsageError as error:
-        return str(error)
-    except Exception:
-        return traceback.format_exc()
+    except Exception as error:
+        return one_line(error) or traceback.format_exc()
     return None

@@ -19,11 +19,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.copies import algorithm_of
-from sb3_relax.algorithm.saved_agents import saver_of
+from sb3_relax.algorithm.saved_agents import checked_file, saver_of
 from sb3_relax.diagnose.measure import check_settings, diagnose
 from sb3_relax.environments import imported_id, make_undrawn_vec_env, require_environment
-from sb3_relax.errors import AgentNotFound, UsageError, names_of_advised, require_choice, require_count
+from sb3_relax.errors import AgentNotFound, UsageError, names_of_advised, one_line, require_choice, require_count
 from sb3_relax.optional import import_packages, require_extra
+from sb3_relax.processes import status_of, termination_as_interrupt
 from sb3_relax.tasks.records import provenance, write_record
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"laxa2c": LAXA2C, "relaxa2c": RELAXA2C, "a2c": A2C, "ppo": PPO}
@@ -100,20 +101,31 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     command = parser(prog)
     arguments = command.parse_args(argv)
     try:
-        _check(arguments)
-        if arguments.agent is not None and arguments.vecnormalize is None:
-            arguments.vecnormalize = _normalisation_beside(arguments.agent, arguments.env)
-        model = _agent(arguments)
-        result = diagnose(
-            model,
-            lambda: _environment(arguments, 1),
-            n_steps=arguments.n_steps if arguments.agent else None,
-            seed=arguments.seed,
-            progress=lambda message: print(f"… {message}", file=sys.stderr, flush=True),
-            **{name: getattr(arguments, name) for name in SIZES},
-        )
-    except (UsageError, AgentNotFound, gym.error.DependencyNotInstalled) as error:
-        command.exit(2, f"{command.prog}: error: {error}{names_of_advised(str(error), ALGORITHMS)}\n")
+        with termination_as_interrupt():
+            _diagnose(arguments)
+    except KeyboardInterrupt as interrupt:
+        command.exit(status_of(interrupt), f"{command.prog}: interrupted; nothing was written\n")
+    except Exception as error:
+        line = str(error) if isinstance(error, gym.error.DependencyNotInstalled) else one_line(error)
+        if line is None:
+            raise
+        command.exit(2, f"{command.prog}: error: {line}{names_of_advised(line, ALGORITHMS)}\n")
+    return 0
+
+
+def _diagnose(arguments: argparse.Namespace) -> None:
+    _check(arguments)
+    if arguments.agent is not None and arguments.vecnormalize is None:
+        arguments.vecnormalize = _normalisation_beside(arguments.agent, arguments.env)
+    model = _agent(arguments)
+    result = diagnose(
+        model,
+        lambda: _environment(arguments, 1),
+        n_steps=arguments.n_steps if arguments.agent else None,
+        seed=arguments.seed,
+        progress=lambda message: print(f"… {message}", file=sys.stderr, flush=True),
+        **{name: getattr(arguments, name) for name in SIZES},
+    )
     if arguments.json is not None:
         write_record(arguments.json, {"env": arguments.env, **result.to_dict(), **provenance()})
     if arguments.plot is not None:
@@ -125,7 +137,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     console = Console()
     # a pipe has no width of its own, and rich would assume 80 columns
     (console if console.is_terminal else Console(width=160)).print(result.table())
-    return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -200,7 +211,9 @@ def _saved_agent(arguments: argparse.Namespace, env: VecEnv) -> OnPolicyAlgorith
     # SB3's own classes fail in any way on another's file
     refusals = ValueError if issubclass(kind, ControlVariateA2C) else Exception
     try:
-        return kind.load(arguments.agent, env=env, device=arguments.device)
+        # SB3's own load() checks nothing
+        file = arguments.agent if issubclass(kind, ControlVariateA2C) else checked_file(arguments.agent)
+        return kind.load(file, env=env, device=arguments.device)
     except FileNotFoundError as error:
         raise AgentNotFound(f"there is no agent {arguments.agent}") from error
     except refusals as error:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import gymnasium
 
-from sb3_relax.errors import AgentNotFound, UsageError, names_of_advised, unknown_name
+from sb3_relax.errors import UsageError, names_of_advised, one_line, unknown_name
 from sb3_relax.optional import how_to_install, require_extra
+from sb3_relax.processes import Terminated, status_of, termination_as_interrupt
 
 
 class Command(NamedTuple):
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     :param argv: without the program's name; ``None`` for the process's own
     :raises SystemExit: with a message, for what the user gave and cannot be used (names, values, files), an agent that
-        does not exist, or a package that is not installed. Every other error may be a bug, and keeps its traceback
+        does not exist, or a package that is not installed, and after Ctrl-C and SIGTERM, at which training is saved.
+        Every other error may be a bug, and keeps its traceback
     """
     parser = argparse.ArgumentParser(
         prog="sb3-relax",
@@ -64,15 +66,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if parsed.command not in COMMANDS:
             raise unknown_name("command", parsed.command, COMMANDS)
-        run(parsed.command, parsed.arguments)
-    except (UsageError, AgentNotFound) as error:
-        parser.exit(2, f"sb3-relax: error: {error}\n")
-    except ModuleNotFoundError as error:
-        if "sb3_relax[" not in str(error):
-            raise  # not one of an extra: whatever it is, its traceback says where
-        parser.exit(2, f"sb3-relax: error: {error}\n")
+        with termination_as_interrupt() as termination:
+            run(parsed.command, parsed.arguments)
+    except KeyboardInterrupt as interrupt:
+        parser.exit(status_of(interrupt), f"sb3-relax {parsed.command}: interrupted\n")
     except gymnasium.error.DependencyNotInstalled as error:
         parser.exit(2, f"sb3-relax: error: {error}\n{remedy(str(error))}\n")
+    except Exception as error:
+        if (line := one_line(error)) is None:
+            raise
+        parser.exit(2, f"sb3-relax: error: {line}\n")
+    if termination.came:  # and rl_zoo3 has saved what there was
+        parser.exit(status_of(Terminated()), f"sb3-relax {parsed.command}: ended by SIGTERM\n")
 
 
 def remedy(error: str) -> str:

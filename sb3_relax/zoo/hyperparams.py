@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_relax.errors import UnknownName, UsageError, constructor_arguments, require_count, require_within, unknown_name
 from sb3_relax.policy_gradient.hyperparameters import COEFFICIENTS, Hyperparameters
+from sb3_relax.zoo.settings import read_yaml
 
 #: a link to the checkout's zoo_hyperparams/, and a folder of its own in a built package
 FOLDER = Path(__file__).resolve().parent.parent / "zoo_hyperparams"
@@ -59,10 +59,7 @@ def read_entries(path: str | Path) -> dict[str, dict[str, Any]]:
     :param path: a YAML file in rl-zoo's format
     :raises UsageError: where there is no such file, or it is none in that format
     """
-    try:
-        entries: dict[str, dict[str, Any]] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"hyper-parameters cannot be read from {path}: {error}") from error
+    entries: dict[str, dict[str, Any]] = read_yaml(path)
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise UsageError(
             f"{path} must map environments to hyper-parameters, as in 'CartPole-v1: {{policy: MlpPolicy}}'"

@@ -27,10 +27,12 @@ from sb3_relax.zoo.hyperparams import (
     require_own_name,
     to_rate,
 )
+from sb3_relax.zoo.journal import Journal
 from sb3_relax.zoo.masks import MaskableRecurrentRELAXA2C, MaskableRELAXA2C, showing_masks
 from sb3_relax.zoo.matched import MatchedA2C
 from sb3_relax.zoo.samplers import convert_params, sample_laxa2c_params, sample_matched_params, sample_relaxa2c_params
 from sb3_relax.zoo.storage import open_storage, require_trial
+from sb3_relax.zoo.trials import fail_killed, mark
 
 ALGORITHMS: dict[str, type[ControlVariateA2C]] = {
     "laxa2c": LAXA2C,
@@ -103,7 +105,9 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def hyperparameters_optimization(self) -> None:
         if self.storage is not None:
-            open_storage(self.storage)
+            storage = open_storage(self.storage)
+            if self.study_name in [study.study_name for study in storage.get_all_studies()]:
+                fail_killed(optuna.load_study(study_name=self.study_name, storage=storage))
         try:
             super().hyperparameters_optimization()
         except ValueError as error:
@@ -113,12 +117,15 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             raise UsageError(f"the search has no result, since none of its trials was completed{why}") from error
 
     def objective(self, trial: optuna.Trial) -> float:
+        mark(trial)
         try:
             return super().objective(trial)
         except optuna.TrialPruned as error:
             if error.__cause__ is not None:  # not by the pruner
                 self.failure = f"trial {trial.number}: {error.__cause__}"
             raise
+        finally:
+            fail_killed(trial.study)  # before it is counted how many there are
 
     def load_trial(
         self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True
@@ -169,5 +176,7 @@ def register(max_episodes: int | None = None) -> None:
     # enjoy imports it from the package, record from its module
     rl_zoo3.create_test_env = rl_zoo3.utils.create_test_env = create_test_env_with_masks
     ExperimentManager.max_episodes = max_episodes
+    # the manager opens the journal by this name
+    optuna.storages.journal.JournalFileBackend = Journal  # type: ignore[misc]
     # the commands import the manager from here when they are run
     rl_zoo3.exp_manager.ExperimentManager = ExperimentManager  # type: ignore[misc]

@@ -8,9 +8,9 @@ from pathlib import Path
 import optuna
 import sqlalchemy.exc
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 
 from sb3_relax.errors import UsageError
+from sb3_relax.zoo.journal import Journal
 
 ATTEMPTS = 20
 SECONDS = 0.25
@@ -29,7 +29,7 @@ def open_storage(place: str) -> BaseStorage:
     """
     if place.endswith(".log"):
         Path(place).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(place))
+        return JournalStorage(Journal(place))
     attempts = 0
     while True:
         attempts += 1

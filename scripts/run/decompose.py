@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax.diagnose import diagnose
+from sb3_relax.zoo.settings import read_yaml
 from scripts.records import ROOT, Records, add_output, provenance
 from scripts.run.rl import built, hyperparams_of, made
-from scripts.run.sweep import asked_for, in_parallel
+from scripts.run.sweep import asked_for, in_parallel, run_command
 
 PROTOCOL = ROOT / "scripts" / "protocols" / "decomposition.yml"
 #: shares of an agent's budget after which its policy is kept
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="environments at a time, one core each")
     add_output(parser, "<protocol>/runs.jsonl")
     arguments = parser.parse_args()
-    protocol = yaml.safe_load(arguments.protocol.read_text())
+    protocol = read_yaml(arguments.protocol)
     records = Records(arguments.output / arguments.protocol.stem)
     cells = [[record_name(env_id, stage) for stage in STAGES] for env_id in protocol]
 
@@ -119,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import rl_zoo3
 import torch as th
-import yaml
 from rl_zoo3.utils import get_wrapper_class
 from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
@@ -29,10 +28,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.environments import make_undrawn_vec_env
+from sb3_relax.zoo.settings import read_yaml
 from scripts.records import ROOT, Records, add_output, file_name, provenance
 from scripts.run.entries import model_arguments
 from scripts.run.recorder import Recorder
-from scripts.run.sweep import BACKENDS, asked_for, in_parallel
+from scripts.run.sweep import BACKENDS, asked_for, in_parallel, run_command
 
 #: by the name of their file in zoo_hyperparams (rl-zoo calls RecurrentPPO ppo_lstm)
 CLASSES = {
@@ -74,7 +74,7 @@ def values_in(file: Path, env_id: str, or_similar: bool = False) -> dict[str, An
 
     :param or_similar: where it has none, those for another version of the environment, else its default ones
     """
-    entries = yaml.safe_load(file.read_text())
+    entries = read_yaml(file)
     name, version, _ = env_id.rpartition("-v")
     others = [other for other in entries if version and other.rpartition("-v")[0] == name]
     for key in (env_id, *reversed(others), "default") if or_similar else (env_id,):
@@ -126,7 +126,13 @@ def run_name(env_id: str, name: str, seed: int) -> str:
 
 
 def run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Records) -> None:
-    """One run and its record."""
+    """One run and its record; of several sweeps in one folder, one has the run, and the others find its record."""
+    with records.claim(run_name(env_id, name, seed)):
+        if records.get(run_name(env_id, name, seed)) is None:
+            _run(env_id, name, task, seed, records)
+
+
+def _run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Records) -> None:
     threshold, until_solved = task["threshold"], task.get("until_solved", False)
     model, hyperparams, recorder, seconds = trained(env_id, task["algorithms"][name], seed, threshold, until_solved)
     eval_env = made(env_id, hyperparams, n_envs=8, seed=10_000 + seed)
@@ -168,7 +174,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=BACKENDS, default="loky", help="of joblib: ray and dask for clusters")
     add_output(parser, "<protocol>/runs.jsonl and what belongs to it")
     arguments = parser.parse_args()
-    protocol = yaml.safe_load(arguments.protocol.read_text())
+    protocol = read_yaml(arguments.protocol)
     records = Records(arguments.output / arguments.protocol.stem)
 
     tasks = asked_for(parser, arguments, protocol)
@@ -200,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
+
+from sb3_relax.errors import one_line
+from sb3_relax.processes import status_of, termination_as_interrupt, work_for
 
 #: of joblib; the last two for clusters, whose machines must share the folder of the records
 BACKENDS = ("loky", "ray", "dask")
@@ -57,7 +63,7 @@ def in_parallel(
     backend: str = "loky",
     after_each: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """Run all; the names and tracebacks of those that failed.
+    """Run all; the names and tracebacks of those that failed. What interrupts this ends those that run as well.
 
     :param run: called with a job's arguments
     :param jobs: their names, which a failure is reported by, and arguments
@@ -70,19 +76,45 @@ def in_parallel(
     with on_backend(backend, count):
         # Ray's part in joblib hands over nothing before the end: the records do
         parallel = joblib.Parallel(n_jobs=count, return_as="list" if backend == "ray" else "generator_unordered")
-        outcomes = parallel(joblib.delayed(failure_of)(name, run, job) for name, job in jobs.items())
-        for failure in tqdm(outcomes, total=len(jobs), desc=what, unit="run"):
-            if failure:
-                failures.append(failure)
-                tqdm.write(failure)
-            after_each()
+        # a cluster's processes work for others too
+        parent = os.getpid() if backend == "loky" else None
+        outcomes = parallel(joblib.delayed(failure_of)(name, run, job, parent) for name, job in jobs.items())
+        try:
+            for failure in tqdm(outcomes, total=len(jobs), desc=what, unit="run"):
+                if failure:
+                    failures.append(failure)
+                    tqdm.write(failure)
+                after_each()
+        except KeyboardInterrupt:
+            if parent is not None and count > 1:
+                get_reusable_executor().shutdown(wait=True, kill_workers=True)
+            raise
     return failures
 
 
-def failure_of(name: str, run: Callable[..., None], arguments: tuple[Any, ...]) -> str | None:
-    """Call it; where it fails, its name and the traceback."""
+def failure_of(name: str, run: Callable[..., None], arguments: tuple[Any, ...], parent: int | None) -> str | None:
+    """Call it; where it fails, its name, and the traceback of what may be a bug.
+
+    :param parent: the process whose end is that of this one
+    """
+    if parent is not None:
+        work_for(parent)
     try:
         run(*arguments)
-    except Exception:
-        return f"{name}:\n{traceback.format_exc()}"
+    except Exception as error:
+        return f"{name}:\n{one_line(error) or traceback.format_exc()}"
     return None
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """A script's ``main``, which ends in one line where it is interrupted, or what it was given cannot be used."""
+    try:
+        with termination_as_interrupt():
+            main()
+    except KeyboardInterrupt as interrupt:
+        print("\nstopped: the same command goes on from here", file=sys.stderr)
+        raise SystemExit(status_of(interrupt)) from None
+    except Exception as error:
+        if (line := one_line(error)) is None:
+            raise
+        raise SystemExit(line) from None

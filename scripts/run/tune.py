@@ -24,10 +24,11 @@ from optuna.trial import TrialState
 
 from sb3_relax.compare.statistics import mean_return_during_training
 from sb3_relax.files import write_whole
+from sb3_relax.zoo.settings import read_yaml
 from sb3_relax.zoo.storage import open_storage
 from scripts.records import ROOT, Records, add_output, file_name, provenance
 from scripts.run.rl import trained
-from scripts.run.sweep import BACKENDS, asked_for, in_parallel
+from scripts.run.sweep import BACKENDS, asked_for, in_parallel, run_command
 
 #: a trial in one of these has had its part of the budget; one that was interrupted has not
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -189,7 +190,7 @@ def main() -> None:
     add_output(parser, "<protocol>/runs.jsonl, the journals and the protocol that is written")
     parser.add_argument("--tuned", type=Path, help="the protocol that is written; default: <protocol>/tuned.yml there")
     arguments = parser.parse_args()
-    protocol = yaml.safe_load(arguments.protocol.read_text())
+    protocol = read_yaml(arguments.protocol)
     records = Records(arguments.output / arguments.protocol.stem)
     cells = [[study_name(env_id, name) for name in task["methods"]] for env_id, task in protocol.items()]
 
@@ -219,4 +220,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

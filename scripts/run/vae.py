@@ -18,7 +18,6 @@ diverges (an estimator may, at a high rate) is recorded as such, and loses the c
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable
@@ -35,8 +34,8 @@ from sb3_relax.tasks.vae.evaluate import Evaluation
 from sb3_relax.tasks.vae.model import MODELS
 from sb3_relax.tasks.vae.objective import bound
 from sb3_relax.tasks.vae.trainer import Config, Trainer
-from scripts.records import Records, add_output, provenance, write_record
-from scripts.run.sweep import BACKENDS, in_parallel
+from scripts.records import Records, add_output, provenance, read_record, write_record
+from scripts.run.sweep import BACKENDS, in_parallel, run_command
 
 #: the paper's grid
 RATES = (0.005, 0.001, 0.0005, 0.0001, 0.00005)
@@ -86,9 +85,18 @@ def record_of(trainer: Trainer, description: str, origin: dict[str, Any]) -> dic
 def run(config: Config, iterations: int, every: int, records: Records, data_dir: Path | None, final: bool) -> None:
     """One run from its checkpoint to ``iterations``, its record written at every evaluation.
 
+    Of several sweeps in one folder, one has the run, and the others find its record.
+
     :param final: whether to end with the IWAE bounds
     """
     name = name_of(config)
+    with records.claim(name):
+        _run(name, config, iterations, every, records, data_dir, final)
+
+
+def _run(
+    name: str, config: Config, iterations: int, every: int, records: Records, data_dir: Path | None, final: bool
+) -> None:
     path = records.folder / "checkpoints" / f"{name}.pt"
     try:
         if is_done(records.get(name), iterations, final):
@@ -180,6 +188,20 @@ def choose(
     return (best[0] if best else None), seen
 
 
+def choices(records: Records) -> dict[str, Any]:
+    """The rates that were chosen: data set, model and estimator → rate, and what it was chosen by."""
+    path = records.folder / "rates.json"
+    return read_record(path) if path.exists() else {}
+
+
+def with_choice(records: Records, cell: str, choice: dict[str, Any]) -> dict[str, Any]:
+    """The rates that were chosen, by other sweeps meanwhile as well, and written with one more."""
+    with records.alone():
+        rates = {**choices(records), cell: choice}
+        write_record(records.folder / "rates.json", rates)
+    return rates
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", nargs="+", default=["mnist", "omniglot"])
@@ -244,8 +266,7 @@ def main() -> None:
         return choose(lambda rate, iterations: measured(cell, rate, iterations), options.rates, stages)
 
     # kept: a choice once made stays what it was when more iterations of the runs are asked for
-    path = records.folder / "rates.json"
-    rates = json.loads(path.read_text()) if path.exists() else {}
+    rates = choices(records)
 
     def has_rate(cell: Cell) -> bool:
         return rates.get(" ".join(cell), {}).get("iterations") == stages
@@ -260,8 +281,9 @@ def main() -> None:
             print(f"{name}: no learning rate lasted {max(seen):,} iterations")
             continue
         elbos = {str(stage): {f"{rate:g}": elbo for rate, elbo in of_stage.items()} for stage, of_stage in seen.items()}
-        rates[name] = {"rate": rate, "iterations": stages, "seed": TUNE_SEED, "train_elbos": elbos}
-        write_record(path, rates)
+        rates = with_choice(
+            records, name, {"rate": rate, "iterations": stages, "seed": TUNE_SEED, "train_elbos": elbos}
+        )
     jobs = [
         job(cell, rates[" ".join(cell)]["rate"], seed, options.iterations, final=True)
         for seed in range(options.seeds)
@@ -290,4 +312,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -15,7 +15,7 @@ from sb3_relax.tasks.vae.cases import CASES
 from sb3_relax.tasks.vae.data import DATASETS
 from sb3_relax.tasks.vae.model import MODELS
 from sb3_relax.tasks.vae.trainer import Config
-from scripts.records import RESULTS, Records
+from scripts.records import RESULTS, Records, read_record
 
 VAE = RESULTS / "vae"
 MODEL_LABELS = {"linear1": "linear, one layer", "linear2": "linear, two layers", "nonlinear": "nonlinear"}
@@ -77,7 +77,7 @@ PAPER_EPOCHS: dict[Column, dict[str, float]] = {
 def reported(folder: Path) -> Iterator[dict[str, Any]]:
     """Records of whole runs, or diverged ones, at the learning rate that was chosen, its own seed left out."""
     rates_path = folder / "rates.json"
-    rates = json.loads(rates_path.read_text()) if rates_path.exists() else {}
+    rates = read_record(rates_path) if rates_path.exists() else {}
     for record in Records(folder).read():
         entry = rates.get(f"{record['dataset']} {record['model']} {record['estimator']}")
         chosen = entry and (record["learning_rate"], record["phi_rate"]) == (entry["rate"], Config.phi_rate)

@@ -1,6 +1,7 @@
 """An agent of another class is refused by what its file holds."""
 
 import io
+import zipfile
 
 import pytest
 import torch as th
@@ -120,3 +121,80 @@ def test_a_file_that_loads_is_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(saved_agents, "load_from_zip_file", counting)
     RELAXA2C.load(tmp_path / "agent.zip")
     assert len(read) == 1
+
+
+def with_members(path, change):
+    """The file as a whole zip of changed members."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def other_weights(members):
+    state = th.load(io.BytesIO(members["policy.pth"]), weights_only=True)
+    next(iter(state.values())).view(-1)[0] += 1
+    file = io.BytesIO()
+    th.save(state, file)
+    members["policy.pth"] = file.getvalue()
+
+
+def one_bit_of_the_weights(members):
+    """Which torch loads in silence, whether or not the digest is there."""
+    members.pop("sha256", None)
+    content = bytearray(members["policy.pth"])
+    with zipfile.ZipFile(io.BytesIO(content)) as inner:
+        largest = max(inner.infolist(), key=lambda entry: entry.file_size)
+        content[content.index(inner.read(largest)) + 1] ^= 64
+    members["policy.pth"] = bytes(content)
+
+
+def other_settings(members):
+    members["data"] = members["data"].replace(b'"gamma": 0.99', b'"gamma": 0.98')
+
+
+def a_bomb(members):
+    members.pop("sha256", None)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as inner:
+        inner.writestr("archive/data/0", bytes(2**27))
+    members["policy.pth"] = file.getvalue()
+
+
+def no_archive_of_torch(members):
+    members.pop("sha256", None)
+    members["policy.pth"] = b"\x80\x02}q\x00."
+
+
+@pytest.mark.parametrize("change", [other_weights, one_bit_of_the_weights, other_settings, a_bomb, no_archive_of_torch])
+def test_a_file_changed_where_a_zip_does_not_tell_is_refused(tmp_path, change):
+    file = tmp_path / "agent.zip"
+    model = RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu")
+    model.save(file)
+    with_members(file, change)
+    for read in (lambda: RELAXA2C.load(file, device="cpu"), lambda: model.set_parameters(file, device="cpu")):
+        with pytest.raises(UsageError, match=r"agent\.zip cannot be read as an agent's file \("):
+            read()
+    assert saved_agents.saver_of(file) is None
+
+
+def test_other_readers_pass_the_digest_by(tmp_path):
+    """Stable-Baselines3's own reads the file as it was."""
+    RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "agent.zip")
+    data, parameters, _ = save_util.load_from_zip_file(tmp_path / "agent.zip", device="cpu")
+    assert data["gamma"] == 0.99
+    assert "policy" in parameters
+    with zipfile.ZipFile(tmp_path / "agent.zip") as archive:
+        assert "sha256" in archive.namelist()
+
+
+def test_a_file_object_is_read_from_its_beginning():
+    file = io.BytesIO()
+    RELAXA2C("MlpPolicy", "CartPole-v1", device="cpu").save(file)
+    for _ in range(2):
+        RELAXA2C.load(file, device="cpu")
+    file.seek(0)
+    file.write(b"damage")
+    assert refusal(RELAXA2C, file).startswith("the file cannot be read as an agent's file (")

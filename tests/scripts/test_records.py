@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.curves import keys_of, references
+from sb3_relax.errors import UsageError
+from scripts.curves import keys_of, read_arrays, references
 from scripts.records import RESULTS, Records
 from tests.scripts.command import ROOT
 
@@ -205,10 +206,39 @@ def test_two_that_pack_at_once_lose_nothing(tmp_path):
     require_exact_files(tmp_path)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["unpacked", "packed"])
+def test_one_flipped_bit_never_gives_another_record(tmp_path, packed):
+    records, expected = Records(tmp_path), {"CartPole-v1_a2c_0000": record_of("CartPole-v1", 0)}
+    records.write(*next(iter(expected.items())))
+    if packed:
+        records.pack(expected)
+    files = [path for path in tmp_path.rglob("[!.]*") if path.is_file()]
+    assert len(files) == (2 if packed else 1)
+    for path in files:
+        whole = path.read_bytes()
+        refused = []
+        for position in range(0, 8 * len(whole), 149):
+            damaged = bytearray(whole)
+            damaged[position // 8] ^= 1 << position % 8
+            path.write_bytes(damaged)
+            try:
+                assert texts(records.read()) == in_order(expected)
+            except UsageError as error:
+                assert path.name in str(error)  # noqa: PT017
+                refused.append(error)
+        assert len(refused) > 0.5 * 8 * len(whole) / 149
+        path.write_bytes(whole)
+
+
+def test_records_of_earlier_versions_have_no_digest(tmp_path):
+    records, expected = written(tmp_path)
+    for name, record in expected.items():
+        (tmp_path / "unpacked" / f"{name}.json").write_text(json.dumps(record))
+    assert texts(records.read()) == in_order(expected)
+
+
 def require_exact_files(folder):
     """Files of series hold what the lines refer to, and nothing else."""
-    import numpy as np
-
     lines = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     runs = [line["run"] for line in lines]
     assert runs == sorted({*runs})
@@ -217,8 +247,7 @@ def require_exact_files(folder):
         for field, reference in references(line).items():
             referred[reference["npz"]] |= {*keys_of(line["run"], field, reference)}
     for file, keys in referred.items():
-        with np.load(folder / file) as arrays:
-            assert {*arrays.files} == keys
+        assert {*read_arrays(folder / file)} == keys
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in RESULTS.glob("*/runs.jsonl")))

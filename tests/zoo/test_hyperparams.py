@@ -155,3 +155,30 @@ def test_sizes_that_rl_zoo3_computes_with():
     for sizes in ({}, {"n_timesteps": "1e5"}, {"n_timesteps": 0}, {"n_timesteps": 10, "n_envs": 0}):
         with pytest.raises(UsageError, match=r"must be a (finite|whole) number >= 1"):
             check_sizes(sizes)
+
+
+LAUGHS = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"CartPole-v1: {policy: \xff\xfe}", "can't decode byte 0xff"),
+        (b"CartPole-v1: {date: 2001-99-99}", "month must be in 1..12"),
+        (b"CartPole-v1: {n: !!int ''}", ""),
+        (b"CartPole-v1: {n: " + b"9" * 5000 + b"}", "digits"),
+        (b"[" * 20_000, "recursion"),
+        (b"a: &a [*a]", "a value holds itself, by an alias"),
+        (LAUGHS.encode(), "its aliases stand for more than 1,000,000 values"),
+        (b"a: 1\n" + b"#" * 2**20, "it has 1,048,581 bytes, and settings have at most 1,048,576"),
+        (b"CartPole-v1: !!python/object/apply:os.system [true]", "could not determine a constructor"),
+    ],
+)
+def test_what_is_no_yaml_of_settings_is_refused_in_one_line(tmp_path, content, reason):
+    path = tmp_path / "mine.yml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"^hyper-parameters cannot be read from .*mine.yml: .*{reason}") as refused:
+        read_entries(path)
+    assert "\n" not in str(refused.value)

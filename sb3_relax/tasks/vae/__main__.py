@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sb3_relax.tasks.arguments import HelpFormatter, folder
+from sb3_relax.tasks.records import write_record
 from sb3_relax.tasks.vae import checkpoint, distributed
 from sb3_relax.tasks.vae.cases import CASES
 from sb3_relax.tasks.vae.data import BINARISATIONS, DATASETS, Dataset, load_dataset
@@ -143,7 +144,7 @@ def evaluate(options: argparse.Namespace) -> None:
         result[name] = values.mean().item()
         result[f"{name}_standard_error"] = values.std().item() / len(values) ** 0.5
     print(json.dumps(result))
-    (options.output / f"evaluation_{options.split}.json").write_text(json.dumps({**result, **asdict(config)}) + "\n")
+    write_record(options.output / f"evaluation_{options.split}.json", {**result, **asdict(config)})
 
 
 def sample(options: argparse.Namespace) -> None:

@@ -26,6 +26,8 @@ GZIP_MD5 = {
 VALIDATION = 10_000
 #: what an IDX file of bytes in three dimensions begins with
 IMAGES_MAGIC = 2051
+#: the longest of the files; more is never unpacked
+MOST_BYTES = 16 + 60_000 * 28 * 28
 
 
 def load(data_dir: Path | str | None, cache_dir: Path | str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -47,14 +49,16 @@ def read(name: str, data_dir: Path | str | None, cache_dir: Path | str | None) -
 def read_content(path: Path, url: str) -> bytes:
     """What a plain or a gzip file holds.
 
-    :raises ValueError: where gzip's own checks fail
+    :raises ValueError: where gzip's own checks fail, or it holds more than any of the files
     """
-    if path.suffix != ".gz":
-        return path.read_bytes()
     try:
-        return gzip.decompress(path.read_bytes())
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise not_as_published(path, "a gzip file", f"{error} ({path.stat().st_size:,} bytes)", url) from error
+    if len(content) > MOST_BYTES:
+        raise not_as_published(path, f"at most {MOST_BYTES:,} bytes", "more", url)
+    return content
 
 
 def parse_images(path: Path, content: bytes, url: str) -> np.ndarray:

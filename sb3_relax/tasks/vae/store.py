@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from sb3_relax.files import write_atomically
+from sb3_relax.files import NotWhole, array_in, read_archive, remove_leftovers, sealed, write_whole
 
 
 def load_or_make(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     """The array in ``path``, or else ``make()``, which is then kept there for the next time.
 
-    A damaged file is made again, with a warning. Where the folder cannot be written, the array is returned all the
-    same: a cache saves time, and must not be what stops a run.
+    A damaged file, or one of an earlier version, is made again, with a warning. Where the folder cannot be written, the
+    array is returned all the same: a cache saves time, and must not be what stops a run.
 
     Example::
 
         array = load_or_make(cache / "resized-1.npz", lambda: resize(drawings))
     """
     if path.exists():
+        remove_leftovers(path.parent)
         try:
             return read(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, NotWhole) as error:
             warnings.warn(f"{path} is damaged ({error}) and is made again", stacklevel=2)
     array = make()
     try:
@@ -37,22 +37,15 @@ def load_or_make(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def read(path: Path) -> np.ndarray:
-    """:raises Exception: of several kinds, where the file is not what :func:`write` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        array, checksum = stored["array"], str(stored["checksum"])
-    if checksum != checksum_of(array):
-        raise ValueError(f"checksum {checksum_of(array)}, not the {checksum} it was written with")
-    return array
+    """:raises NotWhole: where the file is not what :func:`write` wrote."""
+    members = read_archive(path.read_bytes(), needs_digest=True)
+    if members.keys() != {"array.npy"}:
+        raise NotWhole(f"it has {', '.join(sorted(members)) or 'nothing'}, and not the array")
+    return array_in(members["array.npy"])
 
 
 def write(path: Path, array: np.ndarray) -> None:
-    """Write an array and its checksum, whole or not at all."""
-    with write_atomically(path) as file:
-        np.savez(file, array=array, checksum=np.array(checksum_of(array)))
-
-
-def checksum_of(array: np.ndarray) -> str:
-    """SHA-256 of the type, the shape and the values."""
-    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
-    digest.update(array.tobytes())
-    return digest.hexdigest()
+    """Write an array and its digest, whole or not at all. NumPy reads the file as well."""
+    archive = io.BytesIO()
+    np.savez(archive, array=array)
+    write_whole(path, sealed(archive.getvalue()))

@@ -1,8 +1,10 @@
 """Table 1, on a small budget."""
 
-import json
+import multiprocessing
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -10,7 +12,7 @@ from sb3_relax.tasks.vae import checkpoint
 from scripts.records import Records
 from scripts.run import vae
 from scripts.tables import vae as tables
-from tests.scripts.command import script
+from tests.scripts.command import ROOT, script
 
 
 def sweep(folder, *arguments, check=True):
@@ -27,7 +29,7 @@ def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path):
     records = {name: store.get(name) for name in store.names()}
     assert not store.unpacked()
     assert len(records) == 10  # two estimators: three rates of a seed for choosing, and two seeds at the chosen one
-    chosen = json.loads((tmp_path / "vae" / "rates.json").read_text())
+    chosen = vae.choices(store)
     assert {entry["rate"] for entry in chosen.values()} == {0.005}
     elbos = chosen["digits linear1 rebar"]["train_elbos"]
     assert {stage: set(of_stage) for stage, of_stage in elbos.items()} == {
@@ -130,6 +132,40 @@ def test_vimco_is_left_out_of_two_layers_and_divergence_is_recorded(tmp_path):
     assert "1 of 1 runs done" in done.stdout
     record = Records(tmp_path / "vae").get("digits_linear2_concrete_lr1e+38_phi1_seed1000")
     assert "must be finite" in record["diverged"]
-    chosen = json.loads((tmp_path / "vae" / "rates.json").read_text())
+    chosen = vae.choices(Records(tmp_path / "vae"))
     assert chosen["digits linear2 concrete"]["rate"] == 0.001
     assert chosen["digits linear2 concrete"]["train_elbos"]["20"]["1e+38"] is None
+
+
+def choose_some(folder, first):
+    for cell in range(first, first + 10):
+        vae.with_choice(Records(folder), f"cell {cell}", {"rate": cell})
+
+
+def test_no_choice_of_a_rate_is_lost_where_sweeps_write_at_once(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    sweeps = [fork.Process(target=choose_some, args=(tmp_path, 10 * number)) for number in range(4)]
+    for one in sweeps:
+        one.start()
+    for one in sweeps:
+        one.join(60)
+    assert vae.choices(Records(tmp_path)) == {f"cell {cell}": {"rate": cell} for cell in range(40)}
+
+
+@pytest.mark.slow
+def test_sweeps_in_one_folder_share_its_runs(tmp_path):
+    """Each run is one sweep's, whichever comes first; all end well, and nothing is lost."""
+    command = [sys.executable, "-m", "scripts.run.vae", "--output", tmp_path, "--jobs", "2", "--dataset", "digits"]
+    command += ["--every", "10", "--model", "linear1", "--tune-iterations", "10", "20", "--rates", "0.005", "0.001"]
+    command += ["--seeds", "2", "--iterations", "60", "--estimator", "rebar"]
+    more = (["relax"], ["concrete"], ["relax", "concrete"])
+    sweeps = [
+        subprocess.Popen([*map(str, command), *names], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for names in more
+    ]
+    said = [sweep.communicate(timeout=900)[0].decode() for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0, 0], "\n".join(said)
+    records = Records(tmp_path / "vae")
+    assert {name.split()[-1] for name in vae.choices(records)} == {"rebar", "relax", "concrete"}
+    assert len(records.names()) == len(records.read()) == 3 * 4
+    assert not records.unpacked()

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -101,3 +102,17 @@ def test_the_real_files_downloaded(real_data, tmp_path, mirror_of, monkeypatch):
     downloaded = load_dataset("mnist", cache_dir=tmp_path / "cache")
     assert len(mirror.asked) == 2
     assert downloaded.test.equal(load_dataset("mnist", real_data).test)
+
+
+@pytest.mark.parametrize("name", [TRAIN, f"{TRAIN}.gz"])
+def test_more_than_the_published_files_hold_is_not_unpacked(small_mnist, name):
+    """A file of 100 kB would unpack to 100 MB, and one of 3 MB to gigabytes."""
+    folder, _ = small_mnist
+    (folder / f"{TRAIN}.gz").unlink()
+    content = (2051).to_bytes(4, "big") + (2**31).to_bytes(4, "big") + (28).to_bytes(4, "big") * 2 + bytes(10**8)
+    (folder / name).write_bytes(gzip.compress(content, 1) if name.endswith("gz") else content)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"is not the published file: expected at most 47,040,016 bytes, got more"):
+        load_dataset("mnist", folder)
+    assert tracemalloc.get_traced_memory()[1] < 3 * mnist.MOST_BYTES
+    tracemalloc.stop()

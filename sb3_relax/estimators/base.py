@@ -252,6 +252,7 @@ def concrete_estimators() -> Iterator[type[Estimator]]:
     """Every estimator that is defined so far and not private, whoever defined it."""
     to_visit: list[type[Estimator]] = Estimator.__subclasses__()
     for kind in to_visit:
-        to_visit.extend(kind.__subclasses__())
+        # a class of several bases is among the subclasses of each
+        to_visit.extend(other for other in kind.__subclasses__() if other not in to_visit)
         if not isabstract(kind) and not kind.__name__.startswith("_"):
             yield kind

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sb3_relax.estimators.base import TwoPhaseEstimator, baseline_of
+from sb3_relax.estimators.centred import fade_in
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.latents import Latent
 
@@ -74,7 +75,6 @@ class NVIL(TwoPhaseEstimator):
         if signal.numel() == 0:
             return
         keep = torch.where(self.seen, self.decay, 0.0)
-        variance = signal.var(correction=0)
-        self.mean.copy_(keep * self.mean + (1 - keep) * signal.mean())
-        self.variance.copy_(keep * self.variance + (1 - keep) * variance)
+        fade_in(self.mean, signal.mean(), keep)
+        fade_in(self.variance, signal.var(correction=0), keep)
         self.seen.fill_(True)

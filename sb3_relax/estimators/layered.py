@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_finite_parameters
-from sb3_relax.estimators.estimate import Estimate, accumulate, backward_from, direct_root, require_some_grad
+from sb3_relax.estimators.estimate import Estimate, backward_of, mean_of
 from sb3_relax.estimators.functions import evaluate
 from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent
 from sb3_relax.estimators.methods.concrete import Concrete
@@ -54,26 +54,21 @@ class LayeredEstimate:
         self.value = value
         self.layers = layers
 
-    def backward(self) -> None:
+    def loss(self) -> Tensor:
+        """A scalar, the batch mean of f, whose ``backward()`` is :meth:`backward`, as :meth:`Estimate.loss`."""
+        loss = mean_of(self.value)
+        for estimate in self.layers:
+            loss = estimate.carried_by(loss)
+        return loss
+
+    def backward(self, weight: float | Tensor = 1.0, retain_graph: bool = False) -> None:
         """ĝ_l into what made θ_l alone, the direct term of f once, and the sum of Eq 6 over layers into each φ_l.
 
+        :param weight: as :meth:`Estimate.backward`'s
+        :param retain_graph: as :meth:`Estimate.backward`'s
         :raises RuntimeError: where θ, f and φ of all layers are frozen, and there are no statistics to learn
         """
-        if not any(estimate.learns for estimate in self.layers):
-            thetas = [estimate.latent.theta for estimate in self.layers]
-            require_some_grad([self.value, *thetas, *(phi for estimate in self.layers for phi in estimate.phi)])
-        # every φ first: their graphs must be whole
-        phi: list[tuple[Tensor, Tensor | None]] = []
-        for estimate in self.layers:
-            parameters = [parameter for parameter in estimate.phi if parameter.requires_grad]
-            if parameters:
-                phi.extend(zip(parameters, estimate.phi_gradients(parameters, retain_graph=True), strict=True))
-        of_layers = [root for estimate in self.layers for root in estimate.theta_root(1 / estimate.samples)]
-        backward_from([*of_layers, *direct_root(self.value)])
-        if phi:
-            accumulate(*zip(*phi, strict=True))
-        for estimate in self.layers:
-            estimate.learn()
+        backward_of(self.layers, self.loss, weight, retain_graph)
 
 
 def layered(

@@ -78,6 +78,7 @@ def layered(
     generator: torch.Generator | None = None,
     temperature: float = 0.5,
     randomness: Randomness | None = None,
+    context: Tensor | None = None,
 ) -> LayeredEstimate:
     """∂ E[f(b_1, …, b_L)] with b_l ~ p(b_l | b_1, …, b_{l-1}), one estimator per layer.
 
@@ -99,9 +100,11 @@ def layered(
     :param generator: source of all randomness
     :param temperature: τ of the smooth samples above a layer whose estimator has none of its own (MuProp)
     :param randomness: replaces ``generator``, for tests
-    :raises TypeError: for an estimator that does not take its layer's latent, one whose target is not the mean of f
-        (VIMCO), a pathwise one (Reparam) below a discrete layer, and one that needs ∂f/∂b_l at the corners where f
-        depends on b_l only through the layers above
+    :param context: what is known of the input before anything is drawn, ``[*batch, ...]``, for the control variates and
+        baselines of all layers that have one
+    :raises TypeError: for a context that no layer's estimator would read, an estimator that does not take its layer's
+        latent, one whose target is not the mean of f (VIMCO), a pathwise one (Reparam) below a discrete layer, and one
+        that needs ∂f/∂b_l at the corners where f depends on b_l only through the layers above
     :raises ValueError: for another number of estimators than layers, and what f's values are refused for
 
     Example::
@@ -111,6 +114,8 @@ def layered(
     """
     if len(layers) != len(estimators) or not layers:
         raise ValueError(f"one estimator per layer is needed; got {len(estimators)} for {len(layers)} layers")
+    if context is not None and not any(estimator.reads_context for estimator in estimators):
+        raise TypeError("no layer's estimator has a surrogate or a baseline that could read the context: leave it out")
     source = randomness or Randomness(generator)
     relaxing = [e for e in estimators if isinstance(e, Concrete) and not e.hard_value]
     if len(relaxing) == len(layers):
@@ -120,6 +125,8 @@ def layered(
         latent = layer(*(below.seen for below in drawn))
         estimator.require_latent(latent)
         require_finite_parameters(latent)
+        if context is not None and estimator.reads_context:
+            latent = latent.with_context(context)
         if type(estimator).target is not Estimator.target:
             raise TypeError(
                 f"{type(estimator).__name__} estimates another objective than E[f], and cannot be a layer's"

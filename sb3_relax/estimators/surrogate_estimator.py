@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from sb3_relax.estimators.base import TwoPhaseEstimator
@@ -20,10 +21,36 @@ class SurrogateEstimator(CentredEstimator, TwoPhaseEstimator):
     :param center: as :class:`CentredEstimator`'s
     """
 
+    context_parts = ("surrogate",)
+
     def __init__(self, surrogate: Surrogate, center: bool):
         super().__init__(center)
         self.surrogate = surrogate
 
     @classmethod
-    def make(cls: type[SelfEstimator], latent: Latent, **kwargs: Any) -> SelfEstimator:
-        return cls(MLPSurrogate.of(latent), **kwargs)
+    def make(
+        cls: type[SelfEstimator],
+        latent: Latent,
+        surrogate: Surrogate | None = None,
+        hidden: Sequence[int] | None = None,
+        context: int | None = None,
+        **kwargs: Any,
+    ) -> SelfEstimator:
+        """With ``surrogate``, or, where it is left out, with an MLPSurrogate of these settings."""
+        return cls(surrogate_for(latent, surrogate, hidden, context), **kwargs)
+
+
+def surrogate_for(
+    latent: Latent, surrogate: Surrogate | None, hidden: Sequence[int] | None, context: int | None
+) -> Surrogate:
+    """A surrogate that was given, or one that fits ``latent``.
+
+    :raises TypeError: for settings of a network, and a surrogate that was given
+    """
+    settings: dict[str, Any] = {"hidden": hidden, "context": context}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if surrogate is None:
+        return MLPSurrogate.of(latent, **settings)
+    if settings:
+        raise TypeError(f"{', '.join(settings)} would shape the default surrogate: leave out, or leave out surrogate=")
+    return surrogate

@@ -17,8 +17,8 @@ class DLAX(SurrogateEstimator):
     Both score terms are noisy and their noise is not the same, so it stays behind RELAX, which conditions on b: it is
     here to be compared. z is drawn given b.
 
-    :param surrogate: c_φ of the relaxed sample, ``[*batch, *event]`` → ``[*batch]``; a module, unless the caller
-        trains φ
+    :param surrogate: c_φ of the relaxed sample, ``[*batch, *event]`` → ``[*batch]``. Its parameters are φ: a module,
+        or a function without parameters
     :param center: whether the mean of f over earlier batches is subtracted from f, so that c need not learn it first
 
     Example::

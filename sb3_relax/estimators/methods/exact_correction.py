@@ -43,7 +43,7 @@ class ExactCorrection(SurrogateEstimator):
             weights = expand_to(weights, latent) * scores
             plain = expand_to(self.centred(value), latent) * scores[-1]
         with torch.enable_grad():
-            c, vjp = value_vjp(self.surrogate, points)
+            c, vjp = value_vjp(self.surrogate, points, latent)
             grad = plain + (expand_to(c, latent) * weights).sum(0)
 
         def phi_vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:

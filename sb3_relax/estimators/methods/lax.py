@@ -20,7 +20,8 @@ class LAX(SurrogateEstimator):
 
     When to use it: continuous b and a black box (with a differentiable f, Reparam).
 
-    :param surrogate: c_φ, ``[*batch, D]`` → ``[*batch]``; a module, unless the caller trains φ
+    :param surrogate: c_φ, ``[*batch, D]`` → ``[*batch]``. Its parameters are φ: a module,
+        or a function without parameters
     :param center: whether the mean of f over earlier batches is subtracted from f, so that c need not learn it first
 
     Example::
@@ -37,7 +38,7 @@ class LAX(SurrogateEstimator):
         assert isinstance(latent, ReparameterisedLatent)
         score = latent.score(b)
         with torch.enable_grad():
-            c, slope, vjp = value_slope_vjp(self.surrogate, b)
+            c, slope, vjp = value_slope_vjp(self.surrogate, b, latent)
             grad = torch.addcmul(latent.path_gradient(b, slope), expand_to(self.centred(value) - c, latent), score)
 
         def phi_vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -19,8 +19,8 @@ class NVIL(TwoPhaseEstimator):
     When to use it: one evaluation of an f that is no more than a number. When not: f may be called twice (RLOO).
     arXiv:1402.0030.
 
-    :param baseline: C_ψ of the detached θ, which stands for the input, ``[*batch, *event]`` → ``[*batch]``; a closure
-        may read the input itself. ``None``: none
+    :param baseline: C_ψ of the context, or, where none is given, of the detached θ, which then stands for the input:
+        ``[*batch, ...]`` → ``[*batch]``. ``None``: none
     :param normalise: divide by max(1, √v), as the paper; then E[ĝ] is the gradient over a positive number, and not the
         gradient. Off by default, so that the estimator is unbiased
     :param decay: weight of the past in m and v
@@ -31,6 +31,7 @@ class NVIL(TwoPhaseEstimator):
     """
 
     latents = (Latent,)
+    context_parts = ("baseline",)
     mean: Tensor
     variance: Tensor
     seen: Tensor

@@ -32,8 +32,8 @@ class REBAR(CentredEstimator):
     :param temperature: τ at the start
     :param scale: η at the start
     :param residual: r_ρ, ``[..., *batch, *event]`` → ``[..., *batch]``
-    :param baseline: C_ψ of the detached θ, which stands for the input, ``[*batch, *event]`` → ``[*batch]``, added to c,
-        as Tucker et al. have it; ``None``: none
+    :param baseline: C_ψ of the context, or, where none is given, of the detached θ, which then stands for the input:
+        ``[*batch, ...]`` → ``[*batch]``; added to c, as Tucker et al. have it; ``None``: none
     :param coupled: as in :class:`RELAX`
     :param draws: as in :class:`RELAX`; here each costs an evaluation of f
     :param center: whether the mean of f over earlier batches is subtracted from f, in c as well
@@ -48,6 +48,7 @@ class REBAR(CentredEstimator):
     needs_grad_f = True
     relaxes_f = True
     latents = (LogisticBernoulli, GumbelOneHot)
+    context_parts = ("residual", "baseline")
     evaluations = 2
 
     def __init__(

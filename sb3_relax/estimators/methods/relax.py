@@ -33,8 +33,8 @@ class RELAX(SurrogateEstimator):
     When to use it: one evaluation of a black box, and a surrogate that can be trained as the problem moves slowly. When
     not: f may be called K times (RLOO), or is differentiable and cheap (REBAR, DoubleCV).
 
-    :param surrogate: c_φ of the relaxed sample, ``[..., *batch, *event]`` → ``[..., *batch]``; a module, unless the
-        caller trains φ
+    :param surrogate: c_φ of the relaxed sample, ``[..., *batch, *event]`` → ``[..., *batch]``. Its parameters are φ: a
+        module, or a function without parameters
     :param coupled: whether z̃ shares z's value
     :param draws: relaxed draws per sample; ĝ is their average, which costs no evaluation of f
     :param center: whether the mean of f over earlier batches is subtracted from f, so that c need not learn it first

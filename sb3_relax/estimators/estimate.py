@@ -104,8 +104,9 @@ class Estimate:
 
         It can be added to other losses, scaled, divided by the number of batches whose gradients are accumulated,
         handed to a GradScaler, or returned by a module inside DistributedDataParallel. A factor w of it, negative or
-        not, scales θ's and f's gradients by w, and φ's by abs(w): φ lowers the variance whichever way θ goes. For
-        gradients alone; ``loss()`` of two estimates may be added, in any order.
+        not, scales θ's and f's gradients by w, and φ's by abs(w): φ lowers the variance whichever way θ goes.
+
+        φ's gradient is taken here, by this call. The backward pass needs the graphs of what made θ and f, no others.
 
         Example::
 

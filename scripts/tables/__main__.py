@@ -17,6 +17,7 @@ from scripts.records import ROOT
 from scripts.tables import (
     bench,
     benchmark,
+    center,
     decomposition,
     diagnose,
     hyperparameters,
@@ -33,6 +34,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "summary": summary.summary_table,
     "quick-start": partial(quick_starts.sentence, "README.md"),
     "quick-start-laxa2c": partial(quick_starts.sentence, "docs/laxa2c.md"),
+    "center": center.center_table,
     "hyperparameters": hyperparameters.table,
     "preset-fast": partial(hyperparameters.preset_table, "fast"),
     "front": benchmark.front_table,

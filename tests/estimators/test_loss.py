@@ -58,7 +58,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.net = nn.Linear(3, 4)
         self.decoder = nn.Linear(4, 1)
-        self.estimator = lively(make(name, LogisticBernoulli(torch.zeros(4))))
+        settings = {"center": True} if name == "rebar" else {}
+        self.estimator = lively(make(name, LogisticBernoulli(torch.zeros(4)), **settings))
 
     def estimate(self, x, generator=None):
         q = LogisticBernoulli(self.net(x).tanh())

@@ -108,6 +108,8 @@ def test_independent_noise(problem, float64):
         RELAX(relaxed_net(latent), coupled=False),
         lively(make("relax", latent, coupled=False)),
         lively(make("rebar", latent, coupled=False)),
+        lively(make("rebar", latent, coupled=False, center=True)),
+        lively(make("rebar", latent, center=True)),
         lively(make("rebar", latent, coupled=False, residual=residual)),
         lively(make("rebar", latent, residual=residual)),
         lively(make("relax", latent, draws=3)),

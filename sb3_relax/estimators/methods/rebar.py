@@ -36,7 +36,8 @@ class REBAR(CentredEstimator):
         ``[*batch, ...]`` → ``[*batch]``; added to c, as Tucker et al. have it; ``None``: none
     :param coupled: as in :class:`RELAX`
     :param draws: as in :class:`RELAX`; here each costs an evaluation of f
-    :param center: whether the mean of f over earlier batches is subtracted from f, in c as well
+    :param center: whether the mean of f over earlier batches is subtracted from f, in c as well. Not by default, since
+        c has f's mean from its start
     :raises ValueError: for a temperature or number of draws that is not positive
 
     Example::
@@ -59,7 +60,7 @@ class REBAR(CentredEstimator):
         baseline: nn.Module | None = None,
         coupled: bool = True,
         draws: int = 1,
-        center: bool = True,
+        center: bool = False,
     ):
         super().__init__(center)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(require_temperature(temperature))))

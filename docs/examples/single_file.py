@@ -32,7 +32,6 @@
 
 # %%
 import argparse
-from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -104,7 +103,7 @@ class ControlVariate(nn.Module):
         self.optimizer = torch.optim.Adam(self.parameters(), lr=CV_LEARNING_RATE)
         self.guard = Guard()
 
-    def forward(self, observations, z):  # [N, F] and [draws, N, 1, K] (one action of K classes) to [draws, N]
+    def forward(self, z, observations):  # [draws, N, 1, K] (an action of K classes), [draws, N, F] to [draws, N]
         action = (z / self.log_temperature.exp()).softmax(-1).squeeze(-2)
         hidden = torch.tanh(self.state_layers(observations) + self.action_layer(action))
         return self.guard.scale * self.output_layer(hidden).squeeze(-1)
@@ -196,8 +195,8 @@ def update(agent, control_variate, batch, learning_rate, generator=None):
     # 1. Estimate ĝ with ĉ in full, then apply the share of ĉ that earlier batches speak for.
     theta = agent.policy(observations).unsqueeze(-2)  # [N, 1, K]
     taken = F.one_hot(actions, theta.shape[-1]).unsqueeze(-2).to(theta.dtype)
-    relax = RELAX(partial(control_variate, observations))
-    estimate = relax.finish(GumbelOneHot(theta), taken, advantages, generator=generator)
+    relax = RELAX(control_variate, center=False)  # V centres Â
+    estimate = relax.finish(GumbelOneHot(theta), taken, advantages, generator=generator, context=observations)
     g = advantages.reshape(-1, 1, 1) * estimate.score  # Â ∂ log π(a|s), the estimate without ĉ
     d = estimate.grad - g
     applied = g + control_variate.guard.share() * d

@@ -16,4 +16,4 @@ class ExactControlVariate(NetworkControlVariate):
     latents = (RelaxedLatent,)
 
     def estimator(self, c: AtStates) -> ExactCorrection:
-        return ExactCorrection(c)
+        return ExactCorrection(c, center=False)  # V centres Â

@@ -17,4 +17,4 @@ class LAXControlVariate(NetworkControlVariate):
     latents = (ReparameterisedLatent,)
 
     def estimator(self, c: AtStates) -> LAX:
-        return LAX(c)
+        return LAX(c, center=False)  # V centres Â

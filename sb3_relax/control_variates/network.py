@@ -254,6 +254,9 @@ class ControlVariateNetwork(ScaledNetwork):
 class AtStates:
     """ĉ at the states of a batch, as the core's c: of the relaxed action where there is a temperature."""
 
+    #: by :class:`~sb3_relax.control_variates.learned.LearnedControlVariate`
+    trained_elsewhere = True
+
     def __init__(self, network: ControlVariateNetwork, latent: Latent, features: th.Tensor):
         self.network = network
         self.latent = latent

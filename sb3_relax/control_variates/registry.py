@@ -15,6 +15,7 @@ from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.control_variates.state_baseline import StateBaseline
 from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.estimators import ESTIMATORS, Estimator, Reinforce, TwoPhaseEstimator
+from sb3_relax.estimators.centred import CentredEstimator
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyView
 
@@ -57,7 +58,8 @@ def make_control_variate(
     elif isinstance(spec, TwoPhaseEstimator):
         made = copy.deepcopy(spec)
     elif isclass(spec) and issubclass(spec, TwoPhaseEstimator):
-        made = spec.make(view.latent)
+        # V centres Â
+        made = spec.make(view.latent, **({"center": False} if issubclass(spec, CentredEstimator) else {}))
     else:
         maker: Any = spec
         made = maker(view, hyperparameters)

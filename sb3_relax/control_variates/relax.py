@@ -30,4 +30,4 @@ class RELAXControlVariate(NetworkControlVariate):
         super().__init__(view, hyperparameters, discrete.init_temperature)
 
     def estimator(self, c: AtStates) -> RELAX:
-        return RELAX(c, **self.options)
+        return RELAX(c, **self.options, center=False)  # V centres Â

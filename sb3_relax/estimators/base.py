@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sb3_relax.estimators.checks import require_finite
 from sb3_relax.estimators.estimate import Estimate
-from sb3_relax.estimators.functions import Objective, as_written, computed, evaluate
+from sb3_relax.estimators.functions import Objective, as_written, computed, evaluate, require_trained
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.precision import in_dtype, without_autocast
 from sb3_relax.estimators.proofs.quadrature import product_rule, unit_interval_rule
@@ -41,6 +41,8 @@ class Estimator(nn.Module, ABC):
     samples: int = 1
     #: whether f is evaluated between the corners (which :func:`layered` must know)
     relaxes_f: ClassVar[bool] = False
+    #: its attributes that read the context, where they are not ``None``
+    context_parts: ClassVar[tuple[str, ...]] = ()
     #: whether ĝ is f's own derivative along the sample's path, so that f must be differentiable whole
     pathwise: ClassVar[bool] = False
 
@@ -64,7 +66,13 @@ class Estimator(nn.Module, ABC):
         :param noise: uniforms of shape :meth:`noise_shape`
         """
 
-    def forward(self, latent: Latent, f: Objective, generator: torch.Generator | None = None) -> Estimate:
+    def forward(
+        self,
+        latent: Latent,
+        f: Objective,
+        generator: torch.Generator | None = None,
+        context: Tensor | None = None,
+    ) -> Estimate:
         """Draw, evaluate f and estimate.
 
         θ may be of any floating-point type, and f's values of any type. In float16 and bfloat16 samples are drawn and
@@ -74,15 +82,23 @@ class Estimator(nn.Module, ABC):
         :param f: ``[*batch, *event of b]`` → ``[*batch]``; estimators with several samples (or evaluations in one call)
             put them in a leading dimension. It may depend on θ and on parameters of its own (Eq 11)
         :param generator: source of all randomness
-        :raises TypeError: for a latent this estimator does not take, an f without the gradient it needs, or a φ in
-            another type than ĝ is computed in
+        :param context: what is known of the input before b is drawn, ``[*batch, ...]``: control variates and learned
+            baselines read it, and hold it fixed
+        :raises TypeError: for a latent this estimator does not take, an f without the gradient it needs, a φ in
+            another type than ĝ is computed in, or a context that nothing would read
         :raises ValueError: for a θ, or a value of f, that is not finite, or a value of the wrong shape
         """
         self.require_latent(latent)
         require_finite_parameters(latent)
+        latent = given_context(latent, context, self)
         f = as_written(f, latent)
         with self.computing(latent):
             return self.draw_and_estimate(latent, f, generator)
+
+    @property
+    def reads_context(self) -> bool:
+        """Whether one of its parts is there to read a context."""
+        return any(getattr(self, part) is not None for part in self.context_parts)
 
     def draw_and_estimate(self, latent: Latent, f: Objective, generator: torch.Generator | None) -> Estimate:
         """The estimate at randomness of its own; overridden where there is a cheaper order to draw in."""
@@ -175,6 +191,7 @@ class TwoPhaseEstimator(Estimator):
         value: Tensor,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
+        context: Tensor | None = None,
     ) -> Estimate:
         """The estimate for samples already drawn and evaluated.
 
@@ -183,11 +200,14 @@ class TwoPhaseEstimator(Estimator):
         :param value: f(b) in any type, ``[*batch]`` (with b's leading dimension, where there are several samples)
         :param noise: uniforms of shape :meth:`noise_shape`; drawn from ``generator`` where ``None``
         :param generator: source of the noise
-        :raises TypeError: for a latent this estimator does not take, or a value that is no tensor of real numbers
+        :param context: as in a call with f at hand
+        :raises TypeError: for a latent this estimator does not take, a value that is no tensor of real numbers, or a
+            context that nothing would read
         :raises ValueError: for a value or noise of the wrong shape, or a θ or a value that is not finite
         """
         self.require_latent(latent)
         require_finite_parameters(latent)
+        latent = given_context(latent, context, self)
         dtype, expected = latent.computing_dtype, self._value_shape(latent)
         value = computed(value, dtype)
         if value.shape != expected:
@@ -208,6 +228,22 @@ class TwoPhaseEstimator(Estimator):
         return latent.batch_shape if self.samples == 1 else torch.Size([self.samples, *latent.batch_shape])
 
 
+def given_context(latent: Latent, context: Tensor | None, estimator: Estimator) -> Latent:
+    """``latent`` with the context that the estimator's parts read, where there is one.
+
+    :raises TypeError: where none of them would read it
+    """
+    if context is None:
+        return latent
+    if not estimator.reads_context:
+        parts = " or ".join(f"{part}=" for part in estimator.context_parts)
+        raise TypeError(
+            f"{type(estimator).__name__} has nothing that could read the context: leave it out, or "
+            + (f"give {parts}" if parts else "take an estimator with a surrogate or a baseline, such as RELAX")
+        )
+    return latent.with_context(context)
+
+
 def require_finite_parameters(latent: Latent) -> None:
     """Refuse a θ with NaN or infinity in it.
 
@@ -221,11 +257,14 @@ def require_finite_parameters(latent: Latent) -> None:
 
 
 def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:
-    """A learned baseline of the detached θ, ``[*batch]``.
+    """A learned baseline, of the context where there is one and else of the detached θ, ``[*batch]``.
 
     :raises ValueError: where it returns another shape
+    :raises TypeError: where its parameters would never be trained
     """
-    fitted = baseline(latent.wide_theta.detach())
+    read = latent.wide_theta.detach() if latent.context is None else latent.context
+    fitted = baseline(read)
+    require_trained("baseline", baseline, fitted, read)
     if fitted.shape != latent.batch_shape:
         raise ValueError(
             f"the baseline must have the batch's shape {tuple(latent.batch_shape)}; got {tuple(fitted.shape)}"
@@ -252,6 +291,7 @@ def concrete_estimators() -> Iterator[type[Estimator]]:
     """Every estimator that is defined so far and not private, whoever defined it."""
     to_visit: list[type[Estimator]] = Estimator.__subclasses__()
     for kind in to_visit:
-        to_visit.extend(kind.__subclasses__())
+        # a class of several bases is among the subclasses of each
+        to_visit.extend(other for other in kind.__subclasses__() if other not in to_visit)
         if not isabstract(kind) and not kind.__name__.startswith("_"):
             yield kind

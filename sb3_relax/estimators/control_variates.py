@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sb3_relax.estimators.functions import SurrogateVJP
+from sb3_relax.estimators.functions import Surrogate, SurrogateVJP
 from sb3_relax.estimators.latents import ConditionedLatent, Joint, Latent, RelaxedLatent
 from sb3_relax.estimators.tanh_network import backward_pass, forward_pass, outer, value_and_slope_of_tanh_network
 
@@ -26,6 +27,8 @@ class MLPSurrogate(nn.Module):
     :param squash: what the network sees of z: z itself (``None``), or its relaxation ``"sigmoid"`` or ``"softmax"``
         (over the last dimension), which keeps the inputs bounded whatever the logits; or that of a latent, ``relax(z,
         1)``, whose parts differ in it
+    :param context: size of the context h that the first hidden layer sees besides, ``[*batch, context]``; 0 for none.
+        c is then a function of z and of what ``estimator(q, f, context=h)`` was given
     :raises ValueError: for no hidden layer (a linear c could be no more than a scaled sample), or an unknown squash
 
     Example::
@@ -34,12 +37,16 @@ class MLPSurrogate(nn.Module):
         c(torch.randn(24, 200)).shape  # [24]
     """
 
+    context: int = 0
+    reads_theta: ClassVar[bool] = False
+
     def __init__(
         self,
         inputs: int,
         hidden: Sequence[int] = (64, 64),
         event_ndim: int = 1,
         squash: str | ConditionedLatent | None = None,
+        context: int = 0,
     ):
         super().__init__()
         if squash not in (None, "sigmoid", "softmax") and not isinstance(squash, ConditionedLatent):
@@ -53,18 +60,55 @@ class MLPSurrogate(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         self.event_ndim = event_ndim
+        self.context = context
+        if context:
+            self.of_context = nn.Linear(context, hidden[0], bias=False)
 
     @classmethod
-    def of(cls, latent: Latent, hidden: Sequence[int] = (64, 64)) -> MLPSurrogate:
-        """A surrogate of the right size, squash, type and device for ``latent``."""
+    def of(cls, latent: Latent, hidden: Sequence[int] = (64, 64), context: int = 0) -> MLPSurrogate:
+        """A surrogate of the right size, squash, type and device for ``latent``.
+
+        :param hidden: widths of the hidden layers
+        :param context: size of the context, 0 for none
+
+        Example::
+
+            estimate = RELAX(MLPSurrogate.of(q, context=64, hidden=[128]))(q, f, context=h)
+        """
         squash: str | ConditionedLatent | None = None
         if isinstance(latent, RelaxedLatent):
             squash = "sigmoid" if latent.sample_ndim == 1 else "softmax"
         elif isinstance(latent, Joint):
             # of its θ nothing is needed, nor kept
             squash = latent.at(latent.theta.new_zeros(latent.theta.shape[len(latent.batch_shape) :]))
-        surrogate = cls(latent.sample_shape.numel(), hidden, latent.sample_ndim, squash)
+        surrogate = cls(latent.sample_shape.numel(), hidden, latent.sample_ndim, squash, context)
         return surrogate.to(latent.theta.device, latent.computing_dtype)
+
+    def given(self, latent: Latent) -> Surrogate:
+        """This surrogate as a function of z alone, at one context; itself, where it reads none.
+
+        :raises TypeError: for a context that it does not read, or none where it reads one
+        :raises ValueError: for a context of another size
+        """
+        read = self.read_beside_z(latent)
+        return AtInput(self, read) if read else self
+
+    def read_beside_z(self, latent: Latent) -> list[tuple[nn.Linear, Tensor]]:
+        """What the first hidden layer sees beside z: layers without bias, and the input of each."""
+        name, context = type(self).__name__, latent.context
+        if not self.context:
+            if context is None:
+                return []
+            raise TypeError(
+                f"a context was given, but this {name} reads none: make it by "
+                f"{name}.of(q, context={context.shape[-1]}), or leave the context out"
+            )
+        if context is None:
+            raise TypeError(f"this {name} reads a context of size {self.context}: call the estimator with context=")
+        shape = (*latent.batch_shape, self.context)
+        if context.shape != shape:
+            raise ValueError(f"this {name} reads a context of shape {shape}; got {tuple(context.shape)}")
+        return [(self.of_context, context)]
 
     def forward(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
         (weight, bias), *others = self._layers(shift)
@@ -89,7 +133,7 @@ class MLPSurrogate(nn.Module):
 
         With graphs, and ``None``, where there is more to that pass: parametrised weights, or hooks.
         """
-        own = [part for layer in self._layers(None) for part in layer]
+        own: list[Tensor] = [part for layer in self.layers for part in (layer.weight, layer.bias)]  # type: ignore[misc]
         weight, bias = self.output.weight, self.output.bias
         if not are_bare([*own, weight, bias]):
             return *self.value_and_slope(z, shift), None
@@ -97,7 +141,7 @@ class MLPSurrogate(nn.Module):
         with torch.no_grad():
             seen = self._squash(z)
             x = seen.flatten(-self.event_ndim)
-            flat = own if shift is None else [own[0], own[1] + shift, *own[2:]]
+            flat = [part for layer in self._layers(shift) for part in layer]
             out = forward_pass(x, weight, bias, flat)
             slope = self._through_squash(out.slope.reshape(z.shape), seen)
 
@@ -120,6 +164,8 @@ class MLPSurrogate(nn.Module):
         layers: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in self.layers]  # type: ignore[misc]
         if shift is not None:
             layers[0] = (layers[0][0], layers[0][1] + shift)
+        elif self.context or self.reads_theta:
+            raise TypeError(f"this {type(self).__name__} reads more than z: call given(latent)(z)")
         return layers
 
     def _through_squash(self, slope: Tensor, seen: Tensor) -> Tensor:
@@ -142,28 +188,44 @@ class ThetaSurrogate(MLPSurrogate):
     """c_φ(z, θ): an :class:`MLPSurrogate` whose first hidden layer also sees E[b|θ], held fixed.
 
     For problems with an input (amortised inference): θ is all that the distribution knows of the input, and of the
-    layers below, so that one c serves every input. :class:`RELAX`, :class:`REBAR` (as residual) and
-    :class:`RelaxedDoubleCV` hand it their latent. Parameters as :class:`MLPSurrogate`'s.
+    layers below, so that one c serves every input. For discrete latents; of any other, what made θ can be the context
+    of an :class:`MLPSurrogate`. Parameters as :class:`MLPSurrogate`'s.
 
     Example::
 
         estimate = RELAX(ThetaSurrogate(200, squash="sigmoid"))(LogisticBernoulli(encoder(x)), f)
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int] = (64, 64), event_ndim: int = 1, squash: str | None = None):
-        super().__init__(inputs, hidden, event_ndim, squash)
+    reads_theta = True
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int] = (64, 64),
+        event_ndim: int = 1,
+        squash: str | ConditionedLatent | None = None,
+        context: int = 0,
+    ):
+        super().__init__(inputs, hidden, event_ndim, squash, context)
         self.of_theta = nn.Linear(inputs, hidden[0], bias=False)
 
-    def given(self, latent: RelaxedLatent) -> _AtTheta:
-        """This surrogate as a function of z alone, at one θ."""
-        return _AtTheta(self, latent.mean().flatten(-self.event_ndim))
+    def read_beside_z(self, latent: Latent) -> list[tuple[nn.Linear, Tensor]]:
+        if not isinstance(latent, RelaxedLatent):
+            raise TypeError(
+                f"ThetaSurrogate reads E[b|θ] of a discrete latent; got {type(latent).__name__}: use "
+                "MLPSurrogate.of(q, context=...), and give what made θ as the context"
+            )
+        return [(self.of_theta, latent.mean().flatten(-self.event_ndim)), *super().read_beside_z(latent)]
 
 
-class _AtTheta:
-    def __init__(self, surrogate: ThetaSurrogate, mean: Tensor):
+class AtInput:
+    """An :class:`MLPSurrogate` as a function of z alone, at what else it reads."""
+
+    def __init__(self, surrogate: MLPSurrogate, read: Sequence[tuple[nn.Linear, Tensor]]):
         self.surrogate = surrogate
-        self.mean = mean
-        self.shift = surrogate.of_theta(mean)
+        self.read = read
+        first, *others = (layer(x) for layer, x in read)
+        self.shift = sum(others, first)
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.surrogate(z, self.shift)
@@ -172,8 +234,7 @@ class _AtTheta:
         return self.surrogate.value_and_slope(z, self.shift)
 
     def value_slope_vjp(self, z: Tensor) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
-        weight = self.surrogate.of_theta.weight
-        if not are_bare([weight]):
+        if not are_bare([layer.weight for layer, _ in self.read]):
             return *self.value_and_slope(z), None
         value, slope, of_surrogate = self.surrogate.value_slope_vjp(z, self.shift)
         if of_surrogate is None:
@@ -181,7 +242,7 @@ class _AtTheta:
 
         def vjp(value_bar: Tensor, slope_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
             *others, (_, shift_bar) = of_surrogate(value_bar, slope_bar)
-            return [*others, (weight, outer(shift_bar, self.mean))]
+            return [*others, *((layer.weight, outer(shift_bar, x)) for layer, x in self.read)]
 
         return value, slope, vjp
 

@@ -95,11 +95,6 @@ class Estimate:
         return self.grad_with_graph.square().sum() / self.samples
 
     @property
-    def learns(self) -> bool:
-        """Whether :meth:`backward` updates running statistics."""
-        return self._learn is not None
-
-    @property
     def samples(self) -> int:
         """Number of gradients in the batch (1 for an empty batch shape, and for a batch of none)."""
         return max(self.latent.batch_shape.numel(), 1)
@@ -109,35 +104,61 @@ class Estimate:
         """Moments over the batch of the score term, and of what the control variate changes in it."""
         return change_moments(self.score_term, self._grad.detach(), self.latent.event_ndim)
 
-    def backward(self) -> None:
+    def loss(self) -> Tensor:
+        """A scalar, the batch mean of f(b), whose ``backward()`` is :meth:`backward`.
+
+        It can be added to other losses, scaled, divided by the number of batches whose gradients are accumulated,
+        handed to a GradScaler, or returned by a module inside DistributedDataParallel. A factor w of it, negative or
+        not, scales θ's and f's gradients by w, and φ's by abs(w): φ lowers the variance whichever way θ goes.
+
+        φ's gradient is taken here, by this call. The backward pass needs the graphs of what made θ and f, no others.
+
+        :raises ValueError: where ĝ, or φ's gradient, is not finite, naming the sample
+
+        Example::
+
+            (estimate.loss() + kl.mean()).backward()
+        """
+        return self.carried_by(mean_of(self.value))
+
+    def backward(self, weight: float | Tensor = 1.0, retain_graph: bool = False) -> None:
         """Accumulate the batch mean of ĝ and of f's direct term (Eq 11) into what made θ and f, Eq 6's gradient into φ.
 
         Nothing else is touched: the variance reaches neither θ nor f, even where f is part of the control variate. Any
         of the three may be frozen: at a detached θ, φ alone is trained.
 
+        :param weight: w, a number: the first two times w, φ's gradient times abs(w)
+        :param retain_graph: keep the graph of what made θ and f, for another backward pass through it
         :raises RuntimeError: where all three are frozen, and there are no statistics to learn
         :raises ValueError: where ĝ, or φ's gradient, is not finite, naming the sample; nothing is accumulated
         """
-        # autograd.grad, never .backward(): the variance must not leak into θ or into what f shares with c
-        phi = [parameter for parameter in self.phi if parameter.requires_grad]
-        # f's graph may be shared with the direct term
-        if not self.learns:
-            require_some_grad([self.latent.theta, self.value, *phi])
-        gradients = self.phi_gradients(phi, retain_graph=self.value.requires_grad) if phi else []
-        roots = self.theta_root(1 / self.samples)
-        self.require_finite_gradients(roots, gradients)
-        backward_from([*roots, *direct_root(self.value)])
-        accumulate(phi, gradients)
-        self.learn()
+        backward_of([self], self.loss, weight, retain_graph)
 
-    def require_finite_gradients(self, roots: Roots, gradients: Sequence[Tensor | None]) -> None:
+    def carried_by(self, number: Tensor) -> Tensor:
+        """The same number, whose backward pass also has ĝ for θ, Eq 6's gradient for φ, and the running statistics."""
+        if not torch.is_grad_enabled():
+            return number
+        phi, of_phi = self._eq_6
+        self.require_finite_gradients(of_phi)
+        return _Carrier.apply(number, self.learn, self._grad.detach() / self.samples, of_phi, self.latent.theta, *phi)
+
+    @cached_property
+    def _eq_6(self) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+        """The parameters in φ that are trained, and their gradients: taken once, whatever backward passes there are.
+
+        By autograd.grad, never by .backward(): the variance must not leak into θ or into what f shares with c. Their
+        graph is kept, since f's may be part of it, and so may that of the layers above.
+        """
+        phi = [parameter for parameter in self.phi if parameter.requires_grad]
+        return phi, self.phi_gradients(phi, retain_graph=True) if phi else []
+
+    def require_finite_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """Nothing to be accumulated is NaN or infinite.
 
-        :param roots: of :meth:`theta_root`
         :param gradients: of φ
         :raises ValueError: naming the sample of the batch that made it so
         """
-        for theta, vector in roots:
+        for theta, vector in self.theta_root(1 / self.samples):
             computed_in = self._grad.dtype
             require_finite("ĝ" if theta.dtype == computed_in else f"ĝ in {theta.dtype}", vector, "scale f down")
         if not is_checked() or (are_finite(gradients) and not self.overflows_statistics):
@@ -158,7 +179,7 @@ class Estimate:
     @property
     def overflows_statistics(self) -> bool:
         """Whether there are running statistics to learn of f's values, whose squares are not finite."""
-        return self.learns and not bool(self.value.detach().square().isfinite().all())
+        return self._learn is not None and not bool(self.value.detach().square().isfinite().all())
 
     def theta_root(self, weight: float) -> Roots:
         """Where θ's backward pass starts, and with what: ``weight`` · ĝ at θ. None where θ is frozen.
@@ -170,15 +191,16 @@ class Estimate:
         return [(theta, in_dtype(self._grad.detach() * weight, theta.dtype))] if theta.requires_grad else []
 
     def learn(self) -> None:
-        """Let running statistics take in this batch (part of :meth:`backward`)."""
-        if self._learn is not None:
-            self._learn()
+        """Let running statistics take in this batch, once (part of :meth:`backward`)."""
+        learn, self._learn = self._learn, None
+        if learn is not None:
+            learn()
 
     def phi_gradients(self, phi: Sequence[Tensor], retain_graph: bool = False) -> Sequence[Tensor | None]:
         """Eq 6's gradient (or that of the estimator's own loss for φ) for each of ``phi``, accumulated nowhere."""
         with without_autocast(self._grad.device):
             if self.phi_loss is not None:
-                return torch.autograd.grad(self.phi_loss, phi, allow_unused=True)
+                return torch.autograd.grad(self.phi_loss, phi, allow_unused=True, retain_graph=retain_graph)
             # ∂φ mean ‖ĝ‖² = 2/N ĝ · ∂φ ĝ
             cotangent = self._grad.detach() * (2 / self.samples)
             gradients: list[Tensor | None] = [None] * len(phi)
@@ -191,35 +213,26 @@ class Estimate:
             return gradients
 
 
-def direct_root(value: Tensor) -> Roots:
-    """Where the backward pass of f's direct term starts (Eq 11), and with what; none where f has no graph.
+def mean_of(value: Tensor) -> Tensor:
+    """The mean of f, attached to f's own graph, and 0 of a batch of none: what the direct term starts from (Eq 11)."""
+    return value.sum() / max(value.numel(), 1)
 
-    :param value: f(b), ``[*batch]``
+
+def backward_of(
+    estimates: Sequence[Estimate], loss_of_all: Callable[[], Tensor], weight: float | Tensor, retain_graph: bool
+) -> None:
+    """The backward pass of the loss of one or several estimates, from wherever it is called.
+
+    :raises RuntimeError: where nothing has a gradient, unless running statistics are all that an estimator ever learns
     """
-    return [(value, torch.full_like(value, 1 / max(value.numel(), 1)))] if value.requires_grad else []
-
-
-def backward_from(roots: Roots) -> None:
-    """One backward pass from all roots, where there are any."""
-    if roots:
-        tensors, vectors = zip(*roots, strict=True)
-        torch.autograd.backward(tensors, vectors)
-
-
-def accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Add gradients to the parameters' own, as ``backward()`` does."""
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-
-
-def require_some_grad(tensors: Sequence[Tensor]) -> None:
-    """Something would receive a gradient, as torch's own ``backward()`` asks.
-
-    :param tensors: every θ, f's value and φ
-    :raises RuntimeError: otherwise
-    """
-    if not any(tensor.requires_grad for tensor in tensors):
+    with torch.enable_grad():
+        loss = loss_of_all()
+    if loss.requires_grad:
+        loss.backward(torch.as_tensor(weight, dtype=loss.dtype, device=loss.device), retain_graph=retain_graph)
+    elif any(estimate._learn is not None and not estimate.phi for estimate in estimates):
+        for estimate in estimates:
+            estimate.learn()
+    else:
         raise RuntimeError(
             "backward() has nowhere to put a gradient: neither the latent's parameters θ, nor f, nor the control "
             "variate requires grad. Make the latent of a tensor with requires_grad=True, or of what a network gives "
@@ -238,6 +251,32 @@ def _with_pairs(
                 before = total[i]
                 total[i] = gradient if before is None else before + gradient
     return total
+
+
+class _Carrier(torch.autograd.Function):
+    """A number as it is, and other tensors whose gradients are already known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        number: Tensor,
+        learn: Callable[[], None],
+        of_theta: Tensor,
+        of_phi: Sequence[Tensor | None],
+        theta: Tensor,
+        *phi: Tensor,
+    ) -> Tensor:
+        ctx.learn, ctx.of_theta, ctx.of_phi, ctx.dtype = learn, of_theta, of_phi, theta.dtype
+        return number.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.learn()
+        # scaled as computed, and rounded then: so a GradScaler keeps what float16 could not tell from 0
+        of_theta = in_dtype(weight * ctx.of_theta, ctx.dtype)
+        size = weight.abs()
+        return weight, None, None, None, of_theta, *(None if g is None else size * g for g in ctx.of_phi)
 
 
 class _WithVJP(torch.autograd.Function):

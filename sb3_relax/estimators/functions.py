@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sb3_relax.estimators.checks import require_finite, under_transform
 from sb3_relax.estimators.latents import Latent
@@ -98,19 +98,21 @@ def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = Non
     """c(z) ``[..., *batch]`` and ∂c/∂z, shape of z, both with graphs to φ alone.
 
     Taken from the surrogate's own ``value_and_slope`` where it has one (a closed form saves the second derivative that
-    training φ needs), else from autograd. A surrogate that is a function of θ too has a method ``given``, which makes
-    one of z alone; θ is held fixed in it.
+    training φ needs), else from autograd.
+
+    :raises TypeError: for a surrogate whose parameters would never be trained
     """
-    if latent is not None and hasattr(surrogate, "given"):
-        surrogate = surrogate.given(latent)
-    closed_form = _closed_form(surrogate, "value_and_slope", ("forward",))
+    c_of = of_sample_alone(surrogate, latent)
+    closed_form = _closed_form(c_of, "value_and_slope", ("forward",))
     if closed_form is not None:
-        return closed_form(z)
-    if under_transform():
-        return _functional_value_and_slope(surrogate, z)
-    z = z.detach().requires_grad_()
-    c = surrogate(z)
-    (slope,) = torch.autograd.grad(c.sum(), z, create_graph=True)
+        c, slope = closed_form(z)
+    elif under_transform():
+        return _functional_value_and_slope(c_of, z)
+    else:
+        z = z.detach().requires_grad_()
+        c = c_of(z)
+        (slope,) = torch.autograd.grad(c.sum(), z, create_graph=True)
+    require_trained("surrogate", surrogate, c, z)
     return c, slope
 
 
@@ -120,20 +122,87 @@ def value_slope_vjp(
     """c(z) and ∂c/∂z as :func:`value_and_slope` gives them, and a backward pass to φ where the surrogate has its own.
 
     What that pass covers has no graph: autograd's bookkeeping costs a small network more than its arithmetic.
+
+    :raises TypeError: for a surrogate whose parameters would never be trained
     """
-    if latent is not None and hasattr(surrogate, "given"):
-        surrogate = surrogate.given(latent)
     if not under_transform():
-        with_vjp = _closed_form(surrogate, "value_slope_vjp", ("value_and_slope", "forward"))
+        with_vjp = _closed_form(of_sample_alone(surrogate, latent), "value_slope_vjp", ("value_and_slope", "forward"))
         if with_vjp is not None:
-            return with_vjp(z)
-    return *value_and_slope(surrogate, z), None
+            c, slope, vjp = with_vjp(z)
+            require_trained("surrogate", surrogate, c, z, by_hand=vjp is not None)
+            return c, slope, vjp
+    return *value_and_slope(surrogate, z, latent), None
 
 
-def value_vjp(surrogate: Surrogate, z: Tensor) -> tuple[Tensor, ValueVJP | None]:
-    """c(z), attached to φ, or without a graph and with a backward pass to φ, where the surrogate has its own."""
-    by_hand = None if under_transform() else _closed_form(surrogate, "value_vjp", ("__call__", "forward"))
-    return (surrogate(z), None) if by_hand is None else by_hand(z)
+def value_vjp(surrogate: Surrogate, z: Tensor, latent: Latent | None = None) -> tuple[Tensor, ValueVJP | None]:
+    """c(z), attached to φ, or without a graph and with a backward pass to φ, where the surrogate has its own.
+
+    :raises TypeError: for a surrogate whose parameters would never be trained
+    """
+    c_of = of_sample_alone(surrogate, latent)
+    by_hand = None if under_transform() else _closed_form(c_of, "value_vjp", ("__call__", "forward"))
+    c, vjp = (c_of(z), None) if by_hand is None else by_hand(z)
+    require_trained("surrogate", surrogate, c, z, by_hand=vjp is not None)
+    return c, vjp
+
+
+def of_sample_alone(surrogate: Surrogate, latent: Latent | None) -> Surrogate:
+    """The surrogate as a function of z alone, at one latent: its θ and its context are held fixed.
+
+    A surrogate that reads them in its own way has a method ``given``, of the latent, which makes such a function. Any
+    other is called ``surrogate(z, context)`` where there is a context, with the context expanded to z's leading
+    dimensions.
+    """
+    if latent is None:
+        return surrogate
+    if hasattr(surrogate, "given"):
+        return surrogate.given(latent)
+    context = latent.context
+    if context is None:
+        return surrogate
+
+    def with_context(z: Tensor) -> Tensor:
+        leading = z.shape[: z.dim() - latent.sample_ndim - len(latent.batch_shape)]
+        return surrogate(z, context.expand(*leading, *context.shape))  # type: ignore[call-arg]
+
+    return with_context
+
+
+def require_trained(what: str, function: Any, value: Tensor, of: Tensor, by_hand: bool = False) -> None:
+    """Refuse a function with parameters that no backward pass would ever reach.
+
+    :param what: the function, for the error
+    :param value: what it gave
+    :param of: its input
+    :param by_hand: whether it has a backward pass of its own instead of a graph
+    :raises TypeError: for a function that is no module, or a module that does not know its parameters, unless it says
+        that they are ``trained_elsewhere``
+    """
+    if getattr(function, "trained_elsewhere", False):
+        return
+    if isinstance(function, nn.Module) and (by_hand or any(p.requires_grad for p in function.parameters())):
+        return
+    if by_hand or has_parameters(value, of):
+        raise TypeError(
+            f"the {what} has parameters that would never be trained, since they are not among its parameters(): give "
+            "a torch.nn.Module that holds them (what else it reads comes by estimator(q, f, context=h)), or, where "
+            f"you train them yourself, set trained_elsewhere = True on the {what}"
+        )
+
+
+def has_parameters(value: Tensor, of: Tensor) -> bool:
+    """Whether the graph of ``value`` leads to a tensor that requires grad and is not ``of``."""
+    todo, seen = [value.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and leaf is not of:
+            return True
+        todo += [below for below, _ in node.next_functions]
+    return False
 
 
 def _closed_form(surrogate: Surrogate, name: str, overridden_by: tuple[str, ...]) -> Callable[..., Any] | None:

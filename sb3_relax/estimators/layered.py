@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_finite_parameters
-from sb3_relax.estimators.estimate import Estimate, Roots, accumulate, backward_from, direct_root, require_some_grad
+from sb3_relax.estimators.estimate import Estimate, backward_of, expand_to, mean_of
 from sb3_relax.estimators.functions import evaluate
 from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent
 from sb3_relax.estimators.methods.concrete import Concrete
 from sb3_relax.estimators.precision import in_dtype, keep_autocast
+from sb3_relax.estimators.several_samples import SeveralSamplesEstimator
 
 #: Layer l: the samples of the layers below, ``b_1 … b_{l-1}``, → the latent of layer l.
 Layer = Callable[..., Latent]
@@ -54,39 +55,32 @@ class LayeredEstimate:
         self.value = value
         self.layers = layers
 
-    def backward(self) -> None:
+    def loss(self) -> Tensor:
+        """A scalar, the batch mean of f, whose ``backward()`` is :meth:`backward`, as :meth:`Estimate.loss`."""
+        loss = mean_of(self.value)
+        for estimate in self.layers:
+            loss = estimate.carried_by(loss)
+        return loss
+
+    def backward(self, weight: float | Tensor = 1.0, retain_graph: bool = False) -> None:
         """ĝ_l into what made θ_l alone, the direct term of f once, and the sum of Eq 6 over layers into each φ_l.
 
+        :param weight: as :meth:`Estimate.backward`'s
+        :param retain_graph: as :meth:`Estimate.backward`'s
         :raises RuntimeError: where θ, f and φ of all layers are frozen, and there are no statistics to learn
         :raises ValueError: where ĝ, or φ's gradient, of a layer is not finite; nothing is accumulated
         """
-        if not any(estimate.learns for estimate in self.layers):
-            thetas = [estimate.latent.theta for estimate in self.layers]
-            require_some_grad([self.value, *thetas, *(phi for estimate in self.layers for phi in estimate.phi)])
-        # every φ first: their graphs must be whole
-        phi: list[tuple[Tensor, Tensor | None]] = []
-        of_layers: Roots = []
-        for estimate in self.layers:
-            parameters = [parameter for parameter in estimate.phi if parameter.requires_grad]
-            gradients = estimate.phi_gradients(parameters, retain_graph=True) if parameters else []
-            roots = estimate.theta_root(1 / estimate.samples)
-            estimate.require_finite_gradients(roots, gradients)
-            phi.extend(zip(parameters, gradients, strict=True))
-            of_layers.extend(roots)
-        backward_from([*of_layers, *direct_root(self.value)])
-        if phi:
-            accumulate(*zip(*phi, strict=True))
-        for estimate in self.layers:
-            estimate.learn()
+        backward_of(self.layers, self.loss, weight, retain_graph)
 
 
 def layered(
     layers: Sequence[Layer],
-    estimators: Sequence[Estimator],
+    estimators: Sequence[Estimator] | Estimator,
     f: Callable[..., Tensor],
     generator: torch.Generator | None = None,
     temperature: float = 0.5,
     randomness: Randomness | None = None,
+    context: Tensor | None = None,
 ) -> LayeredEstimate:
     """∂ E[f(b_1, …, b_L)] with b_l ~ p(b_l | b_1, …, b_{l-1}), one estimator per layer.
 
@@ -101,26 +95,37 @@ def layered(
     Where every layer has a Concrete, the relaxed problem is the whole one (Maddison et al. 2017): f and the layers
     above see relaxed samples, and are differentiated through them. With ``hard_value`` they see b, as with all others.
 
+    In place of one estimator a layer there may be one RLOO or VIMCO for all of them: K joint samples ``b_1, …, b_L``
+    are each other's baseline in every layer, for K calls of f. One RLOO a layer costs K calls in each, and one besides.
+
     :param layers: layer l maps the samples ``b_1 … b_{l-1}`` (none for the first) to its latent
-    :param estimators: one for each layer; each may be the estimator of several layers only if its φ fits them all
+    :param estimators: one for each layer (each may be the estimator of several layers only if its φ fits them all), or
+        one RLOO or VIMCO of all
     :param f: ``b_1, …, b_L`` → ``[*batch]``; may depend on every θ and on its own parameters (Eq 11). Where an
         estimator evaluates several values of b_l at once, all samples, and f's values, have one leading dimension more
     :param generator: source of all randomness
     :param temperature: τ of the smooth samples above a layer whose estimator has none of its own (MuProp)
     :param randomness: replaces ``generator``, for tests
-    :raises TypeError: for an estimator that does not take its layer's latent, one whose target is not the mean of f
-        (VIMCO), a pathwise one (Reparam) below a discrete layer, and one that needs ∂f/∂b_l at the corners where f
-        depends on b_l only through the layers above
+    :param context: what is known of the input before anything is drawn, ``[*batch, ...]``, for the control variates and
+        baselines of all layers that have one
+    :raises TypeError: for a context that no layer's estimator would read, an estimator that does not take its layer's
+        latent, one whose target is not the mean of f (VIMCO), a pathwise one (Reparam) below a discrete layer, and one
+        that needs ∂f/∂b_l at the corners where f depends on b_l only through the layers above
     :raises ValueError: for another number of estimators than layers, and what f's values are refused for
 
     Example::
 
         estimate = layered([lambda: q1, lambda b1: LogisticBernoulli(net(b1))], [RELAX(c1), RELAX(c2)], f)
         estimate.backward()
+        layered([lambda: q1, lambda b1: LogisticBernoulli(net(b1))], RLOO(samples=2), f).backward()
     """
+    source = randomness or Randomness(generator)
+    if isinstance(estimators, Estimator):
+        return _of_joint_samples(layers, estimators, f, source, context)
     if len(layers) != len(estimators) or not layers:
         raise ValueError(f"one estimator per layer is needed; got {len(estimators)} for {len(layers)} layers")
-    source = randomness or Randomness(generator)
+    if context is not None and not any(estimator.reads_context for estimator in estimators):
+        raise TypeError("no layer's estimator has a surrogate or a baseline that could read the context: leave it out")
     relaxing = [e for e in estimators if isinstance(e, Concrete) and not e.hard_value]
     if len(relaxing) == len(layers):
         return LayeredEstimate(_relaxed_value(layers, relaxing, f, source), [])
@@ -129,9 +134,12 @@ def layered(
         latent = layer(*(below.seen for below in drawn))
         estimator.require_latent(latent)
         require_finite_parameters(latent)
+        if context is not None and estimator.reads_context:
+            latent = latent.with_context(context)
         if type(estimator).target is not Estimator.target:
             raise TypeError(
-                f"{type(estimator).__name__} estimates another objective than E[f], and cannot be a layer's"
+                f"{type(estimator).__name__} estimates another objective than E[f], and cannot be a layer's: give one "
+                "of all layers, in place of one for each"
             )
         if isinstance(latent, Gaussian):
             made_of = latent.base_noise(source.generator)
@@ -162,6 +170,42 @@ def layered(
         with estimator.computing(latent):
             estimates.append(estimator.estimate(latent, of_b, own, noise))
     return LayeredEstimate(value, estimates)
+
+
+def _of_joint_samples(
+    layers: Sequence[Layer], estimator: Estimator, f: Callable[..., Tensor], source: Randomness, context: Tensor | None
+) -> LayeredEstimate:
+    """K samples of all layers, whose weights are the same in every layer.
+
+    :raises TypeError: for an estimator whose weights are not those of whole samples, or a context, which none reads
+    """
+    if not isinstance(estimator, SeveralSamplesEstimator):
+        raise TypeError(
+            f"one estimator for all layers must be RLOO or VIMCO; got {type(estimator).__name__}: give one for each, "
+            f"[{type(estimator).__name__}(...), ...]"
+        )
+    if context is not None:
+        raise TypeError(f"{type(estimator).__name__} has nothing that could read the context: leave it out")
+    drawn: list[_Drawn] = []
+    for layer in layers:
+        latent = layer(*(below.seen for below in drawn))
+        require_finite_parameters(latent)
+        # a layer that reads those below has the K samples in its own batch; any other is drawn K times
+        apart = bool(drawn) and len(latent.batch_shape) > len(drawn[0].latent.batch_shape)
+        b = source.sample(latent) if apart else source.draw(estimator, latent)
+        assert b is not None
+        drawn.append(_Drawn(latent, b, _as_seen(b, latent), None))
+    shape = torch.Size([estimator.samples, *drawn[0].latent.batch_shape])
+    samples = [layer.seen for layer in drawn]
+    value = evaluate(lambda _: f(*samples), drawn[0].b, shape)
+    target, weights = estimator.target(value), estimator.weights(value.detach())
+    estimates = []
+    for latent, b, _, _ in drawn:
+        grad = expand_to(weights.to(b.dtype), latent) * latent.score(b)
+        # θ_l of every sample has a gradient of its own, of which the batch mean is taken: K times its share
+        grad = estimator.samples * grad if latent.theta.dim() == grad.dim() else grad.sum(0)
+        estimates.append(Estimate(latent, target.detach(), grad))
+    return LayeredEstimate(target, estimates)
 
 
 def _relaxed_value(

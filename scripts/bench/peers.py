@@ -28,7 +28,7 @@ Steps = dict[str, Step]
 def ours(problem: Problem, batch: int, surrogate: MLPSurrogate, coupled: bool = True) -> Steps:
     """This package's RELAX, in the same form."""
     theta = _leaf(problem, batch)
-    estimator = RELAX(surrogate, coupled)
+    estimator = RELAX(surrogate, coupled, center=False)
     parameters = [theta, *estimator.parameters()]
 
     def run() -> None:

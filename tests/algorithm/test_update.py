@@ -121,7 +121,7 @@ def test_phi_descends_its_objective_and_the_policy_does_not_notice(case, cv_obje
 
 def test_phi_trained_on_the_score_term_alone_is_told_apart():
     model = build("exact")
-    in_full(model).estimator = lambda c: ExactCorrection(twins.ScoreTermOnly(_Module(c)))
+    in_full(model).estimator = lambda c: ExactCorrection(twins.ScoreTermOnly(_Module(c)), center=False)
     data, noise = batch(model), model.noise_generator.get_state()
     backward(model, data, noise)
     quotients, gradients = th.tensor(list(difference_quotients(model, data, noise))).T
@@ -129,11 +129,11 @@ def test_phi_trained_on_the_score_term_alone_is_told_apart():
 
 
 class _Module(th.nn.Module):
-    """What the twin wants its function to be."""
+    """What the twin wants its function to be: a module, with the parameters of the function's network."""
 
     def __init__(self, function):
         super().__init__()
-        self.function = function
+        self.function, self.network = function, function.network
 
     def forward(self, z):
         return self.function(z)

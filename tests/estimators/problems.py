@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sb3_relax.estimators import NVIL, Gaussian, GumbelOneHot, LogisticBernoulli
+from sb3_relax.estimators.centred import CentredEstimator
 
 
 def random_net(inputs: int, scale: float = 1.0):
@@ -137,4 +138,6 @@ def lively(estimator):
     if isinstance(estimator, NVIL):
         estimator.mean.fill_(0.4)
         estimator.variance.fill_(2.0)
+    if isinstance(estimator, CentredEstimator) and estimator.center:
+        estimator.running_mean.mean.fill_(0.4)
     return estimator

@@ -10,10 +10,12 @@ from torch import nn
 from sb3_relax.estimators import (
     ESTIMATORS,
     NVIL,
+    RLOO,
     VIMCO,
     Concrete,
     Gaussian,
     GumbelOneHot,
+    Joint,
     LogisticBernoulli,
     Reinforce,
     RelaxedLatent,
@@ -190,6 +192,80 @@ def test_two_layers(kind, name, float64):
     assert max(g.abs().max() for g in expected) > 0.05
 
 
+class WithItself(RLOO):
+    """Every sample is in its own baseline: too small by (K - 1)/K."""
+
+    def weights(self, value):
+        return (value - value.mean(0)) / self.samples
+
+
+def exact_bound(kind, samples):
+    """E[log 1/K Σ_k exp f(b_1k, b_2k)] over K joint samples, differentiated by autograd."""
+    first, above, net, layers, f = problem(kind)
+    support = kind(first).support()
+    b1 = support.repeat_interleave(2, 0)
+    b2 = torch.tensor([[0.0], [1.0]]).repeat(len(support), 1)
+    one, two = layers(len(b1))
+    log_p = one().log_prob(b1) + two(b1).log_prob(b2)
+    index = torch.cartesian_prod(*[torch.arange(len(b1))] * samples)
+    bound = f(b1, b2)[index].logsumexp(1) - math.log(samples)
+    return torch.autograd.grad((log_p[index].sum(1).exp() * bound).sum(), [first, above.weight, *net.parameters()])
+
+
+@pytest.mark.parametrize("estimator", [RLOO(2), RLOO(3), VIMCO(2), WithItself(2)])
+@pytest.mark.parametrize("kind", [LogisticBernoulli, GumbelOneHot])
+def test_joint_samples_of_two_layers(kind, estimator, float64):
+    if isinstance(estimator, VIMCO):
+        expected = exact_bound(kind, 2)
+    else:
+        of_first, of_weight, _, *of_net = exact(kind)
+        expected = [of_first, of_weight, *of_net]
+    first, above, net, layers, f = problem(kind)
+    source = Everywhere(1)
+    layered(layers(1), estimator, f, randomness=source)
+    batch = source.prepare()
+    assert batch == (4**estimator.samples)
+    calls = []
+    estimate = layered(layers(batch), estimator, lambda *b: calls.append(b) or f(*b), randomness=source)
+    assert [b.shape[:2] for b in calls[0]] == [(estimator.samples, batch)] * 2
+    assert len(calls) == 1
+    weight = source.weight.detach()
+    assert weight.sum().item() == pytest.approx(1)
+    # the gradients with which a batch of weighted elements would go back
+    roots = [e.latent.theta for e in estimate.layers] + [estimate.value]
+    vectors = [weight.reshape(-1, *(1,) * e.latent.event_ndim) * e.grad for e in estimate.layers] + [weight]
+    vectors[1] = vectors[1] / estimator.samples  # θ_2 has a gradient of its own for each sample
+    ours = torch.autograd.grad(roots, [first, above.weight, *net.parameters()], vectors)
+    error = max((a - b).abs().max() for a, b in zip(ours, expected, strict=True))
+    assert error > 1e-3 if isinstance(estimator, WithItself) else error < TOLERANCE
+
+
+def test_joint_samples_go_back_as_batch_means(float64):
+    first, above, net, layers, f = problem(LogisticBernoulli)
+    parameters = [first, above.weight, above.bias, *net.parameters()]
+    reference = layered(layers(50), RLOO(3), f, torch.Generator().manual_seed(2))
+    one, two = reference.layers
+    assert two.grad.shape == (3, 50, 1)
+    scalar = (one.latent.theta * one.grad).sum() / 50 + (two.latent.theta * two.grad).sum() / 150
+    expected = torch.autograd.grad(scalar + reference.value.mean(), parameters)
+    layered(layers(50), RLOO(3), f, torch.Generator().manual_seed(2)).backward()
+    assert all(torch.allclose(p.grad, g, atol=1e-12) for p, g in zip(parameters, expected, strict=True))
+
+
+def test_joint_samples_of_a_layer_that_reads_nothing(float64):
+    """Two independent layers are one Joint."""
+    q, above = LogisticBernoulli(torch.randn(5, 2)), Gaussian(torch.randn(5, 1), torch.zeros(1))
+
+    def f(a, b):
+        return (a.sum(-1) * b.squeeze(-1)).exp()
+
+    estimate = layered([lambda: q, lambda _: above], RLOO(4), f, torch.Generator().manual_seed(0))
+    both = Joint(a=q, b=above)
+    theirs = RLOO(4)(both, lambda x: f(*both.unpack(x).values()), torch.Generator().manual_seed(0))
+    grads = torch.cat([e.grad.flatten(1) for e in estimate.layers], dim=1)
+    assert torch.allclose(grads, theirs.grad)
+
+
 def test_backward_is_the_batch_mean(float64):
     """θ's weights, f's parameters and each φ hold what the estimates say, and nothing else."""
     _, _, net, layers, f = problem(LogisticBernoulli)
@@ -349,7 +425,9 @@ def test_bad_calls():
     latent = LogisticBernoulli(torch.zeros(4, 1))
     with pytest.raises(ValueError, match="one estimator per layer"):
         layered([lambda: latent], [], lambda b: b.sum(-1))
-    with pytest.raises(TypeError, match="VIMCO estimates another objective"):
+    with pytest.raises(TypeError, match="must be RLOO or VIMCO; got Reinforce: give one for each"):
+        layered([lambda: latent], Reinforce(), lambda b: b.sum(-1))
+    with pytest.raises(TypeError, match=r"VIMCO estimates another objective .* one of all layers"):
         layered([lambda: latent], [VIMCO()], lambda b: b.sum(-1))
     with pytest.raises(TypeError, match="Reparam takes ReparameterisedLatent"):
         layered([lambda: latent], [Reparam()], lambda b: b.sum(-1))

@@ -145,7 +145,11 @@ def test_who_trains_phi_alone_has_the_graph():
     latent = LogisticBernoulli(torch.randn(5, 4))
     c = lively(ThetaSurrogate.of(latent))
     torch.nn.init.normal_(c.output.weight)
-    for estimator in (RELAX(c.given(latent)), REBAR(residual=c.given(latent))):
+    function = c.given(latent)
+    with pytest.raises(TypeError, match="parameters that would never be trained"):
+        RELAX(function)(latent, lambda b: b.sum(-1))
+    function.trained_elsewhere = True
+    for estimator in (RELAX(function), REBAR(residual=function)):
         objective = estimator(latent, lambda b: b.sum(-1).square()).objective
         assert all(g.abs().max() > 0 for g in torch.autograd.grad(objective, [c.of_theta.weight, c.layers[0].weight]))
 

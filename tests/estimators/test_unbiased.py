@@ -108,6 +108,8 @@ def test_independent_noise(problem, float64):
         RELAX(relaxed_net(latent), coupled=False),
         lively(make("relax", latent, coupled=False)),
         lively(make("rebar", latent, coupled=False)),
+        lively(make("rebar", latent, coupled=False, center=True)),
+        lively(make("rebar", latent, center=True)),
         lively(make("rebar", latent, coupled=False, residual=residual)),
         lively(make("rebar", latent, residual=residual)),
         lively(make("relax", latent, draws=3)),
@@ -210,17 +212,30 @@ def test_fresh_noise_is_rejected(float64):
 
 
 def test_statistics_from_the_same_batch_are_rejected(float64):
-    """A batch of two, enumerated: NVIL's baseline must come from earlier batches."""
+    """A batch of two, enumerated: what is subtracted from f must come from earlier batches."""
     one = LogisticBernoulli(torch.tensor([0.4]))
     f = hard_net(one, 5.0)
     exact = check_unbiased(NVIL(), one, f).exact
     b = torch.tensor([[[i], [j]] for i in (0.0, 1.0) for j in (0.0, 1.0)])  # four batches of two
-    for kind, biased in ((NVIL, False), (twins.SameBatchNVIL, True)):
+    kinds = (
+        (NVIL, False),
+        (twins.SameBatchNVIL, True),
+        (lambda: lively(RELAX(Zero())), False),
+        (lambda: twins.SameBatchCentre(Zero()), True),
+    )
+    for kind, biased in kinds:
         batch = one.expand(2)
         mean = sum(
             batch.log_prob(pair).sum().exp() * kind().finish(batch, pair, f(pair).detach()).grad.mean(0) for pair in b
         )
         assert ((mean - exact).abs().max() > REJECTED) == biased
+
+
+class Zero(torch.nn.Module):
+    """c = 0."""
+
+    def forward(self, z):
+        return 0 * z.sum(-1)
 
 
 def test_a_wrong_double_cv_is_rejected(float64):

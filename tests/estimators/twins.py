@@ -81,6 +81,13 @@ class SameBatchNVIL(NVIL):
         return Estimate(latent, value, expand_to(value - value.mean(), latent) * score, score=score)
 
 
+class SameBatchCentre(RELAX):
+    """The mean that is subtracted from f taken from the batch it is used on."""
+
+    def centred(self, value):
+        return value.detach() - value.detach().mean()
+
+
 class LeakyREBAR(REBAR):
     """φ's variance objective by .backward(): it reaches what made f, and θ."""
 

@@ -10,8 +10,10 @@ Continuous latents are b = T(θ, ε), whose samples move with θ while their noi
 
 from __future__ import annotations
 
+import copy
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
 
@@ -51,6 +53,8 @@ class Latent(ABC):
     #: the same of b
     sample_ndim: int
     theta: Tensor
+    #: what is known of the input beside θ, ``[*batch, ...]``, for control variates; see :meth:`with_context`
+    context: Tensor | None = None
 
     @property
     def computing_dtype(self) -> torch.dtype:
@@ -105,17 +109,42 @@ class Latent(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no kl(), which a step of a fixed KL divergence needs")
 
+    def with_context(self: SelfLatent, context: Tensor) -> SelfLatent:
+        """The same latent, with what is known of its input beside θ: what ``estimator(q, f, context=h)`` makes of q.
+
+        Control variates read it and hold it fixed. It must have been known before b was drawn, or ĝ would be biased.
+
+        :param context: ``[*batch, ...]``, detached here, floating-point numbers in ``computing_dtype``
+        :raises ValueError: where it does not begin with the batch's dimensions
+        """
+        batch = self.batch_shape
+        if context.shape[: len(batch)] != batch:
+            raise ValueError(
+                f"the context must begin with the batch's shape {tuple(batch)}; got a tensor of shape "
+                f"{tuple(context.shape)}"
+            )
+        latent = copy.copy(self)
+        context = context.detach()
+        latent.context = in_dtype(context, self.computing_dtype) if context.is_floating_point() else context
+        return latent
+
     def select(self: SelfLatent, index: Tensor | int) -> SelfLatent:
         """Some elements of the batch, by their number along its first dimension (a number, several, or a mask)."""
-        return self.at(self.theta[index])
+        return self._keeping_context(self.at(self.theta[index]), lambda context: context[index])
 
     def detach(self: SelfLatent) -> SelfLatent:
         """The same latent cut from whatever made θ."""
-        return self.at(self.theta.detach())
+        return self._keeping_context(self.at(self.theta.detach()), lambda context: context)
 
     def expand(self: SelfLatent, *sizes: int) -> SelfLatent:
         """The same latent with further leading batch dimensions."""
-        return self.at(self.theta.expand(*sizes, *self.theta.shape))
+        wide = self.at(self.theta.expand(*sizes, *self.theta.shape))
+        return self._keeping_context(wide, lambda context: context.expand(*sizes, *context.shape))
+
+    def _keeping_context(self: SelfLatent, other: SelfLatent, moved: Callable[[Tensor], Tensor]) -> SelfLatent:
+        if self.context is not None:
+            other.context = moved(self.context)
+        return other
 
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
         """⟨x, y⟩ over the event of b: ``[..., *batch]``."""

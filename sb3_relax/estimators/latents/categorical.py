@@ -55,7 +55,7 @@ class GumbelOneHot(RelaxedLatent):
         latent = self.at(self.theta[index])
         if self.mask is not None:
             latent.mask = self.mask.expand(self.theta.shape)[index]
-        return latent
+        return self._keeping_context(latent, lambda context: context[index])
 
     @cached_property
     def probabilities(self) -> Tensor:

@@ -65,9 +65,10 @@ class Joint(ConditionedLatent):
 
     def select(self, index: Tensor | int) -> Joint:
         # masks have a batch as well
-        return Joint.__new__(Joint)._of(
+        latent = Joint.__new__(Joint)._of(
             self.theta[index], {name: part.select(index) for name, part in self.parts.items()}
         )
+        return self._keeping_context(latent, lambda context: context[index])
 
     @property
     def sample_shape(self) -> torch.Size:

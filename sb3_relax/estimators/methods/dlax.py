@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import TwoPhaseEstimator
-from sb3_relax.estimators.control_variates import MLPSurrogate
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Surrogate, value_and_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
+from sb3_relax.estimators.surrogate_estimator import SurrogateEstimator
 
 
-class DLAX(TwoPhaseEstimator):
+class DLAX(SurrogateEstimator):
     """ĝ = f(b) ∂θ log p(b|θ) - c_φ(z) ∂θ log p(z|θ) + ∂θ c_φ(z), with b = H(z) (Eq 7).
 
     Both score terms are noisy and their noise is not the same, so it stays behind RELAX, which conditions on b: it is
     here to be compared. z is drawn given b.
 
-    :param surrogate: c_φ of the relaxed sample, ``[*batch, *event]`` → ``[*batch]``; a module, unless the caller
-        trains φ
+    :param surrogate: c_φ of the relaxed sample, ``[*batch, *event]`` → ``[*batch]``. Its parameters are φ: a module,
+        or a function without parameters
+    :param center: whether the mean of f over earlier batches is subtracted from f, so that c need not learn it first
 
     Example::
 
@@ -30,13 +28,8 @@ class DLAX(TwoPhaseEstimator):
 
     latents = (LogisticBernoulli, GumbelOneHot)
 
-    def __init__(self, surrogate: Surrogate):
-        super().__init__()
-        self.surrogate = surrogate
-
-    @classmethod
-    def make(cls, latent: Latent, **kwargs: Any) -> DLAX:
-        return cls(MLPSurrogate.of(latent), **kwargs)
+    def __init__(self, surrogate: Surrogate, center: bool = True):
+        super().__init__(surrogate, center)
 
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
         return tuple(latent.theta.shape)
@@ -50,6 +43,6 @@ class DLAX(TwoPhaseEstimator):
         score = latent.score(b)
         with torch.enable_grad():
             c, slope = value_and_slope(self.surrogate, z, latent)
-            grad = expand_to(value.detach(), latent) * score
+            grad = expand_to(self.centred(value), latent) * score
             grad = grad + latent.pull_back(slope - expand_to(c, latent) * base_score)
-        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()))
+        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()), learn=self.learning(value))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import TwoPhaseEstimator
-from sb3_relax.estimators.control_variates import MLPSurrogate
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Surrogate, value_vjp
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 from sb3_relax.estimators.methods.enumeration import wide_support
+from sb3_relax.estimators.surrogate_estimator import SurrogateEstimator
 
 
-class ExactCorrection(TwoPhaseEstimator):
+class ExactCorrection(SurrogateEstimator):
     """ĝ = [f(b) - c_φ(b)] ∂θ log p(b|θ) + ∂θ Σ_b p(b|θ) c_φ(b), the sum over every b.
 
     No relaxation and no relaxation noise, at the price of evaluating c everywhere: for supports of up to
@@ -23,6 +20,7 @@ class ExactCorrection(TwoPhaseEstimator):
     b = p0·c(1) + p1·c(0), so it can gain nothing that a good baseline does not.
 
     :param surrogate: c_φ of the hard sample, ``[..., *batch, *event]`` → ``[..., *batch]``
+    :param center: whether the mean of f over earlier batches is subtracted from f, so that c need not learn it first
 
     Example::
 
@@ -31,13 +29,8 @@ class ExactCorrection(TwoPhaseEstimator):
 
     latents = (LogisticBernoulli, GumbelOneHot)
 
-    def __init__(self, surrogate: Surrogate):
-        super().__init__()
-        self.surrogate = surrogate
-
-    @classmethod
-    def make(cls, latent: Latent, **kwargs: Any) -> ExactCorrection:
-        return cls(MLPSurrogate.of(latent), **kwargs)
+    def __init__(self, surrogate: Surrogate, center: bool = True):
+        super().__init__(surrogate, center)
 
     def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         assert isinstance(latent, RelaxedLatent)
@@ -48,9 +41,9 @@ class ExactCorrection(TwoPhaseEstimator):
             # ∂θ Σ p c = Σ p c ∂θ log p, and the last value of c is subtracted from f's
             weights = torch.cat([latent.log_prob(points[:-1]).exp(), torch.full_like(value, -1).unsqueeze(0)])
             weights = expand_to(weights, latent) * scores
-            plain = expand_to(value, latent) * scores[-1]
+            plain = expand_to(self.centred(value), latent) * scores[-1]
         with torch.enable_grad():
-            c, vjp = value_vjp(self.surrogate, points)
+            c, vjp = value_vjp(self.surrogate, points, latent)
             grad = plain + (expand_to(c, latent) * weights).sum(0)
 
         def phi_vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -59,4 +52,12 @@ class ExactCorrection(TwoPhaseEstimator):
             return vjp((weights * grad_bar).flatten(-latent.event_ndim).sum(-1))
 
         phi = tuple(self.parameters())
-        return Estimate(latent, value, grad, score=scores[-1], phi=phi, phi_vjp=None if vjp is None else phi_vjp)
+        return Estimate(
+            latent,
+            value,
+            grad,
+            score=scores[-1],
+            phi=phi,
+            phi_vjp=None if vjp is None else phi_vjp,
+            learn=self.learning(value),
+        )

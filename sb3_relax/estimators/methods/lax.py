@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import TwoPhaseEstimator
-from sb3_relax.estimators.control_variates import MLPSurrogate
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Surrogate, value_slope_vjp
 from sb3_relax.estimators.latents import Latent, ReparameterisedLatent
+from sb3_relax.estimators.surrogate_estimator import SurrogateEstimator
 
 
-class LAX(TwoPhaseEstimator):
+class LAX(SurrogateEstimator):
     """ĝ = [f(b) - c_φ(b)] ∂θ log p(b|θ) + ∂θ c_φ(b), with b = T(θ, ε) (Eq 5).
 
     The noise is that of the very b that was drawn, ε = (b - μ)/σ: fresh noise in both places is biased, and in the
@@ -23,7 +20,9 @@ class LAX(TwoPhaseEstimator):
 
     When to use it: continuous b and a black box (with a differentiable f, Reparam).
 
-    :param surrogate: c_φ, ``[*batch, D]`` → ``[*batch]``; a module, unless the caller trains φ
+    :param surrogate: c_φ, ``[*batch, D]`` → ``[*batch]``. Its parameters are φ: a module,
+        or a function without parameters
+    :param center: whether the mean of f over earlier batches is subtracted from f, so that c need not learn it first
 
     Example::
 
@@ -32,20 +31,15 @@ class LAX(TwoPhaseEstimator):
 
     latents = (ReparameterisedLatent,)
 
-    def __init__(self, surrogate: Surrogate):
-        super().__init__()
-        self.surrogate = surrogate
-
-    @classmethod
-    def make(cls, latent: Latent, **kwargs: Any) -> LAX:
-        return cls(MLPSurrogate.of(latent), **kwargs)
+    def __init__(self, surrogate: Surrogate, center: bool = True):
+        super().__init__(surrogate, center)
 
     def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         assert isinstance(latent, ReparameterisedLatent)
         score = latent.score(b)
         with torch.enable_grad():
-            c, slope, vjp = value_slope_vjp(self.surrogate, b)
-            grad = torch.addcmul(latent.path_gradient(b, slope), expand_to(value.detach() - c, latent), score)
+            c, slope, vjp = value_slope_vjp(self.surrogate, b, latent)
+            grad = torch.addcmul(latent.path_gradient(b, slope), expand_to(self.centred(value) - c, latent), score)
 
         def phi_vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
             """The lines above backwards."""
@@ -53,4 +47,12 @@ class LAX(TwoPhaseEstimator):
             return vjp(-(grad_bar * score).flatten(-latent.event_ndim).sum(-1), latent.path_change(b, grad_bar))
 
         phi = tuple(self.parameters())
-        return Estimate(latent, value, grad, score=score, phi=phi, phi_vjp=None if vjp is None else phi_vjp)
+        return Estimate(
+            latent,
+            value,
+            grad,
+            score=score,
+            phi=phi,
+            phi_vjp=None if vjp is None else phi_vjp,
+            learn=self.learning(value),
+        )

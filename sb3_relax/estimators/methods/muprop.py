@@ -19,7 +19,8 @@ class MuProp(Estimator):
     When to use it: f nearly linear, two evaluations. When not: f(μ) says little about f at the corners, as where
     probabilities are near ½; REBAR and RELAX fit better. arXiv:1511.05176.
 
-    :param baseline: C_ψ of the detached θ, which stands for the input, ``[*batch, *event]`` → ``[*batch]``;
+    :param baseline: C_ψ of the context, or, where none is given, of the detached θ, which then stands for the input:
+        ``[*batch, ...]`` → ``[*batch]``;
         ``None``: none
 
     Example::
@@ -31,6 +32,7 @@ class MuProp(Estimator):
     relaxes_f = True  # μ lies between the corners
     evaluations = 2
     latents = (LogisticBernoulli, GumbelOneHot)
+    context_parts = ("baseline",)
 
     def __init__(self, baseline: nn.Module | None = None):
         super().__init__()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sb3_relax.estimators.base import TwoPhaseEstimator, baseline_of
+from sb3_relax.estimators.centred import fade_in
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.latents import Latent
 
@@ -18,8 +19,8 @@ class NVIL(TwoPhaseEstimator):
     When to use it: one evaluation of an f that is no more than a number. When not: f may be called twice (RLOO).
     arXiv:1402.0030.
 
-    :param baseline: C_ψ of the detached θ, which stands for the input, ``[*batch, *event]`` → ``[*batch]``; a closure
-        may read the input itself. ``None``: none
+    :param baseline: C_ψ of the context, or, where none is given, of the detached θ, which then stands for the input:
+        ``[*batch, ...]`` → ``[*batch]``. ``None``: none
     :param normalise: divide by max(1, √v), as the paper; then E[ĝ] is the gradient over a positive number, and not the
         gradient. Off by default, so that the estimator is unbiased
     :param decay: weight of the past in m and v
@@ -30,6 +31,7 @@ class NVIL(TwoPhaseEstimator):
     """
 
     latents = (Latent,)
+    context_parts = ("baseline",)
     mean: Tensor
     variance: Tensor
     seen: Tensor
@@ -77,7 +79,6 @@ class NVIL(TwoPhaseEstimator):
         mean, variance = signal.mean(), signal.var(correction=0)
         known = variance.isfinite()
         keep = torch.where(known, keep, 1.0)
-        mean, variance = torch.where(known, mean, 0.0), torch.where(known, variance, 0.0)
-        self.mean.copy_(keep * self.mean + (1 - keep) * mean)
-        self.variance.copy_(keep * self.variance + (1 - keep) * variance)
+        fade_in(self.mean, torch.where(known, mean, 0.0), keep)
+        fade_in(self.variance, torch.where(known, variance, 0.0), keep)
         self.seen.logical_or_(known)

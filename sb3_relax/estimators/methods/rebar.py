@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import Estimator, baseline_of, require_samples
+from sb3_relax.estimators.base import baseline_of, require_samples
+from sb3_relax.estimators.centred import CentredEstimator
 from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import (
     Objective,
@@ -22,7 +23,7 @@ from sb3_relax.estimators.methods.relax import condition, draw_relaxed, relax_es
 from sb3_relax.estimators.temperature import learned_temperature, require_temperature
 
 
-class REBAR(Estimator):
+class REBAR(CentredEstimator):
     """RELAX with c(z) = η f(σ_τ(z)) + r_ρ(z): f itself, relaxed, is the control variate (Eq 8; arXiv:1703.07370).
 
     φ is η, log τ, ρ and ψ. Without ``residual`` it is REBAR; with one, what Grathwohl et al. call RELAX on the VAE.
@@ -31,10 +32,12 @@ class REBAR(Estimator):
     :param temperature: τ at the start
     :param scale: η at the start
     :param residual: r_ρ, ``[..., *batch, *event]`` → ``[..., *batch]``
-    :param baseline: C_ψ of the detached θ, which stands for the input, ``[*batch, *event]`` → ``[*batch]``, added to c,
-        as Tucker et al. have it; ``None``: none
+    :param baseline: C_ψ of the context, or, where none is given, of the detached θ, which then stands for the input:
+        ``[*batch, ...]`` → ``[*batch]``; added to c, as Tucker et al. have it; ``None``: none
     :param coupled: as in :class:`RELAX`
     :param draws: as in :class:`RELAX`; here each costs an evaluation of f
+    :param center: whether the mean of f over earlier batches is subtracted from f, in c as well. Not by default, since
+        c has f's mean from its start
     :raises ValueError: for a temperature or number of draws that is not positive
 
     Example::
@@ -46,6 +49,7 @@ class REBAR(Estimator):
     needs_grad_f = True
     relaxes_f = True
     latents = (LogisticBernoulli, GumbelOneHot)
+    context_parts = ("residual", "baseline")
     evaluations = 2
 
     def __init__(
@@ -56,8 +60,9 @@ class REBAR(Estimator):
         baseline: nn.Module | None = None,
         coupled: bool = True,
         draws: int = 1,
+        center: bool = False,
     ):
-        super().__init__()
+        super().__init__(center)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(require_temperature(temperature))))
         self.scale = nn.Parameter(torch.tensor(float(scale)))
         self.residual = residual
@@ -90,7 +95,9 @@ class REBAR(Estimator):
     def _at(self, latent: Latent, f: Objective, b: Tensor, z: Tensor, z_tilde: Tensor) -> Estimate:
         assert isinstance(latent, RelaxedLatent)
         value = evaluate(f, b, latent.batch_shape)
-        relaxed = RelaxedObjective(f, latent, self.temperature_between_corners, self.scale)
+        relaxed = RelaxedObjective(
+            f, latent, self.temperature_between_corners, self.scale, self.mean_before(value.dtype)
+        )
 
         def c_of(z: Tensor) -> tuple[Tensor, Tensor, SurrogateVJP | None]:
             c, slope = relaxed.value_and_slope(z)
@@ -102,17 +109,24 @@ class REBAR(Estimator):
             r, r_slope, vjp = value_slope_vjp(self.residual, z, latent)
             return c + r, slope + r_slope, vjp
 
-        return relax_estimate(c_of, latent, b, value, z, z_tilde, tuple(self.parameters()))
+        phi = tuple(self.parameters())
+        return relax_estimate(c_of, latent, b, value, self.centred(value), z, z_tilde, phi, self.learning(value))
 
 
 class RelaxedObjective:
-    """c(z) = η f(σ_τ(z)) for one f and latent, with its slope."""
+    """c(z) = η (f(σ_τ(z)) - m) for one f and latent, with its slope.
 
-    def __init__(self, f: Objective, latent: RelaxedLatent, temperature: Tensor, scale: Tensor):
+    :param mean: m
+    """
+
+    def __init__(
+        self, f: Objective, latent: RelaxedLatent, temperature: Tensor, scale: Tensor, mean: Tensor | float = 0.0
+    ):
         self.f = f
         self.latent = latent
         self.temperature = temperature
         self.scale = scale
+        self.mean = mean
 
     def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """c(z) and ∂c/∂z, the chain rule through the relaxation, all draws in one call of f."""
@@ -124,6 +138,6 @@ class RelaxedObjective:
         )
         batched = relaxed.reshape(shape + relaxed.shape[relaxed.dim() - self.latent.sample_ndim :])
         value, slope = evaluate_with_slope(self.f, batched, shape, "REBAR", create_graph=True)
-        c = self.scale * value.reshape(leading + self.latent.batch_shape)
+        c = self.scale * (value - self.mean).reshape(leading + self.latent.batch_shape)
         slope = self.scale * self.latent.relax_gradient(relaxed, slope.reshape(relaxed.shape), self.temperature)
         return c, slope

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import TwoPhaseEstimator, require_samples
-from sb3_relax.estimators.control_variates import MLPSurrogate
+from sb3_relax.estimators.base import require_samples
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, Surrogate, SurrogateVJP, evaluate, value_slope_vjp
 from sb3_relax.estimators.latents import ConditionedLatent, GumbelOneHot, Joint, Latent, LogisticBernoulli
+from sb3_relax.estimators.surrogate_estimator import SurrogateEstimator
 
 
-class RELAX(TwoPhaseEstimator):
+class RELAX(SurrogateEstimator):
     """ĝ = [f(b) - c_φ(z̃)] ∂θ log p(b|θ) + ∂θ c_φ(z) - ∂θ c_φ(z̃), with b = H(z) and z̃ ~ p(z|b,θ) (Eq 8).
 
     The path of θ through z̃ is part of the estimator. In the coordinates where z = natural + noise, ∂z̃/∂natural is a
@@ -34,10 +33,11 @@ class RELAX(TwoPhaseEstimator):
     When to use it: one evaluation of a black box, and a surrogate that can be trained as the problem moves slowly. When
     not: f may be called K times (RLOO), or is differentiable and cheap (REBAR, DoubleCV).
 
-    :param surrogate: c_φ of the relaxed sample, ``[..., *batch, *event]`` → ``[..., *batch]``; a module, unless the
-        caller trains φ
+    :param surrogate: c_φ of the relaxed sample, ``[..., *batch, *event]`` → ``[..., *batch]``. Its parameters are φ: a
+        module, or a function without parameters
     :param coupled: whether z̃ shares z's value
     :param draws: relaxed draws per sample; ĝ is their average, which costs no evaluation of f
+    :param center: whether the mean of f over earlier batches is subtracted from f, so that c need not learn it first
     :raises ValueError: for ``draws`` below 1
 
     Example::
@@ -47,15 +47,10 @@ class RELAX(TwoPhaseEstimator):
 
     latents = (LogisticBernoulli, GumbelOneHot, Joint)
 
-    def __init__(self, surrogate: Surrogate, coupled: bool = True, draws: int = 1):
-        super().__init__()
-        self.surrogate = surrogate
+    def __init__(self, surrogate: Surrogate, coupled: bool = True, draws: int = 1, center: bool = True):
+        super().__init__(surrogate, center)
         self.coupled = coupled
         self.draws = require_samples(draws, least=1, what="draws")
-
-    @classmethod
-    def make(cls, latent: Latent, **kwargs: Any) -> RELAX:
-        return cls(MLPSurrogate.of(latent), **kwargs)
 
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
         """``[draws, *latent.noise_shape]``, with a leading 2 (for z and z̃) where they are drawn independently."""
@@ -74,7 +69,8 @@ class RELAX(TwoPhaseEstimator):
 
     def _at(self, latent: Latent, b: Tensor, value: Tensor, z: Tensor, z_tilde: Tensor) -> Estimate:
         c = partial(value_slope_vjp, self.surrogate, latent=latent)
-        return relax_estimate(c, latent, b, value, z, z_tilde, tuple(self.parameters()))
+        phi = tuple(self.parameters())
+        return relax_estimate(c, latent, b, value, self.centred(value), z, z_tilde, phi, self.learning(value))
 
 
 def relaxation_shape(latent: Latent, coupled: bool, draws: int) -> tuple[int, ...]:
@@ -105,13 +101,18 @@ def relax_estimate(
     latent: Latent,
     b: Tensor,
     value: Tensor,
+    signal: Tensor,
     z: Tensor,
     z_tilde: Tensor,
     phi: tuple[Tensor, ...],
+    learn: Callable[[], None] | None,
 ) -> Estimate:
     """Eq 8 for a given c, b, f(b), z and z̃, averaged over a leading dimension of draws where there is one.
 
     :param c_of: c, its slope, and their backward pass, as :func:`value_slope_vjp`
+    :param value: f(b)
+    :param signal: what stands for f(b) in Eq 8, detached: f(b), or f(b) less what was known before b was drawn
+    :param learn: as :class:`Estimate`'s
     """
     assert isinstance(latent, ConditionedLatent)
     coupled = z_tilde is z
@@ -125,7 +126,7 @@ def relax_estimate(
             both, slopes, vjp = c_of(torch.stack([z, z_tilde]))
             c, slope = both[1], slopes[0] - (1 - coupling) * slopes[1]
         score = latent.score(b)
-        grad = torch.addcmul(latent.path_gradient(b, slope), expand_to(value.detach() - c, latent), score)
+        grad = torch.addcmul(latent.path_gradient(b, slope), expand_to(signal - c, latent), score)
         draws = grad.shape[: grad.dim() - latent.theta.dim()].numel()
         if grad.dim() > latent.theta.dim():
             grad = grad[0] if draws == 1 else grad.mean(0)
@@ -144,4 +145,4 @@ def relax_estimate(
             torch.stack([slope_bar, (coupling - 1) * slope_bar]),
         )
 
-    return Estimate(latent, value, grad, score=score, phi=phi, phi_vjp=None if vjp is None else phi_vjp)
+    return Estimate(latent, value, grad, score=score, phi=phi, phi_vjp=None if vjp is None else phi_vjp, learn=learn)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import leave_one_out_mean
-from sb3_relax.estimators.control_variates import MLPSurrogate
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, Surrogate, evaluate_with_slope, value_and_slope
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
 from sb3_relax.estimators.methods.double_cv import DoubleCV
+from sb3_relax.estimators.surrogate_estimator import surrogate_for
 
 
 class RelaxedDoubleCV(DoubleCV):
@@ -33,13 +34,23 @@ class RelaxedDoubleCV(DoubleCV):
         estimate = RelaxedDoubleCV(MLPSurrogate(D))(LogisticBernoulli(logits), f)
     """
 
+    context_parts = ("surrogate",)
+
     def __init__(self, surrogate: Surrogate, samples: int = 2, scale: float = -1.0):
         super().__init__(samples, scale)
         self.surrogate = surrogate
 
     @classmethod
-    def make(cls, latent: Latent, **kwargs: Any) -> RelaxedDoubleCV:
-        return cls(MLPSurrogate.of(latent), **kwargs)
+    def make(
+        cls,
+        latent: Latent,
+        surrogate: Surrogate | None = None,
+        hidden: Sequence[int] | None = None,
+        context: int | None = None,
+        **kwargs: Any,
+    ) -> RelaxedDoubleCV:
+        """With ``surrogate``, or, where it is left out, with an MLPSurrogate of these settings."""
+        return cls(surrogate_for(latent, surrogate, hidden, context), **kwargs)
 
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
         return (self.samples, *latent.theta.shape)

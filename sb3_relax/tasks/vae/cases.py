@@ -36,6 +36,7 @@ class Case(NamedTuple):
     description: str  #: in a line
 
 
+#: f is less its own running mean already (``LogWeight``'s shift), so that no estimator subtracts one of its own
 CASES: dict[str, Case] = {
     "concrete": Case(
         lambda units: ESTIMATORS["concrete"](),
@@ -53,17 +54,18 @@ CASES: dict[str, Case] = {
         lambda units: ESTIMATORS["muprop"](baseline=Baseline(units)),
         "the score function, less a first-order expansion of f and a learned baseline",
     ),
-    "rebar": Case(lambda units: ESTIMATORS["rebar"](), "c(z) = η f(σ_τ(z)): Grathwohl et al.'s Eq 8"),
+    "rebar": Case(lambda units: ESTIMATORS["rebar"](center=False), "c(z) = η f(σ_τ(z)): Grathwohl et al.'s Eq 8"),
     "rebar_baseline": Case(
-        lambda units: ESTIMATORS["rebar"](baseline=Baseline(units)),
+        lambda units: ESTIMATORS["rebar"](baseline=Baseline(units), center=False),
         "REBAR with the baseline that NVIL and MuProp have: Tucker et al.'s",
     ),
     "relax": Case(
-        lambda units: ESTIMATORS["rebar"](residual=surrogate(units)),
+        lambda units: ESTIMATORS["rebar"](residual=surrogate(units), center=False),
         "c(z) = η f(σ_τ(z)) + r(z), r a network: what the paper calls RELAX here",
     ),
     "relax_free": Case(
-        lambda units: ESTIMATORS["relax"](surrogate=surrogate(units)), "c(z) a network alone, and f a black box"
+        lambda units: ESTIMATORS["relax"](surrogate=surrogate(units), center=False),
+        "c(z) a network alone, and f a black box",
     ),
     # the running baseline is f's shift
     "reinforce": Case(lambda units: ESTIMATORS["reinforce"](), "the score function, less a running mean of f"),

@@ -1,7 +1,7 @@
 """Data-parallel training on torch.distributed: gradients are averaged by hand.
 
-Not by DistributedDataParallel: its hooks fire in ``.backward()`` alone, and the estimators' ``autograd.grad`` would
-pass it by without a word, leaving every process with its own φ.
+Not by DistributedDataParallel: it would want the model and the estimators as one module, and it knows nothing of what
+estimators remember of earlier batches, which is averaged as well.
 """
 
 from __future__ import annotations

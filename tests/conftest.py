@@ -1,11 +1,14 @@
 """Shared by all tests: one thread a process (the workers share the cores), and float64 where exactness is claimed."""
 
+import signal
 import sys
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

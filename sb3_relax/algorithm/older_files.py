@@ -71,7 +71,7 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
                 f"these are the parameters of an agent with {argument} where this agent is without, or the other way "
                 "round: give both the same"
             )
-    state = _with_guard(state, own)
+    state = _with_running_mean(_with_guard(state, own), own)
     state = _with_temperature(parameters, _without_actions(state, own), own)
     if exact_match and state.keys() != own.keys():
         names = ", ".join(sorted(state.keys() ^ own.keys()))
@@ -100,6 +100,12 @@ def _with_momentum(parameters: dict[str, Any], own: dict[str, Any]) -> dict[str,
     if name not in own or name in saved or "averages.steps" not in saved:
         return parameters
     return {**parameters, "update_rule": {**saved, name: th.zeros_like(own[name])}}
+
+
+def _with_running_mean(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """With a mean of f that begins anew, for an estimator of the core that was saved before it had one."""
+    missing = [name for name in own if ".running_mean." in name and name not in state]
+    return {**state, **{name: own[name] for name in missing}}
 
 
 def _with_guard(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
 
 from sb3_relax.algorithm.finite import require_finite_policy
 from sb3_relax.algorithm.older_files import fitted_to
@@ -88,7 +88,9 @@ class Persistence(BaseAlgorithm):
             for a ``cv_action_dependent`` that is not the saved one
         """
         if preset is not None:
-            kwargs |= values_for(preset, kwargs, cls)
+            values = values_for(preset, kwargs, cls)
+            values.pop("initial_action_std", None)  # the file's policy has begun already
+            kwargs |= values
         if seed is not None:
             kwargs["seed"] = seed
         attributes = {ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
@@ -130,7 +132,7 @@ class Persistence(BaseAlgorithm):
         super().save(file, exclude, include)
         content = sealed(file.getvalue())
         if not isinstance(path, (str, pathlib.Path)):
-            path.write(content)
+            open_path(path, "w").write(content)
             return
         path = pathlib.Path(path)
         write_whole(path if path.suffix else path.with_suffix(".zip"), content)

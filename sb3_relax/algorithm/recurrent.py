@@ -28,6 +28,7 @@ from sb3_relax.algorithm.contrib import (
 )
 from sb3_relax.catalogue import RECURRENT
 from sb3_relax.errors import UsageError
+from sb3_relax.estimators.checks import are_finite
 from sb3_relax.policy_gradient.action_latents import require_finite_actions
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
@@ -231,7 +232,8 @@ class Recurrent(ControlVariateA2C):
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         except Exception:
             # what is remembered of an observation that was NaN outlives the end of its episode, since 0 · NaN is NaN
-            self._last_lstm_states = before
+            if not are_finite([*self._last_lstm_states.pi, *self._last_lstm_states.vf]):
+                self._last_lstm_states = before
             raise
 
     def collect_steps(

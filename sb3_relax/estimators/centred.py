@@ -38,8 +38,11 @@ class RunningMean(nn.Module):
         """Let m take in f's values of one batch, after they were used."""
         if value.numel() == 0:
             return
-        fade_in(self.mean, value.mean(), (self.batches / (self.batches + 1)).clamp(max=DECAY))
-        self.batches.add_(1)
+        newest = value.mean().to(self.mean.dtype)
+        known = newest.isfinite()  # one that is not would stay in m for good
+        keep = torch.where(known, (self.batches / (self.batches + 1)).clamp(max=DECAY), 1.0)
+        fade_in(self.mean, torch.where(known, newest, 0.0), keep)
+        self.batches.add_(known)
 
 
 class CentredEstimator(Estimator):

@@ -44,12 +44,17 @@ def are_finite(tensors: Iterable[Tensor | None]) -> bool:
     :param tensors: on one device
     """
     with torch.no_grad():
-        parts = [tensor.flatten() for tensor in tensors if tensor is not None]
+        parts = [_numbers(tensor) for tensor in tensors if tensor is not None]
         if not parts:
             return True
         together = torch.cat(parts)
         # the norm of numbers above 1e19 overflows: only then are they looked at one by one
         return math.isfinite(torch.linalg.vector_norm(together).item()) or bool(together.isfinite().all())
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """All that a tensor holds, in one dimension."""
+    return (tensor.coalesce().values() if tensor.is_sparse else tensor).flatten()
 
 
 def require_finite(what: str, tensor: Tensor, if_infinite: str = "") -> None:

@@ -132,56 +132,30 @@ class Estimate:
         :raises RuntimeError: where all three are frozen, and there are no statistics to learn
         :raises ValueError: where ĝ, or φ's gradient, is not finite, naming the sample; nothing is accumulated
         """
-        backward_of([self], self.loss, weight, retain_graph)
+        backward_of([self], self.value, weight, retain_graph)
 
     def carried_by(self, number: Tensor) -> Tensor:
         """The same number, whose backward pass also has ĝ for θ, Eq 6's gradient for φ, and the running statistics."""
         if not torch.is_grad_enabled():
             return number
         phi, of_phi = self._eq_6
-        self.require_finite_gradients(of_phi)
         return _Carrier.apply(number, self.learn, self._grad.detach() / self.samples, of_phi, self.latent.theta, *phi)
 
     @cached_property
     def _eq_6(self) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
         """The parameters in φ that are trained, and their gradients: taken once, whatever backward passes there are.
 
+        They, and ĝ, are finite.
+
         By autograd.grad, never by .backward(): the variance must not leak into θ or into what f shares with c. Their
         graph is kept, since f's may be part of it, and so may that of the layers above.
         """
         phi = [parameter for parameter in self.phi if parameter.requires_grad]
-        return phi, self.phi_gradients(phi, retain_graph=True) if phi else []
+        gradients = self.phi_gradients(phi, retain_graph=True) if phi else []
+        _require_finite(self, gradients)
+        return phi, gradients
 
-    def require_finite_gradients(self, gradients: Sequence[Tensor | None]) -> None:
-        """Nothing to be accumulated is NaN or infinite.
-
-        :param gradients: of φ
-        :raises ValueError: naming the sample of the batch that made it so
-        """
-        for theta, vector in self.theta_root(1 / self.samples):
-            computed_in = self._grad.dtype
-            require_finite("ĝ" if theta.dtype == computed_in else f"ĝ in {theta.dtype}", vector, "scale f down")
-        if not is_checked() or (are_finite(gradients) and not self.overflows_statistics):
-            return
-        if self._grad.detach().square().sum().item() < LARGE and not self.overflows_statistics:
-            raise ValueError(
-                "the gradient of the control variate must be finite; got NaN or infinity, although neither f nor ĝ is "
-                "large: an operation of c has no finite derivative where it was evaluated, such as a square root at 0"
-            )
-        sizes = self._grad.detach().abs().flatten(-self.latent.event_ndim).amax(-1)
-        at = tuple(int(i) for i in torch.unravel_index(sizes.argmax(), sizes.shape))
-        raise ValueError(
-            f"the squares that the control variate learns from must be finite in {self._grad.dtype}: ĝ is largest at "
-            f"index {at} of the batch, up to {sizes[at].item():.3g}, where f(b) is {self.value[at].item():.3g}. Scale "
-            "f down, or use an estimator that has nothing to learn, such as Reinforce or RLOO"
-        )
-
-    @property
-    def overflows_statistics(self) -> bool:
-        """Whether there are running statistics to learn of f's values, whose squares are not finite."""
-        return self._learn is not None and not bool(self.value.detach().square().isfinite().all())
-
-    def theta_root(self, weight: float) -> Roots:
+    def theta_root(self, weight: float | Tensor) -> Roots:
         """Where θ's backward pass starts, and with what: ``weight`` · ĝ at θ. None where θ is frozen.
 
         For a caller that backpropagates a loss of its own in the same pass; ``weight`` is negative where an optimizer
@@ -213,31 +187,71 @@ class Estimate:
             return gradients
 
 
+def _require_finite(estimate: Estimate, gradients: Sequence[Tensor | None]) -> None:
+    """Nothing to be accumulated is NaN or infinite.
+
+    :param gradients: of φ
+    :raises ValueError: naming the sample of the batch that made it so
+    """
+    for theta, vector in estimate.theta_root(1 / estimate.samples):
+        computed_in = estimate._grad.dtype
+        require_finite("ĝ" if theta.dtype == computed_in else f"ĝ in {theta.dtype}", vector, "scale f down")
+    if not is_checked():
+        return
+    # of f's values, whose squares running statistics are made of
+    overflows = estimate._learn is not None and not bool(estimate.value.detach().square().isfinite().all())
+    if are_finite(gradients) and not overflows:
+        return
+    if estimate._grad.detach().square().sum().item() < LARGE and not overflows:
+        raise ValueError(
+            "the gradient of the control variate must be finite; got NaN or infinity, although neither f nor ĝ is "
+            "large: an operation of c has no finite derivative where it was evaluated, such as a square root at 0"
+        )
+    sizes = estimate._grad.detach().abs().flatten(-estimate.latent.event_ndim).amax(-1)
+    at = tuple(int(i) for i in torch.unravel_index(sizes.argmax(), sizes.shape))
+    raise ValueError(
+        f"the squares that the control variate learns from must be finite in {estimate._grad.dtype}: ĝ is largest at "
+        f"index {at} of the batch, up to {sizes[at].item():.3g}, where f(b) is {estimate.value[at].item():.3g}. Scale "
+        "f down, or use an estimator that has nothing to learn, such as Reinforce or RLOO"
+    )
+
+
 def mean_of(value: Tensor) -> Tensor:
     """The mean of f, attached to f's own graph, and 0 of a batch of none: what the direct term starts from (Eq 11)."""
     return value.sum() / max(value.numel(), 1)
 
 
-def backward_of(
-    estimates: Sequence[Estimate], loss_of_all: Callable[[], Tensor], weight: float | Tensor, retain_graph: bool
-) -> None:
-    """The backward pass of the loss of one or several estimates, from wherever it is called.
+def backward_of(estimates: Sequence[Estimate], value: Tensor, weight: float | Tensor, retain_graph: bool) -> None:
+    """What the backward pass of the loss of one or several estimates does, without the graph of that loss.
 
+    :param value: f, whose direct term is theirs together
+    :param weight: of the loss
     :raises RuntimeError: where nothing has a gradient, unless running statistics are all that an estimator ever learns
     """
     with torch.enable_grad():
-        loss = loss_of_all()
-    if loss.requires_grad:
-        loss.backward(torch.as_tensor(weight, dtype=loss.dtype, device=loss.device), retain_graph=retain_graph)
-    elif any(estimate._learn is not None and not estimate.phi for estimate in estimates):
+        of_phi: list[tuple[Tensor, Tensor | None]] = []
         for estimate in estimates:
-            estimate.learn()
-    else:
+            of_phi.extend(zip(*estimate._eq_6, strict=True))
+    roots = [root for estimate in estimates for root in estimate.theta_root(weight / estimate.samples)]
+    if value.requires_grad:
+        roots.append((value, torch.full_like(value, 1 / max(value.numel(), 1)) * weight))
+    if not (roots or of_phi or any(e._learn is not None and not e.phi for e in estimates)):
         raise RuntimeError(
             "backward() has nowhere to put a gradient: neither the latent's parameters θ, nor f, nor the control "
             "variate requires grad. Make the latent of a tensor with requires_grad=True, or of what a network gives "
             "outside torch.no_grad()"
         )
+    if roots:
+        tensors, vectors = zip(*roots, strict=True)
+        torch.autograd.backward(tensors, vectors, retain_graph=retain_graph)
+    size = weight.abs() if isinstance(weight, Tensor) else abs(weight)
+    with torch.no_grad():
+        for parameter, gradient in of_phi:
+            if gradient is not None:
+                scaled = gradient * size
+                parameter.grad = scaled if parameter.grad is None else parameter.grad + scaled
+    for estimate in estimates:
+        estimate.learn()
 
 
 def _with_pairs(

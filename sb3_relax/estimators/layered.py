@@ -70,7 +70,7 @@ class LayeredEstimate:
         :raises RuntimeError: where θ, f and φ of all layers are frozen, and there are no statistics to learn
         :raises ValueError: where ĝ, or φ's gradient, of a layer is not finite; nothing is accumulated
         """
-        backward_of(self.layers, self.loss, weight, retain_graph)
+        backward_of(self.layers, self.value, weight, retain_graph)
 
 
 def layered(

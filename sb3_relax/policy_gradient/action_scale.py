@@ -26,13 +26,14 @@ def half_widths(action_space: spaces.Space) -> np.ndarray:
 
 
 def set_action_std(policy: ActorCriticPolicy, action_space: spaces.Space, share: float) -> None:
-    """Make a share of half the Box's width the standard deviation of actions; discrete actions have none.
+    """Make a share of half the Box's width the standard deviation of actions, where the policy has one to be set.
 
-    :param policy: with ``log_std``, ``[D]``, where actions are Boxes
+    :param policy: which may have a ``log_std``, ``[D]``, for all states
     :param action_space: its actions
     :param share: above 0
     """
     widths = half_widths(action_space)
-    if len(widths):
+    log_std = getattr(policy, "log_std", None)
+    if isinstance(log_std, th.nn.Parameter) and log_std.shape == widths.shape:
         with th.no_grad():
-            policy.log_std.copy_(th.as_tensor(np.log(share * widths)))
+            log_std.copy_(th.as_tensor(np.log(share * widths)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.clipping import LARGE, clip
 from sb3_relax.policy_gradient.critic_replay import CriticReplay, EarlierRollout
 from sb3_relax.policy_gradient.gradients import clear_gradients, parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
@@ -110,7 +112,7 @@ class Critic(nn.Module):
         :param generator: of the order of minibatches
         """
         if self.optimizer is not None:  # the shared backward pass left its gradient
-            self._step(self.optimizer, parameters_of(self.optimizer), max_grad_norm)
+            self._step(self.optimizer, parameters_of(self.optimizer), batch.returns, max_grad_norm)
         critic, optimizer = self.view.critic_weights, self.optimizer or self.view.policy.optimizer
         parts = self._parts(batch if self.replay is None else self.replay.joined_by(batch, rollout), generator)
         for _ in range(self.n_steps - 1):
@@ -120,7 +122,7 @@ class Critic(nn.Module):
             clear_gradients(optimizer)
             for parameter, gradient in zip(critic, gradients, strict=True):
                 parameter.grad = gradient
-            self._step(optimizer, critic, max_grad_norm)
+            self._step(optimizer, critic, part.returns, max_grad_norm)
 
     def remember(self, batch: Batch, rollout: Rollout, last_obs: Any, dones: np.ndarray) -> None:
         """Keep a rollout for later updates where ``critic_replay`` asks for it, once V was fitted to it.
@@ -133,13 +135,12 @@ class Critic(nn.Module):
         if self.replay is not None:
             self.replay.add(EarlierRollout.of(batch, rollout, last_obs, dones))
 
-    def _step(self, optimizer: th.optim.Optimizer, weights: list[nn.Parameter], max_grad_norm: float) -> None:
-        if self.scale is None:
-            nn.utils.clip_grad_norm_(weights, max_grad_norm)
-            optimizer.step()
-            return
-        with self.scale.applied_to_last_layer():
-            nn.utils.clip_grad_norm_(weights, max_grad_norm)
+    def _step(
+        self, optimizer: th.optim.Optimizer, weights: list[nn.Parameter], returns: th.Tensor, max_grad_norm: float
+    ) -> None:
+        """One step along the gradient that the weights have, of the error of the returns."""
+        with nullcontext() if self.scale is None else self.scale.applied_to_last_layer():
+            clip(self.view.policy, weights, max_grad_norm, lambda: returns.square().max().item() > LARGE)
             optimizer.step()
 
     def _parts(self, batch: Batch, generator: th.Generator) -> Iterator[Batch]:

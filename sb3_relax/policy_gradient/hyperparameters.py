@@ -83,7 +83,8 @@ class Hyperparameters:
         exported with it
     :param initial_action_std: the standard deviation of Box actions before training, as a share of half the Box's width
         (of 1 where it has no bounds). It takes the place of ``log_std_init`` in ``policy_kwargs``, which is in the
-        units of the actions. No effect on discrete actions. ``None``: ``log_std_init``, or 1
+        units of the actions. No effect on discrete actions, nor where the policy makes it of the state. ``None``:
+        ``log_std_init``, or 1
     :param critic_learning_rate: of the weights that V alone depends on, a number or a schedule; they then have an
         optimizer of their own, of the policy's kind, and their gradient is clipped apart. ``None``: ``learning_rate``
     :param normalize_returns: with ``critic_learning_rate``, fit V in the running scale of the returns (PopArt): one

@@ -103,6 +103,14 @@ def test_a_file_is_loaded_with_its_values(tmp_path):
         RELAXA2C.load(tmp_path / "agent", preset="quick")
 
 
+def test_a_file_that_has_its_own_standard_deviation_is_loaded(tmp_path):
+    for own in ({"use_sde": True}, {"policy_kwargs": {"log_std_init": -1.5}}):
+        LAXA2C("MlpPolicy", "Pendulum-v1", preset="fast", **own).save(tmp_path / "agent")
+        loaded = LAXA2C.load(tmp_path / "agent", preset="fast")
+        assert loaded.initial_action_std is None
+        assert loaded.policy.log_std.mean().item() == own.get("policy_kwargs", {"log_std_init": 0})["log_std_init"]
+
+
 def test_an_unknown_one_is_refused():
     with pytest.raises(UsageError, match="preset must be one of 'fast'; got 'quick'"):
         RELAXA2C("MlpPolicy", "CartPole-v1", preset="quick")

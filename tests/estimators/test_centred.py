@@ -111,3 +111,11 @@ def test_it_helps_at_the_start():
     relax(latent, f).backward()
     ours, theirs = (gradient_variance(e, one, f, 4000).variance for e in (relax, Reinforce()))
     assert ours < 0.1 * theirs
+
+
+def test_a_batch_that_overflows_is_not_remembered():
+    mean = RunningMean()
+    mean.take_in(torch.tensor([3.0]))
+    mean.take_in(torch.tensor([1e39], dtype=torch.float64))
+    assert mean.mean.item() == 3
+    assert mean.batches.item() == 1

@@ -115,7 +115,7 @@ def test_two_classes_are_one_bit(float64):
     """A two-class one-hot with logits (0, l) has the exact-correction gradient of a bit with logit l."""
     bit = LogisticBernoulli(torch.randn(9, 1))
     pair = GumbelOneHot(torch.stack([torch.zeros(9, 1), bit.theta], dim=-1))
-    c = torch.nn.Linear(1, 1)
+    c = torch.nn.Linear(1, 1).requires_grad_(False)
     b, value = bit.sample(), torch.randn(9)
     as_pair = torch.stack([1 - b, b], dim=-1)
     of_bit = ExactCorrection(lambda x: c(x).squeeze(-1)).finish(bit, b, value).grad
@@ -134,7 +134,7 @@ def test_gaussian_batches_of_any_shape(float64):
 
 def test_rebar_is_relax_with_the_relaxed_objective(float64):
     latent = LogisticBernoulli(torch.randn(9, 3))
-    net = hard_net(LogisticBernoulli(torch.zeros(3)))
+    net = hard_net(LogisticBernoulli(torch.zeros(3))).requires_grad_(False)
     for coupled in (True, False):
         rebar = REBAR(temperature=0.4, scale=0.7, coupled=coupled)
         relax = RELAX(lambda z: 0.7 * net((z / 0.4).sigmoid()), coupled=coupled)

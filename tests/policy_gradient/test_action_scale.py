@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_relax import LAXA2C, RELAXA2C, HybridRELAXA2C
 from sb3_relax.errors import UsageError
@@ -78,3 +80,20 @@ def test_the_preset_leaves_it_out_for_what_is_given():
     LAXA2C("MlpPolicy", "Pendulum-v1", preset="fast", use_sde=True)
     own_networks = LAXA2C("MlpPolicy", "Pendulum-v1", preset="fast", policy_kwargs={"net_arch": [8]})
     assert own_networks.policy.log_std.exp().item() == pytest.approx(0.8)
+
+
+class OfTheState(ActorCriticPolicy):
+    """A standard deviation that is a layer's output has no initial value to set."""
+
+    def _build(self, lr_schedule):
+        super()._build(lr_schedule)
+        del self.log_std
+        self.log_std_net = th.nn.Linear(self.mlp_extractor.latent_dim_pi, get_action_dim(self.action_space))
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def _get_action_dist_from_latent(self, latent_pi):
+        return self.action_dist.proba_distribution(self.action_net(latent_pi), self.log_std_net(latent_pi))
+
+
+def test_a_policy_that_makes_it_of_the_state_keeps_its_own():
+    LAXA2C(OfTheState, "Pendulum-v1", preset="fast", n_steps=8).learn(8)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from math import isfinite
 
 import torch as th
 from torch import nn
 
-from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Estimate
+from sb3_relax.policy_gradient.clipping import LARGE, clip
 from sb3_relax.policy_gradient.gradients import clear_gradients, parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
@@ -79,9 +78,9 @@ class UpdateRule(nn.Module, ABC):
     def backward(self, estimate: Estimate, loss: th.Tensor, divisor: float, max_grad_norm: float) -> float:
         """Clipped gradients of ``loss`` minus the policy's part into the weights' ``grad``; the norm before clipping.
 
-        One backward pass serves both, so that weights which both reach are reached as in A2C. Where numbers are so
-        large that the norm overflows, A2C's clipping leaves zeros of a gradient that is finite. They are left of every
-        gradient here, so that rewards which are too large to be learned from make no weight NaN.
+        One backward pass serves both, so that weights which both reach are reached as in A2C.
+
+        Where numbers are too large, zeros are left (:func:`~sb3_relax.policy_gradient.clipping.clip`).
 
         :raises UsageError: for a gradient that is not finite where nothing was too large, naming its weights
         """
@@ -89,30 +88,7 @@ class UpdateRule(nn.Module, ABC):
         roots = estimate.theta_root(-1 / divisor)
         th.autograd.backward([loss, *(root for root, _ in roots)], [None, *(vector for _, vector in roots)])
         weights = parameters_of(self.optimizer)
-        norm = th.nn.utils.clip_grad_norm_(weights, max_grad_norm).item()
-        if not isfinite(norm):
-            if not may_overflow(estimate, loss):
-                raise self._not_finite()
-            for weight in weights:
-                if weight.grad is not None:
-                    weight.grad.zero_()
-        return norm
-
-    def _not_finite(self) -> UsageError:
-        """The error for a gradient that is not."""
-        named = self.view.policy.named_parameters()
-        names = [name for name, weight in named if weight.grad is not None and not weight.grad.isfinite().all()]
-        return UsageError(
-            f"the gradient of the policy's loss must be finite, but it is not at {', '.join(names)}, although rewards "
-            "and weights are. No weight of the policy was changed. An operation of the policy, such as a square root "
-            "at 0 in a features extractor of your own, has no finite derivative where it was evaluated: "
-            "torch.autograd.set_detect_anomaly(True) finds it"
-        )
-
-
-#: a gradient at the distribution's parameters, or a loss, from which no more than that overflows on the way through a
-#: network: its square is far from the largest float32, and so is its product with any sensible weight
-LARGE = 1e12
+        return clip(self.view.policy, weights, max_grad_norm, lambda: may_overflow(estimate, loss))
 
 
 def may_overflow(estimate: Estimate, loss: th.Tensor) -> bool:

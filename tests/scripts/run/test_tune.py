@@ -23,7 +23,7 @@ CartPole-v1:
       cv_learning_rate: 0
       space: &space {{n_steps: [8, 16], learning_rate: {{low: 0.001, high: 0.01, log: true}}}}
     relaxa2c: {{algorithm: relaxa2c, space: *space}}
-    diverges: {{algorithm: relaxa2c, space: {{learning_rate: [1.0e+30]}}}}
+    diverges: {{algorithm: relaxa2c, space: {{learning_rate: [3.0e+38]}}}}
 """
 
 

@@ -11,7 +11,6 @@ Tasks that are measured again replace those of the record, which is <protocol>_p
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import yaml
 from rich.progress import track
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from scripts.records import ROOT, add_output, provenance, write_record
+from scripts.records import ROOT, add_output, provenance, read_record, write_record
 from scripts.run.rl import built
 from scripts.run.sweep import asked_for
 
@@ -59,7 +58,7 @@ def main() -> None:
     th.set_num_threads(1)
     tasks = asked_for(parser, arguments, yaml.safe_load(arguments.protocol.read_text()))
     path = arguments.output / f"{arguments.protocol.stem}_pace.json"
-    found = json.loads(path.read_text())["seconds_per_step"] if path.exists() else {}
+    found = read_record(path)["seconds_per_step"] if path.exists() else {}
     for env_id, task in track(tasks.items(), description="tasks"):
         found[env_id] = paces(env_id, task, arguments.repeats)
         write_record(path, {"seconds_per_step": found, "threads": 1, **provenance()})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sb3_relax.compare.statistics import mean_return_during_training, probability_of_improvement
-from scripts.records import RESULTS
+from scripts.records import RESULTS, read_record
 from scripts.tables.learning import bracketed, grouped, interval
 
 #: a protocol's names → what tables call them, in their order
@@ -42,7 +41,7 @@ def steps_spent(records: Sequence[Mapping[str, Any]], threshold: float) -> list[
 def seconds_spent(records: Sequence[Mapping[str, Any]], threshold: float) -> list[float]:
     """The same in seconds, at the pace that scripts.bench.pace measured; none where it was not."""
     path = RESULTS / "benchmark_pace.json"
-    measured = json.loads(path.read_text())["seconds_per_step"] if path.exists() else {}
+    measured = read_record(path)["seconds_per_step"] if path.exists() else {}
     paces = measured.get(records[0]["env"], {}).get(records[0]["algorithm"])
     return [] if paces is None else [steps * float(np.median(paces)) for steps in steps_spent(records, threshold)]
 

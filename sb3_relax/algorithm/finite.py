@@ -14,14 +14,10 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from sb3_relax.errors import UsageError, require_finite
 from sb3_relax.estimators.checks import are_finite
 from sb3_relax.policy_gradient.action_latents import ActionsNotFinite
+from sb3_relax.policy_gradient.clipping import not_finite_in
 
 #: more names are not printed
 MAX_NAMES = 4
-
-
-def not_finite_in(policy: BasePolicy) -> list[str]:
-    """Names of the weights of a policy that have a NaN or an infinity."""
-    return [name for name, weight in policy.named_parameters() if not weight.isfinite().all()]
 
 
 def named(names: list[str]) -> str:

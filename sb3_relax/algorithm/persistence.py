@@ -88,9 +88,8 @@ class Persistence(BaseAlgorithm):
             for a ``cv_action_dependent`` that is not the saved one
         """
         if preset is not None:
-            values = values_for(preset, kwargs, cls)
-            values.pop("initial_action_std", None)  # the file's policy has begun already
-            kwargs |= values
+            # the file's policy has begun already
+            kwargs |= values_for(preset, {"initial_action_std": None, **kwargs}, cls)
         if seed is not None:
             kwargs["seed"] = seed
         attributes = {ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}

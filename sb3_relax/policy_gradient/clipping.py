@@ -41,6 +41,11 @@ def clip(
     return norm
 
 
+def not_finite_in(policy: nn.Module) -> list[str]:
+    """Names of the weights of a policy that have a NaN or an infinity."""
+    return [name for name, weight in policy.named_parameters() if not weight.isfinite().all()]
+
+
 def _not_finite(policy: nn.Module, weights: Sequence[nn.Parameter]) -> UsageError:
     """The error for a gradient that is not."""
     own = set(weights)
@@ -49,7 +54,7 @@ def _not_finite(policy: nn.Module, weights: Sequence[nn.Parameter]) -> UsageErro
         for name, weight in policy.named_parameters()
         if weight in own and weight.grad is not None and not weight.grad.isfinite().all()
     ]
-    spoilt = [name for name, weight in policy.named_parameters() if not weight.isfinite().all()]
+    spoilt = not_finite_in(policy)
     cause = (
         f"{', '.join(spoilt)} had NaN or infinity before, set from outside by a callback or by hand: load an agent "
         "that was saved before"

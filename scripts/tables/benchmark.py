@@ -120,8 +120,8 @@ def against_a2c_table(folder: str = "benchmark") -> str:
         if not {"fast", "a2c"} <= algorithms.keys():
             continue
         score = final_score(algorithms["a2c"])
-        theirs, ours = (float(np.mean(steps_spent(algorithms[name], score))) for name in ("a2c", "fast"))
-        rows.append(f"| {env} | {score:,.1f} | {theirs:,.0f} | {ours:,.0f} | {ours / theirs:.2f} |")
+        theirs, ours = (steps_spent(algorithms[name], score) for name in ("a2c", "fast"))
+        rows.append(f"| {env} | {score:,.1f} | {np.mean(theirs):,.0f} | {np.mean(ours):,.0f} | {share(ours, theirs)} |")
     return "\n".join(rows)
 
 

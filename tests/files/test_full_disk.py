@@ -36,24 +36,23 @@ before = {}
 for name, write in writers.items():
     write()
     before[name] = (folder / name).read_bytes()
-with open(folder / "filler", "wb", buffering=0) as file:
-    try:
-        while True:
-            file.write(bytes(4096))
-    except OSError:
-        pass
+def fill(name, piece):
+    with open(folder / name, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(piece))
+        except OSError:
+            pass
+
+
+fill("filler", 4096)
 for name, write in writers.items():
     for missing in (False, True):
         if missing:
             content = (folder / name).read_bytes()
             assert content == before[name], name
             (folder / name).unlink()
-            with open(folder / "filler2", "wb", buffering=0) as file:
-                try:
-                    while True:
-                        file.write(bytes(512))
-                except OSError:
-                    pass
+            fill("filler2", 512)
         try:
             write()
         except OSError as error:

@@ -37,6 +37,7 @@ from sb3_relax.estimators.methods.rodeo import RODEO
 from sb3_relax.estimators.methods.straight_through import StraightThrough
 from sb3_relax.estimators.methods.vimco import VIMCO
 from sb3_relax.estimators.moments import sample_variance
+from sb3_relax.estimators.per_variable import PerVariable
 from sb3_relax.estimators.proofs.exact import bias_z_scores, check_unbiased, exact_gradient, expected_gradient
 from sb3_relax.estimators.proofs.variance import gradient_variance
 from sb3_relax.estimators.registry import ESTIMATORS, estimators_of, make
@@ -70,6 +71,7 @@ __all__ = [
     "LogisticBernoulli",
     "MLPSurrogate",
     "MuProp",
+    "PerVariable",
     "Reinforce",
     "RelaxedDoubleCV",
     "RelaxedLatent",

@@ -216,6 +216,22 @@ def _require_finite(estimate: Estimate, gradients: Sequence[Tensor | None]) -> N
     )
 
 
+def as_one_of(estimate: Estimate, latent: Latent) -> Estimate:
+    """An estimate of ``latent.each_variable()`` as one of ``latent``: its value is the sum over the variables."""
+    vjp, shape = estimate._phi_vjp, estimate._grad.shape
+    score = estimate.score
+    return Estimate(
+        latent,
+        estimate.value.sum(-1),
+        estimate._grad.reshape(latent.theta.shape),
+        score=None if score is None else score.reshape(latent.theta.shape),
+        phi=estimate.phi,
+        phi_vjp=None if vjp is None else lambda cotangent: vjp(cotangent.reshape(shape)),
+        phi_loss=estimate.phi_loss,
+        learn=estimate._learn,
+    )
+
+
 def mean_of(value: Tensor) -> Tensor:
     """The mean of f, attached to f's own graph, and 0 of a batch of none: what the direct term starts from (Eq 11)."""
     return value.sum() / max(value.numel(), 1)

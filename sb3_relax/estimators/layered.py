@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,11 +13,9 @@ from sb3_relax.estimators.estimate import Estimate, backward_of, expand_to, mean
 from sb3_relax.estimators.functions import evaluate
 from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent
 from sb3_relax.estimators.methods.concrete import Concrete
-from sb3_relax.estimators.precision import in_dtype, keep_autocast
+from sb3_relax.estimators.precision import in_dtype
 from sb3_relax.estimators.several_samples import SeveralSamplesEstimator
-
-#: Layer l: the samples of the layers below, ``b_1 … b_{l-1}``, → the latent of layer l.
-Layer = Callable[..., Latent]
+from sb3_relax.estimators.stack import Costs, Layer, Stack, Walk, expanded
 
 
 class Randomness:
@@ -76,11 +74,12 @@ class LayeredEstimate:
 def layered(
     layers: Sequence[Layer],
     estimators: Sequence[Estimator] | Estimator,
-    f: Callable[..., Tensor],
+    f: Costs,
     generator: torch.Generator | None = None,
     temperature: float = 0.5,
     randomness: Randomness | None = None,
     context: Tensor | None = None,
+    state: Any = None,
 ) -> LayeredEstimate:
     """∂ E[f(b_1, …, b_L)] with b_l ~ p(b_l | b_1, …, b_{l-1}), one estimator per layer.
 
@@ -98,43 +97,67 @@ def layered(
     In place of one estimator a layer there may be one RLOO or VIMCO for all of them: K joint samples ``b_1, …, b_L``
     are each other's baseline in every layer, for K calls of f. One RLOO a layer costs K calls in each, and one besides.
 
-    :param layers: layer l maps the samples ``b_1 … b_{l-1}`` (none for the first) to its latent
+    **A state.** With ``state=``, layer l is ``layer(state, b_{l-1})``, and returns its latent and the state that the
+    next one gets; f is called ``f(state, b_1, …, b_L)``, with the last layer's state. L layers then cost L steps of a
+    recurrent network. With hard samples, log p(b_l|b_{<l}) depends on the network's weights through every state up to
+    it, so that ∂ E[f] = E[Σ_l ĝ_l · ∂θ_l + ∂f], where the derivatives run back through all states with the samples held
+    fixed. ``backward()`` does so. A state that a layer detaches cuts them off, and the gradient is another one's.
+
+    **Costs of layers.** f may be a sequence of L functions, whose sum is meant, and the l-th is called with ``b_1 …
+    b_l`` alone (with ``state=``, after the state that layer l returned). What was paid before b_l was drawn does not
+    depend on it: layer l's estimator gets the sum from the l-th cost on, its cost to go.
+
+    :param layers: layer l maps the samples ``b_1 … b_{l-1}`` (none for the first) to its latent. A latent made
+        ``with_context`` brings a context of its own for its layer's control variate or baseline, such as the state
     :param estimators: one for each layer (each may be the estimator of several layers only if its φ fits them all), or
         one RLOO or VIMCO of all
     :param f: ``b_1, …, b_L`` → ``[*batch]``; may depend on every θ and on its own parameters (Eq 11). Where an
-        estimator evaluates several values of b_l at once, all samples, and f's values, have one leading dimension more
+        estimator evaluates several values of b_l at once, all samples, states, and f's values, have one leading
+        dimension more. Or one such function for each layer
     :param generator: source of all randomness
     :param temperature: τ of the smooth samples above a layer whose estimator has none of its own (MuProp)
     :param randomness: replaces ``generator``, for tests
     :param context: what is known of the input before anything is drawn, ``[*batch, ...]``, for the control variates and
         baselines of all layers that have one
+    :param state: what the first layer gets: a tensor, or tuples, lists and dicts of tensors, ``()`` for nothing yet.
+        Every tensor of a state that a layer returns begins with the batch's dimensions. Layers change none in place
     :raises TypeError: for a context that no layer's estimator would read, an estimator that does not take its layer's
-        latent, one whose target is not the mean of f (VIMCO), a pathwise one (Reparam) below a discrete layer, and one
-        that needs ∂f/∂b_l at the corners where f depends on b_l only through the layers above
-    :raises ValueError: for another number of estimators than layers, and what f's values are refused for
+        latent, one whose target is not the mean of f (VIMCO), a pathwise one (Reparam) below a discrete layer, one
+        that needs ∂f/∂b_l at the corners where f depends on b_l only through the layers above, and a layer that returns
+        something else than it should
+    :raises ValueError: for another number of estimators or costs than layers, a state without the batch's dimensions,
+        and what f's values are refused for
 
     Example::
 
         estimate = layered([lambda: q1, lambda b1: LogisticBernoulli(net(b1))], [RELAX(c1), RELAX(c2)], f)
         estimate.backward()
         layered([lambda: q1, lambda b1: LogisticBernoulli(net(b1))], RLOO(samples=2), f).backward()
+
+        def step(h, b):
+            h = cell(x if b is None else look(x, b), h)
+            return GumbelOneHot(locate(h)), h
+
+        layered([step] * 6, [NVIL() for _ in range(6)], lambda h, *b: loss(h, b), state=h0).backward()
     """
     source = randomness or Randomness(generator)
+    stack = Stack(layers, f, state)
     if isinstance(estimators, Estimator):
-        return _of_joint_samples(layers, estimators, f, source, context)
-    if len(layers) != len(estimators) or not layers:
+        return _of_joint_samples(stack, estimators, source, context)
+    if len(layers) != len(estimators):
         raise ValueError(f"one estimator per layer is needed; got {len(estimators)} for {len(layers)} layers")
     if context is not None and not any(estimator.reads_context for estimator in estimators):
         raise TypeError("no layer's estimator has a surrogate or a baseline that could read the context: leave it out")
     relaxing = [e for e in estimators if isinstance(e, Concrete) and not e.hard_value]
     if len(relaxing) == len(layers):
-        return LayeredEstimate(_relaxed_value(layers, relaxing, f, source), [])
+        return LayeredEstimate(_relaxed_value(stack, relaxing, source), [])
+    walk = Walk()
     drawn: list[_Drawn] = []
-    for layer, estimator in zip(layers, estimators, strict=True):
-        latent = layer(*(below.seen for below in drawn))
+    for estimator in estimators:
+        latent = stack.latent(walk)
         estimator.require_latent(latent)
         require_finite_parameters(latent)
-        if context is not None and estimator.reads_context:
+        if context is not None and latent.context is None and estimator.reads_context:
             latent = latent.with_context(context)
         if type(estimator).target is not Estimator.target:
             raise TypeError(
@@ -146,38 +169,55 @@ def layered(
             b = latent.at_noise(made_of).detach()
         else:
             made_of, b = None, source.sample(latent)
-        drawn.append(_Drawn(latent, b, _as_seen(b, latent), made_of))
+        drawn.append(_Drawn(latent, b, made_of))
+        walk.samples.append(_as_seen(b, latent))
     for number, estimator in enumerate(estimators):
         if estimator.pathwise and any(isinstance(above.latent, RelaxedLatent) for above in drawn[number + 1 :]):
             raise TypeError(
                 f"{type(estimator).__name__} differentiates f through the layers above, and one of them is discrete: "
                 "use LAX, Reinforce or RLOO below it"
             )
-    samples = [layer.seen for layer in drawn]
-    value = evaluate(lambda _: f(*samples), drawn[0].b, drawn[0].latent.batch_shape)
+    to_go = _costs_to_go(stack, walk, drawn[0].b, drawn[0].latent.batch_shape)
 
     estimates = []
-    for number, ((latent, b, _, _), estimator) in enumerate(zip(drawn, estimators, strict=True)):
-        noise = source.noise(estimator, latent)
+    for number, ((latent, b, _), estimator) in enumerate(zip(drawn, estimators, strict=True)):
+        noise, value = source.noise(estimator, latent), to_go[number].detach()
         if isinstance(estimator, TwoPhaseEstimator) and estimator.samples == 1:
-            estimates.append(estimator.finish(latent, b, value.detach(), noise))
+            estimates.append(estimator.finish(latent, b, value, noise))
             continue
         own_temperature = estimator.temperature_between_corners
         tau = temperature if own_temperature is None else own_temperature
-        above = _FromLayer(number, layers, drawn, value.detach(), f, source, tau)
+        above = _FromLayer(number, stack, walk, drawn, value, source, tau)
         own = b if estimator.relaxes_f and estimator.samples == 1 else source.draw(estimator, latent)
         of_b = above.smooth if estimator.relaxes_f else above.drawn
         with estimator.computing(latent):
             estimates.append(estimator.estimate(latent, of_b, own, noise))
-    return LayeredEstimate(value, estimates)
+    return LayeredEstimate(to_go[0], estimates)
+
+
+def _costs_to_go(stack: Stack, walk: Walk, b: Tensor, shape: torch.Size) -> list[Tensor]:
+    """For each layer, the sum of the costs from its own on, ``[*batch]``: f itself for the first.
+
+    :param b: a sample, in the type that costs are brought into
+    """
+    to_go: list[Tensor] = []
+    total: Tensor | None = None
+    for number in reversed(range(len(walk.samples))):
+        if number in stack.costs:
+            cost = evaluate(lambda _: stack.cost(number, walk), b, shape)  # noqa: B023
+            total = cost if total is None else total + cost
+        assert total is not None  # the last layer has a cost
+        to_go.append(total)
+    return to_go[::-1]
 
 
 def _of_joint_samples(
-    layers: Sequence[Layer], estimator: Estimator, f: Callable[..., Tensor], source: Randomness, context: Tensor | None
+    stack: Stack, estimator: Estimator, source: Randomness, context: Tensor | None
 ) -> LayeredEstimate:
-    """K samples of all layers, whose weights are the same in every layer.
+    """K samples of all layers, which are each other's baseline in every layer.
 
-    :raises TypeError: for an estimator whose weights are not those of whole samples, or a context, which none reads
+    :raises TypeError: for an estimator whose weights are not those of whole samples, a context, which none reads, or
+        costs of layers where the estimator's objective is no sum of them
     """
     if not isinstance(estimator, SeveralSamplesEstimator):
         raise TypeError(
@@ -186,42 +226,47 @@ def _of_joint_samples(
         )
     if context is not None:
         raise TypeError(f"{type(estimator).__name__} has nothing that could read the context: leave it out")
+    if len(stack.costs) > 1 and type(estimator).target is not Estimator.target:
+        raise TypeError(
+            f"{type(estimator).__name__}'s objective is a bound of whole samples, and no sum of costs: give one f"
+        )
+    walk = Walk()
     drawn: list[_Drawn] = []
-    for layer in layers:
-        latent = layer(*(below.seen for below in drawn))
+    for _ in stack.layers:
+        latent = stack.latent(walk)
         require_finite_parameters(latent)
         # a layer that reads those below has the K samples in its own batch; any other is drawn K times
         apart = bool(drawn) and len(latent.batch_shape) > len(drawn[0].latent.batch_shape)
         b = source.sample(latent) if apart else source.draw(estimator, latent)
         assert b is not None
-        drawn.append(_Drawn(latent, b, _as_seen(b, latent), None))
+        if not drawn:
+            walk = expanded(walk, [estimator.samples], latent.batch_shape)
+        drawn.append(_Drawn(latent, b, None))
+        walk.samples.append(_as_seen(b, latent))
     shape = torch.Size([estimator.samples, *drawn[0].latent.batch_shape])
-    samples = [layer.seen for layer in drawn]
-    value = evaluate(lambda _: f(*samples), drawn[0].b, shape)
-    target, weights = estimator.target(value), estimator.weights(value.detach())
+    to_go = _costs_to_go(stack, walk, drawn[0].b, shape)
+    target = estimator.target(to_go[0])
     estimates = []
-    for latent, b, _, _ in drawn:
-        grad = expand_to(weights.to(b.dtype), latent) * latent.score(b)
+    for (latent, b, _), value in zip(drawn, to_go, strict=True):
+        grad = expand_to(estimator.weights(value.detach()).to(b.dtype), latent) * latent.score(b)
         # θ_l of every sample has a gradient of its own, of which the batch mean is taken: K times its share
         grad = estimator.samples * grad if latent.theta.dim() == grad.dim() else grad.sum(0)
         estimates.append(Estimate(latent, target.detach(), grad))
     return LayeredEstimate(target, estimates)
 
 
-def _relaxed_value(
-    layers: Sequence[Layer], estimators: Sequence[Concrete], f: Callable[..., Tensor], source: Randomness
-) -> Tensor:
+def _relaxed_value(stack: Stack, estimators: Sequence[Concrete], source: Randomness) -> Tensor:
     """f of relaxed samples of all layers, each a function of those below."""
-    samples: list[Tensor] = []
-    for layer, estimator in zip(layers, estimators, strict=True):
-        latent = layer(*samples)
+    walk = Walk()
+    for estimator in estimators:
+        latent = stack.latent(walk)
         estimator.require_latent(latent)
         require_finite_parameters(latent)
         noise = source.noise(estimator, latent)
         assert noise is not None
         relaxed = estimator.relaxed(latent, noise)
-        samples.append(_as_seen(relaxed, latent))
-    return evaluate(lambda _: f(*samples), relaxed, latent.batch_shape)
+        walk.samples.append(_as_seen(relaxed, latent))
+    return _costs_to_go(stack, walk, relaxed, latent.batch_shape)[0]
 
 
 def _as_seen(b: Tensor, latent: Latent) -> Tensor:
@@ -234,63 +279,61 @@ class _Drawn(NamedTuple):
 
     latent: Latent
     b: Tensor
-    seen: Tensor  # b as the layers above and f got it
     noise: Tensor | None  # of a Gaussian, whose b is made from it
 
 
 class _FromLayer:
-    """f as a function of b_l alone, with the layers below as drawn and those above made from it."""
+    """A layer's cost to go as a function of its b alone: the layers below as drawn, and those above made of it."""
 
     def __init__(
         self,
         number: int,
-        layers: Sequence[Layer],
+        stack: Stack,
+        walk: Walk,
         drawn: Sequence[_Drawn],
         value: Tensor,
-        f: Callable[..., Tensor],
         source: Randomness,
         temperature: Tensor | float,
     ):
+        self.number = number
+        self.latent, self.own, _ = drawn[number]
         # a layer of one estimator calls the others and f as they were called before: under the caller's autocast
-        device = drawn[number].latent.theta.device
-        self.below = [layer.seen for layer in drawn[:number]]
-        self.latent, self.own = drawn[number].latent, drawn[number].b
-        self.above = [keep_autocast(layer, device) for layer in layers[number + 1 :]]
+        self.stack = stack.keeping_autocast(self.latent.theta.device)
+        self.below = Walk(walk.samples[:number], walk.states[: number + 1])
         self.drawn_above = drawn[number + 1 :]
         self.value = value
-        self.f = keep_autocast(f, device)
         self.source = source
         self.temperature = temperature
         self._noise: list[Tensor] = []  # of the smooth samples above, drawn once
 
-    def _below(self, b: Tensor) -> list[Tensor]:
-        # one leading dimension more where several values of b_l are asked for at once
+    def _walk_to(self, b: Tensor) -> Walk:
+        """The walk as far as this layer, with b in the place of what was drawn."""
         leading = b.shape[: b.dim() - self.own.dim()]
-        seen = _as_seen(b, self.latent)
-        if not leading:
-            # the very tensors, so that an f may keep what it knows of them
-            return [*self.below, seen]
-        return [*(sample.expand(*leading, *sample.shape) for sample in self.below), seen]
+        below = self.below
+        if leading:  # several values of b_l are asked for at once
+            below = expanded(below, leading, self.latent.batch_shape)
+        # else the very tensors, so that an f may keep what it knows of them
+        return Walk([*below.samples, _as_seen(b, self.latent)], [*below.states])
 
     def drawn(self, b: Tensor) -> Tensor:
         """f with every layer above drawn anew."""
-        samples = self._below(b)
-        for layer in self.above:
-            latent = layer(*samples)
-            samples.append(_as_seen(self.source.sample(latent), latent))
-        return self.f(*samples)
+        walk = self._walk_to(b)
+        for _ in self.drawn_above:
+            latent = self.stack.latent(walk)
+            walk.samples.append(_as_seen(self.source.sample(latent), latent))
+        return self.stack.cost_to_go(walk, self.number)
 
     def smooth(self, b: Tensor) -> Tensor:
         """f with every layer above a smooth function of b_l; at the b_l that was drawn, f as it was."""
         if b is self.own:
             return self.value
-        samples = self._below(b)
-        for number, layer in enumerate(self.above):
+        walk = self._walk_to(b)
+        for number, drawn in enumerate(self.drawn_above):
             if number == len(self._noise):
-                self._noise.append(self._noise_of(self.drawn_above[number]))
-            latent = layer(*samples)
-            samples.append(_as_seen(self._smooth_sample(latent, self._noise[number]), latent))
-        return self.f(*samples)
+                self._noise.append(self._noise_of(drawn))
+            latent = self.stack.latent(walk)
+            walk.samples.append(_as_seen(self._smooth_sample(latent, self._noise[number]), latent))
+        return self.stack.cost_to_go(walk, self.number)
 
     def _noise_of(self, drawn: _Drawn) -> Tensor:
         """The noise with which a layer's b was drawn, so that c's samples above are those of f, made smooth."""

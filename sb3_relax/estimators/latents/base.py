@@ -128,6 +128,19 @@ class Latent(ABC):
         latent.context = in_dtype(context, self.computing_dtype) if context.is_floating_point() else context
         return latent
 
+    def each_variable(self: SelfLatent) -> SelfLatent:
+        """The same variables, each as an element of the batch: ``[*batch, D]`` of one variable each.
+
+        :raises TypeError: where the variables of one b are not independent, or not alike
+        :raises ValueError: for a context that does not begin with ``[*batch, D]``
+        """
+        latent = self._apart()
+        return latent if self.context is None else latent.with_context(self.context)
+
+    def _apart(self: SelfLatent) -> SelfLatent:
+        # one variable more before the event's dimensions makes the variables the batch's last
+        return self.at(self.theta.unsqueeze(-self.event_ndim))
+
     def select(self: SelfLatent, index: Tensor | int) -> SelfLatent:
         """Some elements of the batch, by their number along its first dimension (a number, several, or a mask)."""
         return self._keeping_context(self.at(self.theta[index]), lambda context: context[index])

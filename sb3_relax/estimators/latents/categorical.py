@@ -51,6 +51,12 @@ class GumbelOneHot(RelaxedLatent):
         latent.mask = self.mask  # theta carries the masked logits already
         return latent
 
+    def _apart(self) -> GumbelOneHot:
+        latent = self.at(self.theta.unsqueeze(-2))
+        if self.mask is not None:
+            latent.mask = self.mask.expand(self.theta.shape).unsqueeze(-2)
+        return latent
+
     def select(self, index: Tensor | int) -> GumbelOneHot:
         latent = self.at(self.theta[index])
         if self.mask is not None:

@@ -48,6 +48,11 @@ class Implicit(ReparameterisedLatent):
         latent.theta, latent.family, latent.event_ndim = theta, self.family, self.event_ndim
         return latent
 
+    def _apart(self) -> Implicit:
+        if self.family is Dirichlet:
+            raise TypeError("the numbers of a Dirichlet depend on each other: they are one variable")
+        return super()._apart()
+
     def _distribution(self, theta: Tensor) -> Distribution:
         if self.family is Dirichlet:
             return Dirichlet(theta, validate_args=False)

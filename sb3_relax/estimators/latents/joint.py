@@ -70,6 +70,9 @@ class Joint(ConditionedLatent):
         )
         return self._keeping_context(latent, lambda context: context[index])
 
+    def _apart(self) -> Joint:
+        raise TypeError("the parts of a Joint are not alike: take an estimate of each part that has a cost of its own")
+
     @property
     def sample_shape(self) -> torch.Size:
         return torch.Size([sum(part.sample_shape.numel() for part in self.parts.values())])

@@ -72,17 +72,17 @@ def exact_gradient(latent: Latent, f: Objective, nodes: int = 40, estimator: Est
     :param latent: a latent without batch, float64 for full accuracy
     :param f: ``[..., M, *event]`` → ``[..., M]``; may depend on ``latent.theta``
     :param nodes: Gauss-Hermite nodes a dimension, for a Gaussian
-    :param estimator: whose target to take, where it is not the mean of f (VIMCO's bound)
+    :param estimator: whose target to take, where it is not the mean of f (VIMCO's bound, PerVariable's sum)
     """
     samples = 1 if estimator is None else max(estimator.samples, 1)
     b, probability = samples_with_probability(latent, nodes, samples)
     wide = latent.detach().expand(len(probability))
     score = wide.score(b)
-    if samples == 1:
-        value = f(b)
-    else:
-        assert estimator is not None
-        value, score = estimator.target(f(b)), score.sum(0)
+    value = f(b)
+    if estimator is not None:
+        value = estimator.target(value.unsqueeze(0) if samples == 1 else value)
+    if samples > 1:
+        score = score.sum(0)
     return Gradient(
         (expand_to(probability * value.detach(), wide) * score).sum(0),
         _direct(latent, (probability * value).sum()),

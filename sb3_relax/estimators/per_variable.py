@@ -1,0 +1,162 @@
+"""One estimator for variables each of which has a cost of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator
+from sb3_relax.estimators.checks import is_checked
+from sb3_relax.estimators.estimate import Estimate, as_one_of
+from sb3_relax.estimators.functions import Objective, evaluate
+from sb3_relax.estimators.latents import Latent
+
+#: times that another value is looked for in the place of one that was drawn, before the check gives up on it
+TRIES = 16
+
+
+class PerVariable(Estimator):
+    """∂θ E[Σ_d f_d(b_d)] of D independent variables, the d-th cost being a function of the d-th variable alone.
+
+    f returns ``[*batch, D]``. One number for all variables would let every one of them hear the others' costs, which
+    are noise to it: D times as much variance. Here each hears its own, as if it were an element of the batch:
+    ``estimator`` sees one variable at a time (:meth:`Latent.each_variable`), and so do its control variate and its
+    baseline. One of them serves all variables, and tells them apart by a context, ``[*batch, D, ...]``.
+
+    Where a cost depends on another variable as well, the estimate is biased. So the first call looks: it gives single
+    variables another value, by a call of f or more, and refuses an f in which another one's cost moves. What those
+    values do not show it cannot see.
+
+    ``Estimate.value`` is the sum of the costs, ``[*batch]``. For costs of layers see :func:`layered`.
+
+    :param estimator: of one variable
+    :param check: whether the first call looks. Leave it out where f is random, or must not be called once more
+
+    Example::
+
+        q = GumbelOneHot(logits)  # [*batch, D, K]: D reads of a memory of K slots
+        estimator = PerVariable(make("relax", q.each_variable()))
+        estimator(q, lambda b: (b @ memory - target).square().sum(-1)).backward()
+    """
+
+    latents = (Latent,)
+
+    def __init__(self, estimator: Estimator, check: bool = True):
+        super().__init__()
+        self.estimator = estimator
+        self.samples, self.evaluations = estimator.samples, estimator.evaluations
+        self.unbiased, self.needs_grad_f = estimator.unbiased, estimator.needs_grad_f  # type: ignore[misc]
+        self.to_be_checked = check
+
+    @property
+    def reads_context(self) -> bool:
+        return self.estimator.reads_context
+
+    def require_latent(self, latent: Latent) -> None:
+        self.estimator.require_latent(latent.each_variable())
+
+    def noise_shape(self, latent: Latent) -> tuple[int, ...] | None:
+        apart = latent.each_variable()
+        shape = self.estimator.noise_shape(apart)
+        if shape is None:
+            return None
+        draws = shape[: len(shape) - len(apart.noise_shape)]
+        return (*draws, *latent.noise_shape)
+
+    def noise_rule(self, latent: Latent, nodes: int, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.estimator.noise_rule(latent, nodes, chunk)
+
+    def target(self, values: Tensor) -> Tensor:
+        return self.estimator.target(values).sum(-1)
+
+    def draw_and_estimate(self, latent: Latent, f: Objective, generator: torch.Generator | None) -> Estimate:
+        if self.to_be_checked and is_checked():
+            require_own_costs(latent, f)
+            self.to_be_checked = False
+        apart = latent.each_variable()
+        return as_one_of(self.estimator.draw_and_estimate(apart, _of_each(f, latent), generator), latent)
+
+    def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
+        apart = latent.each_variable()
+        if b is not None:
+            b = b.unsqueeze(-latent.sample_ndim)
+        noise = self._of_each_noise(apart, noise)
+        return as_one_of(self.estimator.estimate(apart, _of_each(f, latent), b, noise), latent)
+
+    def finish(
+        self,
+        latent: Latent,
+        b: Tensor,
+        value: Tensor,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        context: Tensor | None = None,
+    ) -> Estimate:
+        """As :meth:`TwoPhaseEstimator.finish`, where ``estimator`` is one. What a cost depends on is not looked at.
+
+        :param value: the costs, ``[*batch, D]`` (with b's leading dimension, where there are several samples)
+        :raises TypeError: where ``estimator`` must have f at hand
+        """
+        if not isinstance(self.estimator, TwoPhaseEstimator):
+            raise TypeError(f"{type(self.estimator).__name__} needs f at hand: call the estimator with it")
+        apart = latent.each_variable()
+        b = b.unsqueeze(-latent.sample_ndim)
+        noise = self._of_each_noise(apart, noise)
+        return as_one_of(self.estimator.finish(apart, b, value, noise, generator, context), latent)
+
+    def _of_each_noise(self, apart: Latent, noise: Tensor | None) -> Tensor | None:
+        shape = self.estimator.noise_shape(apart)
+        return noise if noise is None or shape is None else noise.reshape(shape)
+
+
+def _of_each(f: Objective, latent: Latent) -> Objective:
+    """f of samples whose variables are elements of the batch."""
+    return lambda b: f(b.squeeze(-latent.sample_ndim))
+
+
+@torch.no_grad()
+def require_own_costs(latent: Latent, f: Objective) -> None:
+    """Refuse an f in which the cost of a variable moves with another one.
+
+    In every element of the batch one variable gets another value, the next one in the next element; so f is called
+    once for the values as drawn, and once more for every ``batch`` variables.
+
+    :param f: ``[*batch, *event of b]`` → ``[*batch, D]``
+    :raises ValueError: where a cost moves, naming the two variables; or where f, called twice with the same values,
+        returns other ones
+    """
+    generator = torch.Generator(latent.theta.device).manual_seed(0)  # the estimate's own randomness stays as it is
+    b = latent.sample(generator)
+    apart = latent.each_variable()
+    shape, variables = apart.batch_shape, apart.batch_shape[-1]
+    batch = shape[:-1].numel()
+    if batch == 0 or variables < 2:
+        return
+    number = torch.arange(variables, device=b.device).expand(shape)
+    element = torch.arange(batch, device=b.device).reshape(*shape[:-1], 1)
+    before = evaluate(f, b, shape)
+    for start in range(0, variables, batch):
+        chosen = number == (element + start) % variables
+        spread = chosen.reshape(*shape, *(1,) * (b.dim() - len(shape)))
+        moved = b
+        for _ in range(TRIES):
+            moved = torch.where(spread & (moved == b), latent.sample(generator), moved)
+        change = (evaluate(f, moved, shape) - before).abs()
+        # what rounding may do where the same numbers are added up in another order
+        tolerance = torch.finfo(change.dtype).eps ** 0.75 * before.abs().max()
+        wrong = (change > tolerance) & ~chosen
+        if not bool(wrong.any()):
+            continue
+        if bool(((evaluate(f, b, shape) - before).abs() > tolerance).any()):
+            raise ValueError(
+                "f returns other values for the same b, so that what its costs depend on cannot be seen: make it "
+                "certain, or leave the check out, PerVariable(estimator, check=False)"
+            )
+        *at, other = wrong.nonzero()[0].tolist()
+        own = chosen[tuple(at)].nonzero()[0].item()
+        raise ValueError(
+            "PerVariable takes costs that depend on their own variable alone: "
+            f"f(b)[..., {other}] changed with variable {own}. Return one value, f(b).sum(-1), and leave PerVariable out"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.checks import require_finite
+from sb3_relax.estimators.checks import require_finite, under_transform
 from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import Objective, as_written, computed, evaluate, require_trained
 from sb3_relax.estimators.latents import Latent
@@ -90,6 +91,7 @@ class Estimator(nn.Module, ABC):
         """
         self.require_latent(latent)
         require_finite_parameters(latent)
+        warn_of_one_sample(latent)
         latent = given_context(latent, context, self)
         f = as_written(f, latent)
         with self.computing(latent):
@@ -253,6 +255,22 @@ def require_finite_parameters(latent: Latent) -> None:
         "the latent's parameters",
         latent.theta,
         "clamp them, or say which classes may be drawn: GumbelOneHot(logits, mask=logits > -torch.inf)",
+    )
+
+
+def warn_of_one_sample(latent: Latent) -> None:
+    """Say so where a θ without a batch is read as one sample of several variables, and a batch may have been meant.
+
+    An f that returns a batch mean would hide it.
+    """
+    if len(latent.batch_shape) > 0 or latent.variables < 2 or under_transform():
+        return
+    warnings.warn(
+        f"{type(latent).__name__} of shape {tuple(latent.theta.shape)} is one sample of {latent.variables} variables, "
+        "without a batch. Where the first dimension is the batch, each sample needs a dimension for its variables: "
+        "logits.unsqueeze(-2) for one-hots, unsqueeze(-1) for bits and numbers. Where it is one sample, unsqueeze(0) "
+        "makes a batch of one, and no warning",
+        stacklevel=4,
     )
 
 

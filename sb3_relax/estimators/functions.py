@@ -32,6 +32,37 @@ def as_written(f: Objective, latent: Latent) -> Objective:
     return f if dtype == latent.computing_dtype else lambda b: f(b.to(dtype))
 
 
+def flatten_samples(f: Callable[..., Tensor], *inputs: Tensor, event_ndim: int = 1) -> Objective:
+    """f as the estimators call it, of an f that takes one batch dimension: ``f(b, *inputs)``, b ``[N, *event]`` → [N].
+
+    Estimators that evaluate several samples at once put them in a leading dimension, ``[K, B, *event]``. An f with
+    layers that want ``[N, D]``, or with inputs ``[B, ...]``, is handed K · B samples in one dimension, and the inputs
+    of each.
+
+    :param f: ``[N, *event]`` and one ``[N, ...]`` for each of ``inputs`` → ``[N]``
+    :param inputs: what f takes besides, ``[B, ...]``
+    :param event_ndim: dimensions of one sample: 1 for bits and numbers, 2 for one-hots
+    :raises ValueError: when called, for samples whose batch is not that of the inputs
+
+    Example::
+
+        RLOO(samples=8)(q, flatten_samples(loss, images, labels))
+    """
+
+    def of_samples(b: Tensor) -> Tensor:
+        leading = b.shape[: b.dim() - event_ndim]
+        for x in inputs:
+            if not leading or x.shape[:1] != leading[-1:]:
+                raise ValueError(
+                    f"for events of {event_ndim} dimensions, samples of shape {tuple(b.shape)} have the batch's shape "
+                    f"{tuple(leading[-1:])}; an input has shape {tuple(x.shape)}. Say event_ndim=2 for one-hots"
+                )
+        several = [x.expand(*leading[:-1], *x.shape).flatten(0, len(leading) - 1) for x in inputs]
+        return f(b.reshape(-1, *b.shape[len(leading) :]), *several).unflatten(0, leading)
+
+    return of_samples
+
+
 def computed(value: Tensor, dtype: torch.dtype) -> Tensor:
     """f(b) in the type that ĝ is computed in, whatever f's own is: a number, a whole number or a truth value.
 
@@ -58,6 +89,7 @@ def evaluate(f: Objective, b: Tensor, shape: torch.Size) -> Tensor:
         raise ValueError(
             f"f must return one value per sample: for samples of shape {tuple(b.shape)} "
             f"a tensor of shape {tuple(shape)}; got {tuple(value.shape)}"
+            + ("" if shape else ". The latent has no batch: all of its variables are those of one sample")
         )
     return value
 

@@ -20,7 +20,7 @@ from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn import functional as F
 
 from sb3_relax.errors import UsageError
-from sb3_relax.estimators import Gaussian, GumbelOneHot, Joint, Latent, LogisticBernoulli, from_distribution
+from sb3_relax.estimators import Gaussian, GumbelOneHot, Joint, Latent, LogisticBernoulli
 from sb3_relax.estimators.latents import masked_logit
 from sb3_relax.policy_gradient.action_spaces import as_sb3_counts, to_classes
 from sb3_relax.policy_gradient.flat_actions import FlatActions
@@ -42,8 +42,10 @@ def to_latent(distribution: Distribution) -> Latent:
     if isinstance(distribution, HybridDistribution):
         return Joint(**{name: to_latent(part) for name, part in distribution.parts.items()})
     inner: Any = getattr(distribution, "distribution", None) or getattr(distribution, "distributions", None)
-    if isinstance(inner, (Normal, Bernoulli)):
-        return from_distribution(inner)
+    if isinstance(inner, Normal):
+        return Gaussian(inner.mean, inner.stddev.log())
+    if isinstance(inner, Bernoulli):
+        return LogisticBernoulli(inner.logits)
     if isinstance(inner, Categorical):
         mask = getattr(inner, "masks", None)
         return GumbelOneHot(inner.logits.unsqueeze(-2), None if mask is None else mask.unsqueeze(-2))

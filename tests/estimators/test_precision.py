@@ -15,9 +15,9 @@ from sb3_relax.estimators import (
     LogisticBernoulli,
     MLPSurrogate,
     TwoPhaseEstimator,
+    as_latent,
     bias_z_scores,
     estimators_of,
-    from_distribution,
     layered,
     make,
 )
@@ -121,14 +121,14 @@ def test_rare_bits_in_half_precision(p, dtype):
 def test_rare_probabilities_in_half_precision(kind, dtype):
     """torch's own logits of .001 in bfloat16 are those of .0078."""
     probs = torch.tensor([[0.001, 0.999]]).to(dtype).requires_grad_()
-    latent = from_distribution(kind(probs=probs, validate_args=False))
+    latent = as_latent(kind(probs=probs, validate_args=False))
     assert latent.theta.dtype == dtype
     # as well as a logit can be told in this type
     assert latent.probabilities.flatten()[0].item() == pytest.approx(0.001, rel=8 * torch.finfo(dtype).eps)
     latent.log_prob(latent.sample()).sum().backward()
     assert probs.grad.isfinite().all()
     logits = torch.randn(3, 2).to(dtype)
-    assert torch.equal(from_distribution(kind(logits=logits)).theta, kind(logits=logits).logits)
+    assert torch.equal(as_latent(kind(logits=logits)).theta.reshape(3, 2), kind(logits=logits).logits)
 
 
 def value_of(dtype, latent):

@@ -1,5 +1,6 @@
 """Latent variables: one distribution a file."""
 
+from sb3_relax.estimators.latents.as_latent import as_latent
 from sb3_relax.estimators.latents.base import (
     MASKED_LOGIT,
     MAX_SUPPORT,
@@ -13,24 +14,30 @@ from sb3_relax.estimators.latents.base import (
 )
 from sb3_relax.estimators.latents.bernoulli import LogisticBernoulli
 from sb3_relax.estimators.latents.categorical import GumbelOneHot
-from sb3_relax.estimators.latents.from_distribution import from_distribution
-from sb3_relax.estimators.latents.gaussian import Gaussian
+from sb3_relax.estimators.latents.circular import Circular
+from sb3_relax.estimators.latents.gaussian import Gaussian, LogGaussian
 from sb3_relax.estimators.latents.implicit import Implicit
 from sb3_relax.estimators.latents.joint import Joint
+from sb3_relax.estimators.latents.mixture import GaussianMixture
+from sb3_relax.estimators.latents.students_t import StudentsT
 
 __all__ = [
     "MASKED_LOGIT",
     "MAX_SUPPORT",
+    "Circular",
     "ConditionedLatent",
     "Gaussian",
+    "GaussianMixture",
     "GumbelOneHot",
     "Implicit",
     "Joint",
     "Latent",
+    "LogGaussian",
     "LogisticBernoulli",
     "RelaxedLatent",
     "ReparameterisedLatent",
-    "from_distribution",
+    "StudentsT",
+    "as_latent",
     "masked_logit",
     "open_unit",
     "require_unbatched",

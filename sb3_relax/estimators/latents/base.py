@@ -81,6 +81,11 @@ class Latent(ABC):
         return self.theta.shape[self.theta.dim() - self.event_ndim :][: self.sample_ndim]
 
     @property
+    def variables(self) -> int:
+        """D, the number of independent variables of one b."""
+        return self.sample_shape[0]
+
+    @property
     def noise_shape(self) -> torch.Size:
         """Shape of the uniform noise behind one z of every element of the batch: ``[*batch, ...]``."""
         return self.theta.shape
@@ -108,6 +113,27 @@ class Latent(ABC):
         :raises NotImplementedError: for a kind of latent that does not have it
         """
         raise NotImplementedError(f"{type(self).__name__} has no kl(), which a step of a fixed KL divergence needs")
+
+    def entropy(self) -> Tensor:
+        """The entropy in nats, ``[*batch]``, differentiable in θ. Of numbers: the differential one.
+
+        :raises NotImplementedError: for a kind of latent that has no closed form of it
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no entropy() in closed form: -log_prob(b) has its mean")
+
+    def mean(self) -> Tensor:
+        """E[b], shape of b, detached; NaN or infinite where there is none.
+
+        :raises NotImplementedError: for a kind of latent that does not have it
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no mean()")
+
+    def mode(self) -> Tensor:
+        """The likeliest b, detached: what to take where nothing is to be drawn.
+
+        :raises NotImplementedError: for a kind of latent that has no closed form of it
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no mode() in closed form")
 
     def with_context(self: SelfLatent, context: Tensor) -> SelfLatent:
         """The same latent, with what is known of its input beside θ: what ``estimator(q, f, context=h)`` makes of q.
@@ -267,9 +293,14 @@ class RelaxedLatent(ConditionedLatent):
     def base_score(self, noise: Tensor) -> Tensor:
         """∂ log p(z) at :meth:`natural`, as a function of the noise ``z - natural``."""
 
+    @property
+    @abstractmethod
+    def probs(self) -> Tensor:
+        """p(bit = 1) or p(class), shape of b, differentiable in θ."""
+
     @abstractmethod
     def mean(self) -> Tensor:
-        """μ = E[b], shape of b, detached."""
+        """μ = E[b], which is p: shape of b, detached."""
 
     @abstractmethod
     def mean_gradient(self, slope: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ class LogisticBernoulli(RelaxedLatent):
         """p(bit = 1), shape of θ, detached."""
         return self.wide_theta.detach().sigmoid()
 
+    @property
+    def probs(self) -> Tensor:
+        return self.wide_theta.sigmoid()
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         # a comparison, twice as fast on a CPU as torch.bernoulli
         p = self.probabilities
@@ -48,6 +52,13 @@ class LogisticBernoulli(RelaxedLatent):
         of_ones = F.logsigmoid(self.wide_theta) - F.logsigmoid(other.wide_theta)
         of_zeros = F.logsigmoid(-self.wide_theta) - F.logsigmoid(-other.wide_theta)
         return (p * of_ones + (1 - p) * of_zeros).sum(-1)
+
+    def entropy(self) -> Tensor:
+        theta, p = self.wide_theta, self.probs
+        return -(p * F.logsigmoid(theta) + (1 - p) * F.logsigmoid(-theta)).sum(-1)
+
+    def mode(self) -> Tensor:
+        return self.hard(self.wide_theta.detach())
 
     def score(self, b: Tensor) -> Tensor:
         return b - self.probabilities

@@ -68,6 +68,10 @@ class GumbelOneHot(RelaxedLatent):
         """p(class), shape of θ, detached."""
         return self.wide_theta.detach().softmax(-1)
 
+    @property
+    def probs(self) -> Tensor:
+        return self.wide_theta.softmax(-1)
+
     def natural(self) -> Tensor:
         return self.wide_theta.log_softmax(-1)
 
@@ -94,6 +98,13 @@ class GumbelOneHot(RelaxedLatent):
     def kl(self, other: GumbelOneHot) -> Tensor:
         natural = self.natural()
         return (natural.exp() * (natural - other.natural())).sum((-2, -1))
+
+    def entropy(self) -> Tensor:
+        natural = self.natural()
+        return -(natural.exp() * natural).sum((-2, -1))
+
+    def mode(self) -> Tensor:
+        return self.hard(self.wide_theta.detach())
 
     def score(self, b: Tensor) -> Tensor:
         return b - self.probabilities

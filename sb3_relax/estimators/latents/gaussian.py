@@ -1,6 +1,8 @@
-"""Normals b = μ + σ ε."""
+"""Normals b = μ + σ ε, and their exponentials."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ class Gaussian(ReparameterisedLatent):
         self.theta = torch.stack([loc, log_scale.expand_as(loc)], dim=-1)
 
     def at(self, theta: Tensor) -> Gaussian:
-        latent = Gaussian.__new__(Gaussian)
+        latent = type(self).__new__(type(self))
         latent.theta = theta
         return latent
 
@@ -50,6 +52,15 @@ class Gaussian(ReparameterisedLatent):
         # ½(σ²/σ'² - 1) by expm1: the two policies of a small step differ by little
         return (0.5 * (torch.expm1(2 * change) + distance.square()) - change).sum(-1)
 
+    def entropy(self) -> Tensor:
+        return (self.wide_theta[..., 1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def mean(self) -> Tensor:
+        return self.wide_theta.detach()[..., 0]
+
+    def mode(self) -> Tensor:
+        return self.wide_theta.detach()[..., 0]
+
     def score(self, b: Tensor) -> Tensor:
         loc, log_scale = self.wide_theta.detach().unbind(-1)
         inverse_scale = (-log_scale).exp()
@@ -63,3 +74,42 @@ class Gaussian(ReparameterisedLatent):
     def path_change(self, b: Tensor, v: Tensor) -> Tensor:
         of_loc, of_log_scale = v.unbind(-1)
         return torch.addcmul(of_loc, of_log_scale, b - self.wide_theta.detach()[..., 0])
+
+
+class LogGaussian(Gaussian):
+    """D independent log-normals b = exp(μ + σ ε): positive numbers.
+
+    :param loc: μ, the mean of log b, ``[*batch, D]``
+    :param log_scale: log σ, broadcastable to ``loc``
+
+    Example::
+
+        q = LogGaussian(loc, log_scale)
+    """
+
+    def at_noise(self, noise: Tensor) -> Tensor:
+        return super().at_noise(noise).exp()
+
+    def log_prob(self, b: Tensor) -> Tensor:
+        log_b = b.log()
+        return super().log_prob(log_b) - log_b.sum(-1)
+
+    def entropy(self) -> Tensor:
+        return super().entropy() + self.wide_theta[..., 0].sum(-1)
+
+    def mean(self) -> Tensor:
+        loc, log_scale = self.wide_theta.detach().unbind(-1)
+        return (loc + 0.5 * (2 * log_scale).exp()).exp()
+
+    def mode(self) -> Tensor:
+        loc, log_scale = self.wide_theta.detach().unbind(-1)
+        return (loc - (2 * log_scale).exp()).exp()
+
+    def score(self, b: Tensor) -> Tensor:
+        return super().score(b.log())
+
+    def path_gradient(self, b: Tensor, slope: Tensor) -> Tensor:
+        return super().path_gradient(b.log(), slope * b)
+
+    def path_change(self, b: Tensor, v: Tensor) -> Tensor:
+        return super().path_change(b.log(), v) * b

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Beta, Dirichlet, Distribution, Gamma, kl_divergence
 
 from sb3_relax.estimators.latents.base import ReparameterisedLatent, open_unit
+from sb3_relax.estimators.latents.torch_samples import following
 
 
 class Implicit(ReparameterisedLatent):
@@ -48,6 +49,10 @@ class Implicit(ReparameterisedLatent):
         latent.theta, latent.family, latent.event_ndim = theta, self.family, self.event_ndim
         return latent
 
+    @property
+    def variables(self) -> int:
+        return 1 if self.family is Dirichlet else super().variables
+
     def _apart(self) -> Implicit:
         if self.family is Dirichlet:
             raise TypeError("the numbers of a Dirichlet depend on each other: they are one variable")
@@ -60,13 +65,8 @@ class Implicit(ReparameterisedLatent):
         return (Gamma if self.family is Gamma else Beta)(first, second, validate_args=False)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        with torch.no_grad():
-            if generator is None:
-                return self._draw()
-            # torch.distributions draws from the global generator alone
-            with torch.random.fork_rng():
-                torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
-                return self._draw()
+        with torch.no_grad(), following(generator):
+            return self._draw()
 
     def _draw(self) -> Tensor:
         if self.family is Gamma:
@@ -84,6 +84,16 @@ class Implicit(ReparameterisedLatent):
     def kl(self, other: Implicit) -> Tensor:
         kl = kl_divergence(self._distribution(self.wide_theta), self._distribution(other.wide_theta))
         return kl if self.family is Dirichlet else kl.sum(-1)
+
+    def entropy(self) -> Tensor:
+        entropy = self._distribution(self.wide_theta).entropy()
+        return entropy if self.family is Dirichlet else entropy.sum(-1)
+
+    def mean(self) -> Tensor:
+        return self._distribution(self.wide_theta).mean.detach()
+
+    def mode(self) -> Tensor:
+        return self._distribution(self.wide_theta).mode.detach()
 
     def score(self, b: Tensor) -> Tensor:
         theta = self.wide_theta.detach()

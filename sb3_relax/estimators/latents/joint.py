@@ -70,6 +70,10 @@ class Joint(ConditionedLatent):
         )
         return self._keeping_context(latent, lambda context: context[index])
 
+    @property
+    def variables(self) -> int:
+        return sum(part.variables for part in self.parts.values())
+
     def _apart(self) -> Joint:
         raise TypeError("the parts of a Joint are not alike: take an estimate of each part that has a cost of its own")
 
@@ -122,6 +126,15 @@ class Joint(ConditionedLatent):
     def kl(self, other: Latent) -> Tensor:
         assert isinstance(other, Joint)
         return torch.stack([part.kl(other.parts[name]) for name, part in self.parts.items()]).sum(0)
+
+    def entropy(self) -> Tensor:
+        return torch.stack([part.entropy() for part in self.parts.values()]).sum(0)
+
+    def mean(self) -> Tensor:
+        return self._samples(lambda part: part.mean())
+
+    def mode(self) -> Tensor:
+        return self._samples(lambda part: part.mode())
 
     def score(self, b: Tensor) -> Tensor:
         return self._parameters(lambda part, b: part.score(b), b)

@@ -32,9 +32,9 @@ def samples_with_probability(latent: Latent, nodes: int = 40, samples: int = 1) 
         b = latent.support()
         probability = latent.detach().expand(len(b)).log_prob(b).exp()
     elif isinstance(latent, Gaussian):
-        loc, log_scale = latent.theta.detach().unbind(-1)
-        x, w = zip(*product_rule(normal_rule(nodes), loc.numel()), strict=True)
-        b, probability = loc + log_scale.exp() * torch.cat(x).to(loc.dtype), torch.cat(w).to(loc.dtype)
+        theta = latent.theta.detach()
+        x, w = zip(*product_rule(normal_rule(nodes), len(theta)), strict=True)
+        b, probability = latent.at(theta).at_noise(torch.cat(x).to(theta.dtype)), torch.cat(w).to(theta.dtype)
     elif isinstance(latent, Joint):
         b, probability = _of_parts(latent, nodes)
     else:

@@ -270,7 +270,7 @@ def warn_of_one_sample(latent: Latent) -> None:
         "without a batch. Where the first dimension is the batch, each sample needs a dimension for its variables: "
         "logits.unsqueeze(-2) for one-hots, unsqueeze(-1) for bits and numbers. Where it is one sample, unsqueeze(0) "
         "makes a batch of one, and no warning",
-        stacklevel=4,
+        stacklevel=5,  # the call of the estimator, beyond two of torch.nn.Module's
     )
 
 

@@ -12,7 +12,12 @@ from torch import Tensor
 
 
 def under_transform() -> bool:
-    """Whether a torch.func transform (vmap) is at work, where tensors have no values to look at and no leaves."""
+    """Whether a torch.func transform (vmap) is at work, where tensors have no values to look at and no leaves.
+
+    Not while torch.compile traces, which cannot see it.
+    """
+    if torch.compiler.is_compiling():
+        return False
     try:
         torch.empty(0).requires_grad_()
     except RuntimeError:
@@ -34,8 +39,8 @@ def unchecked() -> Iterator[None]:
 
 
 def is_checked() -> bool:
-    """Whether tensors have numbers that are to be looked at now."""
-    return not (_unchecked.get() or under_transform())
+    """Whether tensors have numbers that are to be looked at now: not where torch.compile traces."""
+    return not torch.compiler.is_compiling() and not (_unchecked.get() or under_transform())
 
 
 def are_finite(tensors: Iterable[Tensor | None]) -> bool:

@@ -137,7 +137,8 @@ class MLPSurrogate(nn.Module):
         weight, bias = self.output.weight, self.output.bias
         if not are_bare([*own, weight, bias]):
             return *self.value_and_slope(z, shift), None
-        versions = [p._version for p in (*own, weight)]
+        # torch.compile traces no version, and no step of φ between the estimate and its use either
+        versions = [] if torch.compiler.is_compiling() else [p._version for p in (*own, weight)]
         with torch.no_grad():
             seen = self._squash(z)
             x = seen.flatten(-self.event_ndim)
@@ -147,7 +148,7 @@ class MLPSurrogate(nn.Module):
 
         @torch.no_grad()
         def vjp(value_bar: Tensor, slope_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
-            if versions != [p._version for p in (*own, weight)]:
+            if versions and versions != [p._version for p in (*own, weight)]:
                 raise RuntimeError("the surrogate's parameters were changed in place between the estimate and its use")
             # the squash's Jacobian is symmetric
             inner_bar = self._through_squash(slope_bar, seen).reshape(x.shape)

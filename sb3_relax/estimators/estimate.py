@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sb3_relax.estimators.checks import are_finite, is_checked, require_finite
+from sb3_relax.estimators.kept import kept
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.moments import ChangeMoments, change_moments
 from sb3_relax.estimators.precision import in_dtype, without_autocast
@@ -69,14 +69,14 @@ class Estimate:
         """ĝ per sample at θ, detached, without the direct term of Eq 11, shape and type of ``latent.theta``."""
         return in_dtype(self._grad.detach(), self.latent.theta.dtype)
 
-    @cached_property
+    @kept
     def score_term(self) -> Tensor:
         """f(b) ∂θ log p(b|θ): what ĝ would be without a control variate (Eq 2), per sample, detached, as computed."""
         if self.score is None:
             raise AttributeError("an estimate of several samples has no single score term")
         return expand_to(self.value.detach(), self.latent) * self.score
 
-    @cached_property
+    @kept
     def grad_with_graph(self) -> Tensor:
         """ĝ with its graph to φ, as computed, for variance objectives other than :attr:`objective`."""
         if self._phi_vjp is None:
@@ -89,7 +89,7 @@ class Estimate:
         with torch.enable_grad():
             return _WithVJP.apply(self._grad, self._phi_vjp, *phi)
 
-    @cached_property
+    @kept
     def objective(self) -> Tensor:
         """The batch mean of ‖ĝ‖²: its gradient in φ is the variance's (Eq 6), since E[ĝ] does not depend on φ."""
         return self.grad_with_graph.square().sum() / self.samples
@@ -99,7 +99,7 @@ class Estimate:
         """Number of gradients in the batch (1 for an empty batch shape, and for a batch of none)."""
         return max(self.latent.batch_shape.numel(), 1)
 
-    @cached_property
+    @kept
     def moments(self) -> ChangeMoments:
         """Moments over the batch of the score term, and of what the control variate changes in it."""
         return change_moments(self.score_term, self._grad.detach(), self.latent.event_ndim)
@@ -139,9 +139,13 @@ class Estimate:
         if not torch.is_grad_enabled():
             return number
         phi, of_phi = self._eq_6
-        return _Carrier.apply(number, self.learn, self._grad.detach() / self.samples, of_phi, self.latent.theta, *phi)
+        learn: Callable[[], None] | None = self.learn
+        if torch.compiler.is_compiling():  # which cannot see what a backward pass does beside its gradients
+            self.learn()
+            learn = None
+        return _Carrier.apply(number, learn, self._grad.detach() / self.samples, of_phi, self.latent.theta, *phi)
 
-    @cached_property
+    @kept
     def _eq_6(self) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
         """The parameters in φ that are trained, and their gradients: taken once, whatever backward passes there are.
 
@@ -290,7 +294,7 @@ class _Carrier(torch.autograd.Function):
     def forward(
         ctx: Any,
         number: Tensor,
-        learn: Callable[[], None],
+        learn: Callable[[], None] | None,
         of_theta: Tensor,
         of_phi: Sequence[Tensor | None],
         theta: Tensor,
@@ -302,7 +306,8 @@ class _Carrier(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.learn()
+        if ctx.learn is not None:
+            ctx.learn()
         # scaled as computed, and rounded then: so a GradScaler keeps what float16 could not tell from 0
         of_theta = in_dtype(weight * ctx.of_theta, ctx.dtype)
         size = weight.abs()

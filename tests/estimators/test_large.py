@@ -90,3 +90,25 @@ def test_an_estimator_without_variance_is_right_to_rounding(name):
     for off, found in ((1.0, False), (1.001, True)):
         z = bias_z_scores(make(name, latent), latent, lambda b: b @ weight, off * exact, 1_000)
         assert (z.abs() > 100).all() if found else (z.abs() < 20).all(), z
+
+
+@pytest.mark.parametrize("name", ["reinforce", "rloo", "relax", "disarm"])
+def test_a_value_that_is_hardly_drawn_is_untestable(name):
+    """Without it, an unbiased estimator had z-scores of 1e15 where a bit is never drawn."""
+    latent = LogisticBernoulli(torch.tensor([0.3, -30.0, 30.0, -8.0]))  # of the last one some seven in 20,000
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    exact = latent.mean_gradient(weight)
+    z = bias_z_scores(lively(make(name, latent)), latent, lambda b: b @ weight, exact, SAMPLES, torch.Generator())
+    # in float32 p = 1 of the third, whose score is 0: it has no gradient that could be missed
+    assert z.isnan().tolist() == [False, True, False, True]
+    assert z[0].abs() < LIMIT
+    assert bias_z_scores(make("exact", latent), latent, lambda b: b @ weight, exact, 100).isfinite().all()
+
+
+def test_a_class_that_is_hardly_drawn_is_untestable():
+    mask = torch.tensor([True, True, True, False])
+    latent = GumbelOneHot(torch.tensor([[0.0, 0.3, -20.0, 0.0]]), mask)
+    weight = torch.arange(4.0)
+    f, exact = (lambda b: (b @ weight).sum(-1)), latent.mean_gradient(weight)
+    z = bias_z_scores(make("rloo", latent), latent, f, exact, SAMPLES, torch.Generator())
+    assert z.isnan().tolist() == [[False, False, True, False]]

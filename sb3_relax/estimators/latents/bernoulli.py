@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sb3_relax.estimators.kept import kept
 from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, open_unit
 
 
@@ -30,7 +29,7 @@ class LogisticBernoulli(RelaxedLatent):
     def at(self, theta: Tensor) -> LogisticBernoulli:
         return LogisticBernoulli(theta)
 
-    @cached_property
+    @kept
     def probabilities(self) -> Tensor:
         """p(bit = 1), shape of θ, detached."""
         return self.wide_theta.detach().sigmoid()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_relax.estimators.checks import under_transform
+from sb3_relax.estimators.kept import kept
 from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, masked_logit, open_unit
 
 #: s ⊙ (g - ⟨s, g⟩) at s = softmax(x), over a dimension, in one kernel
@@ -63,7 +63,7 @@ class GumbelOneHot(RelaxedLatent):
             latent.mask = self.mask.expand(self.theta.shape)[index]
         return self._keeping_context(latent, lambda context: context[index])
 
-    @cached_property
+    @kept
     def probabilities(self) -> Tensor:
         """p(class), shape of θ, detached."""
         return self.wide_theta.detach().softmax(-1)

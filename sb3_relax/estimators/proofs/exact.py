@@ -18,6 +18,9 @@ from sb3_relax.estimators.proofs.quadrature import normal_rule, product_rule, re
 #: Most nodes of a grid on which every draw of an estimator's noise has dimensions of its own.
 MAX_NOISE_NODES = 100_000
 
+#: Fewest draws of a value, on average, for a mean over samples to know what it contributes.
+LEAST_DRAWS = 20
+
 
 def samples_with_probability(latent: Latent, nodes: int = 40, samples: int = 1) -> tuple[Tensor, Tensor]:
     """Every b of a discrete latent, or Gauss-Hermite's of a Gaussian, with their probabilities; of a Joint, all pairs.
@@ -208,6 +211,10 @@ def bias_z_scores(
 ) -> Tensor:
     """(mean ĝ - exact) / standard error over independent samples, shape of θ: standard normals where unbiased.
 
+    NaN where it cannot be tested: a bit or class of which ``samples`` draws hold less than ``LEAST_DRAWS`` on average,
+    either as drawn or as not. Its part of the gradient comes from values that were hardly seen, or never, and neither
+    the mean nor the standard error knows of them. Take more samples, or :func:`check_unbiased`.
+
     :param latent: a latent without batch
     :param exact: the score part of the gradient
     :param samples: number of estimates
@@ -217,4 +224,17 @@ def bias_z_scores(
     info = torch.finfo(grad.dtype)
     floor = (info.eps * exact.abs()).clamp(min=info.tiny)
     grad = grad.double()  # a mean of numbers in bfloat16 is not one of them
-    return (grad.mean(0) - exact) / (grad.std(0) / math.sqrt(samples)).maximum(floor)
+    scores = (grad.mean(0) - exact) / (grad.std(0) / math.sqrt(samples)).maximum(floor)
+    if estimator.samples == 0 and estimator.noise_shape(latent) is None:
+        return scores  # nothing is drawn
+    return scores.masked_fill(_hardly_drawn(latent, samples), math.nan)
+
+
+def _hardly_drawn(latent: Latent, samples: int) -> Tensor:
+    """Where θ's bits and classes are drawn, or left out, less than ``LEAST_DRAWS`` times: shape of θ."""
+    if isinstance(latent, Joint):
+        return torch.cat([_hardly_drawn(part, samples).flatten() for part in latent.parts.values()])
+    if not isinstance(latent, RelaxedLatent):
+        return torch.zeros(latent.theta.shape, dtype=torch.bool, device=latent.theta.device)
+    p = latent.mean().double()
+    return (p > 0) & (p < 1) & (samples * torch.minimum(p, 1 - p) < LEAST_DRAWS)

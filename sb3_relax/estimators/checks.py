@@ -25,6 +25,16 @@ def under_transform() -> bool:
     return False
 
 
+def require_differentiable(what: str) -> None:
+    """Refuse to differentiate where autograd records nothing.
+
+    :param what: what has to be differentiated, and why
+    :raises RuntimeError: under ``torch.inference_mode()``
+    """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(f"{what}, and torch.inference_mode() records no graph: use torch.no_grad() in its place")
+
+
 _unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
 
 

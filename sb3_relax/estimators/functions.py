@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.checks import require_finite, under_transform
+from sb3_relax.estimators.checks import require_differentiable, require_finite, under_transform
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.precision import in_dtype, keep_autocast
 
@@ -103,9 +103,11 @@ def evaluate_with_slope(
     :param who: the estimator, for the error
     :param create_graph: whether the slope needs a graph of its own (to φ)
     :return: the value, attached to f's own graph, and the slope, shape of z
+    :raises RuntimeError: under ``torch.inference_mode()``
     :raises TypeError: where f returns a value without a graph to its input (a black box)
     :raises ValueError: for a value or a slope that is not finite, with its index
     """
+    require_differentiable(f"{who} needs ∂f/∂b")
     if under_transform():
         return _functional_value_and_slope(f, z)
     z = z if z.requires_grad else z.detach().requires_grad_()
@@ -132,8 +134,10 @@ def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = Non
     Taken from the surrogate's own ``value_and_slope`` where it has one (a closed form saves the second derivative that
     training φ needs), else from autograd.
 
+    :raises RuntimeError: under ``torch.inference_mode()``
     :raises TypeError: for a surrogate whose parameters would never be trained
     """
+    require_differentiable("c and its slope are differentiated in φ")
     c_of = of_sample_alone(surrogate, latent)
     closed_form = _closed_form(c_of, "value_and_slope", ("forward",))
     if closed_form is not None:

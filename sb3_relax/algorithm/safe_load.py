@@ -170,8 +170,8 @@ def _require_own_family(kind: type[BaseAlgorithm], described: dict[str, Any], na
 def _needs_trust(name: Any, described: dict[str, Any], unreadable: list[str]) -> str:
     saver, first = saver_in(described), unreadable[0].partition(" ")[0]
     return (
-        f"only code can read all of {name}, an agent of {saver or 'an unknown class'}, and strangers' files may run any "
-        f"code: {'; '.join(unreadable)}. Hand in what is missing, as load(path, env, weights_only=True, "
+        f"only code can read all of {name}, an agent of {saver or 'an unknown class'}, and strangers' files may run "
+        f"any code: {'; '.join(unreadable)}. Hand in what is missing, as load(path, env, weights_only=True, "
         f"custom_objects={{{first!r}: ...}}) or, where you trust whoever made the file, load it without weights_only "
         "(on the command line, with --trust)"
     )

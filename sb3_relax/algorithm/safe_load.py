@@ -27,7 +27,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_relax.algorithm.saved_agents import checked_file, described_in, named, saver_in
+from sb3_relax.algorithm.saved_agents import checked_file, class_in, described_in, named, saver_in
 from sb3_relax.catalogue import family_by_module
 from sb3_relax.control_variates.registry import CONTROL_VARIATES
 from sb3_relax.errors import NeedsTrust, UsageError
@@ -129,7 +129,7 @@ def without_code(
     described = described_in(file, name)
     if described is None:
         raise UsageError(f"{name} cannot be read as an agent's file (it holds no settings of one)")
-    _require_own_family(kind, described, name)
+    _require_own_class(kind, described, name)
     handed_in = {**{key: value for key, value in given.items() if key in described}, **(custom_objects or {})}
     made, unreadable = dict(handed_in), []
     if env is not None:
@@ -144,6 +144,8 @@ def without_code(
             unreadable.append(f"{field} ({what})")
         except UsageError as error:
             raise UsageError(f"{name}: {error}") from error
+    if "env" in made:  # no algorithm saves it; load() would make one of a name, and import the module in that
+        made["env"] = env
     if unreadable:
         raise NeedsTrust(_needs_trust(name, described, unreadable))
     if NOISE in described and NOISE not in handed_in and made[NOISE] is None:
@@ -155,12 +157,15 @@ def without_code(
     return env, made
 
 
-def _require_own_family(kind: type[BaseAlgorithm], described: dict[str, Any], name: Any) -> None:
-    """:raises UsageError: for an agent whose policy is of another family, where its class is known."""
+def _require_own_class(kind: type[BaseAlgorithm], described: dict[str, Any], name: Any) -> None:
+    """:raises UsageError: for an agent of a known class, of which policy or actions are none of this one's."""
     policy, saver = described.get("policy_class"), saver_in(described)
     if saver is None or saver in {f"{own.__module__.partition('.')[0]}.{own.__name__}" for own in kind.__mro__}:
         return
-    if family_by_module(str(policy["__module__"])) != getattr(kind, "policy_base", None):  # type: ignore[index]
+    assert policy is not None  # of which the class is known
+    same_family = family_by_module(str(policy.get("__module__"))) == getattr(kind, "policy_base", None)
+    takes = {space.__name__ for space in getattr(kind, "action_spaces", ())}
+    if not same_family or (takes and class_in(described["action_space"]) not in takes):
         raise UsageError(
             f"{name} holds an agent of {saver} ({_name_in(policy)}), which {kind.__name__} cannot load: use "
             f"{saver}.load()"
@@ -273,7 +278,7 @@ def _owners(value: dict[str, Any]) -> list[str]:
 
 def _name_in(value: Any) -> str:
     """A class's name, as far as its description has it."""
-    return ".".join(map(str, [value["__module__"], *_owners(value)]))
+    return ".".join(map(str, [value.get("__module__"), *_owners(value)]))
 
 
 def _schedule(value: dict[str, Any]) -> Callable[[float], float]:

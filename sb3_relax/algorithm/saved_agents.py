@@ -124,8 +124,12 @@ def saver_in(described: dict[str, Any]) -> str | None:
     policy, action_space = (described.get(field) for field in ("policy_class", "action_space"))
     if not isinstance(policy, dict) or not isinstance(action_space, dict):
         return None
-    kind = str(action_space.get(":type:")).rpartition(".")[2].rstrip("'>")
-    return _saver(described, family_by_module(str(policy.get("__module__"))), {kind})
+    return _saver(described, family_by_module(str(policy.get("__module__"))), {class_in(action_space)})
+
+
+def class_in(value: dict[str, Any]) -> str:
+    """The name of the class, without its module, of what a description is of."""
+    return str(value.get(":type:")).rpartition(".")[2].rstrip("'>")
 
 
 def _is_agent(data: dict[str, Any]) -> bool:

@@ -35,11 +35,15 @@ class Named:
 
     name: str
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        self.args = args
-        self.kwargs = kwargs
-        self.state: Any = None
-        self.items: list[Any] = []
+    args: tuple[Any, ...]
+    state: Any
+    items: list[Any]
+
+    # a pickle may make an instance without __init__()
+    def __new__(cls, *args: Any, **_: Any) -> Named:
+        self = super().__new__(cls)
+        self.args, self.state, self.items = args, None, []
+        return self
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

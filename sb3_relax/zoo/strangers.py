@@ -34,7 +34,7 @@ HARMLESS = {
     *(f"{PYTHON}name:{kind.__module__}.{kind.__qualname__}" for kind in OF_POLICIES.values()),
 }
 #: of YAML itself
-PLAIN = frozenset(yaml.SafeLoader.yaml_constructors)
+PLAIN = {*yaml.SafeLoader.yaml_constructors, "tag:yaml.org,2002:merge"}
 
 get_saved_hyperparams = rl_zoo3.utils.get_saved_hyperparams
 

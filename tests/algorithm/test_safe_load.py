@@ -32,7 +32,7 @@ from sb3_relax.errors import NeedsTrust, UsageError
 from sb3_relax.estimators import NVIL
 from tests.algorithm import test_older_files as older
 from tests.helpers import ACTION_SPACES, TinyEnv
-from tests.payloads import Payload, members_of, weights_with_payload, went_off, with_payload, write_members
+from tests.payloads import Payload, in_python, members_of, weights_with_payload, went_off, with_payload, write_members
 
 FAST = {"preset": "fast", "n_critic_steps": 2, "critic_batch_size": None}
 RATES = ("learning_rate", "cv_learning_rate", "critic_learning_rate", "ent_coef", "vf_coef")
@@ -200,7 +200,28 @@ def test_no_tensor_file_runs_its_code(member, tmp_path):
         write_members(file, {**members_of(file), member: payload})
         assert attempt(lambda: RELAXA2C.load(file, cart_pole(), weights_only=True, device="cpu")) is not None
         assert attempt(lambda: RELAXA2C.load(file, cart_pole(), device="cpu")) is not None
+        with pytest.raises(Exception):  # noqa: B017, PT011  # torch's own
+            RELAXA2C("MlpPolicy", cart_pole(), device="cpu").set_parameters(file)
         assert not went_off(mark)
+
+
+def test_no_name_of_an_environment_is_imported(tmp_path, monkeypatch):
+    """SB3 makes an environment of a name, where load() is given none, and gymnasium imports the module in it."""
+    file, mark = tmp_path / "agent.zip", tmp_path / "mark"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "payload.py").write_text(in_python(mark))
+    saved("plain", file, learn=False)
+    members = members_of(file)
+    members["data"] = json.dumps({**json.loads(members["data"]), "env": "payload:Own-v0"})
+    write_members(file, members)
+    env = cart_pole()
+    given = {"observation_space": env.observation_space, "action_space": env.action_space}
+    assert RELAXA2C.load(file, weights_only=True, custom_objects=given, device="cpu").env is None
+    assert RELAXA2C.load(file, env, weights_only=True, device="cpu").env is not None
+    assert not went_off(mark)
+    with pytest.raises(gym.error.Error):
+        RELAXA2C.load(file, device="cpu")
+    assert went_off(mark)
 
 
 def test_text_in_the_file_is_text(tmp_path):

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from sb3_relax.algorithm.finite import require_finite_policy
 from sb3_relax.algorithm.older_files import fitted_to
 from sb3_relax.algorithm.presets import values_for
-from sb3_relax.algorithm.safe_load import without_code
+from sb3_relax.algorithm.safe_load import of_tensors_and_settings, without_code
 from sb3_relax.algorithm.saved_agents import checked_file, named, require_own_file
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.files import sealed, write_whole
@@ -120,6 +120,7 @@ class Persistence(BaseAlgorithm):
         file = checked_file(path)
         if weights_only:
             env, custom_objects = without_code(cls, file, env, custom_objects, attributes, named(path))
+            file = of_tensors_and_settings(file, named(path))
         try:
             model = super().load(file, env, device, custom_objects, *args, **attributes)
         except Exception:

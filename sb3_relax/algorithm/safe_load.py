@@ -12,6 +12,7 @@ import io
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from inspect import isclass, signature
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from sb3_relax.catalogue import family_by_module
 from sb3_relax.control_variates.registry import CONTROL_VARIATES
 from sb3_relax.errors import NeedsTrust, UsageError
 from sb3_relax.estimators.registry import ESTIMATORS
+from sb3_relax.files import read_archive
 from sb3_relax.policy_gradient.flat_actions import FlatActions
 from sb3_relax.policy_gradient.update_rules.registry import UPDATE_RULES
 
@@ -42,6 +44,9 @@ TYPE, PICKLE = ":type:", ":serialized:"
 SPACES = ("observation_space", "action_space")
 #: of a description of a space: its generator, and what it computes of the rest when it is asked
 NOT_OF_THE_SPACE = {PICKLE, "_np_random", "low_repr", "high_repr"}
+
+#: members of an agent's file that are text; the others of SB3's are tensors
+TEXTS = {"data", "_stable_baselines3_version", "system_info.txt"}
 
 #: attributes that setting the agent up, or ``learn()``, makes again
 MADE_AGAIN = (
@@ -155,6 +160,23 @@ def without_code(
             stacklevel=3,
         )
     return env, made
+
+
+def of_tensors_and_settings(file: io.BytesIO, name: Any) -> io.BytesIO:
+    """An agent's file with SB3's members alone, so that whatever reads others has nothing to read.
+
+    :param file: whole
+    :param name: of the file, for the warning that names what is left out
+    """
+    members = read_archive(file.getvalue())
+    others = sorted(member for member in members if member not in TEXTS and not member.endswith(".pth"))
+    if others:
+        warnings.warn(f"{name} also has {', '.join(others)}, which weights_only=True leaves out", stacklevel=3)
+    kept = io.BytesIO()
+    with zipfile.ZipFile(kept, "w") as archive:
+        for member in members.keys() - {*others}:
+            archive.writestr(member, members[member])
+    return kept
 
 
 def _require_own_class(kind: type[BaseAlgorithm], described: dict[str, Any], name: Any) -> None:

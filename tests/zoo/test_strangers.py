@@ -193,11 +193,11 @@ def test_expressions_that_are_known():
 
 
 def test_wrappers_of_modules_that_the_user_names():
-    entry = {"env_wrapper": ["tests.zoo.mine.MyEnv"]}
+    entry = {"env_wrapper": ["tests.helpers.TinyEnv"]}
     with pytest.raises(NeedsTrust, match=r"which is in none of .*--gym-packages where it is your own"):
         require_known(entry, (), "mine.yml")
     with pytest.raises(NeedsTrust, match="which is no Wrapper"):
-        require_known(entry, ("tests.zoo.mine",), "mine.yml")
+        require_known(entry, ("tests.helpers",), "mine.yml")
     for name in ("env_wrapper", "vec_env_wrapper"):
         with pytest.raises(NeedsTrust, match=f"mine.yml: {name} is 3, and must be a name"):
             require_known({name: 3}, (), "mine.yml")

@@ -23,6 +23,7 @@ class Family(NamedTuple):
 
     words: frozenset[str]  #: in its policies' names
     home: str  #: the package or module that has it
+    module: str  #: of its policies
 
 
 DISCRETE = ("Discrete", "MultiDiscrete", "MultiBinary")
@@ -43,10 +44,14 @@ CATALOGUE: dict[str, Entry] = {
 }
 #: class name → what it is; each before the one it derives from
 POLICY_FAMILIES: dict[str, Family] = {
-    MASKABLE_RECURRENT: Family(frozenset({"Mask", "Lstm"}), "sb3_relax.relaxa2c_mask_recurrent"),
-    MASKABLE: Family(frozenset({"Mask"}), "sb3-contrib"),
-    RECURRENT: Family(frozenset({"Lstm"}), "sb3-contrib"),
-    HYBRID: Family(frozenset({"Hybrid"}), "sb3_relax.relaxa2c_hybrid"),
+    MASKABLE_RECURRENT: Family(
+        frozenset({"Mask", "Lstm"}),
+        "sb3_relax.relaxa2c_mask_recurrent",
+        "sb3_relax.relaxa2c_mask_recurrent.policies",
+    ),
+    MASKABLE: Family(frozenset({"Mask"}), "sb3-contrib", "sb3_contrib.common.maskable.policies"),
+    RECURRENT: Family(frozenset({"Lstm"}), "sb3-contrib", "sb3_contrib.common.recurrent.policies"),
+    HYBRID: Family(frozenset({"Hybrid"}), "sb3_relax.relaxa2c_hybrid", "sb3_relax.relaxa2c_hybrid.policies"),
 }
 
 
@@ -64,11 +69,16 @@ def takers(action_space: object, policy_base: str | None) -> list[str]:
     :param action_space: a gymnasium space, or ``None`` for any
     :param policy_base: a key of :data:`POLICY_FAMILIES`; ``None`` for SB3's own policies
     """
-    kinds = {kind.__name__ for kind in type(action_space).__mro__}
+    kinds = None if action_space is None else {kind.__name__ for kind in type(action_space).__mro__}
+    return takers_of_kinds(kinds, policy_base)
+
+
+def takers_of_kinds(kinds: set[str] | None, policy_base: str | None) -> list[str]:
+    """The same, by the names of a space's class and that one's bases."""
     return [
         name
         for name, entry in CATALOGUE.items()
-        if entry.policy_base == policy_base and (action_space is None or kinds & {*entry.action_spaces})
+        if entry.policy_base == policy_base and (kinds is None or kinds & {*entry.action_spaces})
     ]
 
 
@@ -76,3 +86,8 @@ def family_of(policy_class: type | None) -> str | None:
     """The family of policies that a class belongs to, by name; ``None`` for SB3's own."""
     bases = {base.__name__ for base in getattr(policy_class, "__mro__", ())}
     return next((family for family in POLICY_FAMILIES if family in bases), None)
+
+
+def family_by_module(module: str) -> str | None:
+    """The family whose own policies a module has; ``None`` for SB3's own, and for modules of users'."""
+    return next((name for name, family in POLICY_FAMILIES.items() if family.module == module), None)

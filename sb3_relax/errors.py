@@ -20,6 +20,10 @@ class UsageError(ValueError):
     """
 
 
+class NeedsTrust(UsageError):
+    """A file that can be read only by running code that it names; the message says which, and what can be done."""
+
+
 class ActionsNotTaken(UsageError, AssertionError):
     """Actions that an algorithm does not take: an ``AssertionError`` too, as SB3 raises it."""
 

@@ -17,8 +17,9 @@ from sb3_relax.policy_gradient import UPDATE_RULES
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-#: what is read: README, CONTRIBUTING and every page, by their paths
-READ = {str(path.relative_to(ROOT)): path for path in (README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))}
+#: what is read: README, CONTRIBUTING, SECURITY and every page, by their paths
+OF_THE_ROOT = (README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md")
+READ = {str(path.relative_to(ROOT)): path for path in (*OF_THE_ROOT, *sorted(DOCS.rglob("*.md")))}
 
 #: page → algorithm → which column says what it takes
 PAGES = {
@@ -234,6 +235,7 @@ def test_a_pages_tables_and_pictures(tools):
     assert filled("[a](../examples/a.py)") == "[a](../examples/a.md)"
     assert filled("[a](../CONTRIBUTING.md#set-up)", "index.md") == "[a](contributing.md#set-up)"
     assert filled("[a](../../CONTRIBUTING.md)") == "[a](../contributing.md)"
+    assert filled("[a](../SECURITY.md)", "index.md") == "[a](security.md)"
     assert filled("[a.py](a.py)", "examples/a.md") == "[a.py](a.py)"
 
 

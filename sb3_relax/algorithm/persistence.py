@@ -12,11 +12,13 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_relax.algorithm.finite import require_finite_policy
 from sb3_relax.algorithm.older_files import fitted_to
 from sb3_relax.algorithm.presets import values_for
-from sb3_relax.algorithm.saved_agents import checked_file, require_own_file
+from sb3_relax.algorithm.safe_load import of_tensors_and_settings, without_code
+from sb3_relax.algorithm.saved_agents import checked_file, named, require_own_file
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.files import sealed, write_whole
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
@@ -63,29 +65,51 @@ class Persistence(BaseAlgorithm):
         """Make the stream: where it was saved, for an agent that is being loaded."""
         self.noise_generator = th.Generator(device=self.device)
         self.seed_noise(seed)
-        device, state = getattr(self, "noise_state", ("", np.empty(0, np.uint8)))
+        device, state = getattr(self, "noise_state", None) or ("", "")
         if device == self.device.type:
-            self.noise_generator.set_state(th.from_numpy(state))
+            # earlier versions kept the array, which JSON has no form for
+            array = np.frombuffer(bytes.fromhex(state), np.uint8).copy() if isinstance(state, str) else state
+            self.noise_generator.set_state(th.from_numpy(array))
 
     @classmethod
     def load(
         cls: type[SelfPersistence],
         path: Any,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
         *args: Any,
+        weights_only: bool = False,
         seed: int | None = None,
         preset: str | None = None,
         **kwargs: Any,
     ) -> SelfPersistence:
         """As SB3's. The relaxation's noise goes on where it was saved, unless a ``seed`` is given.
 
-        The file's digest is checked before anything of it is used; files of earlier versions, and SB3's, have none.
+        **An agent's file can run any code when it is loaded**, as any pickle can. Load the file of somebody whom you do
+        not trust with ``weights_only=True``, which reads tensors and plain JSON alone: the spaces are the environment's
+        and the policy is one of SB3's, sb3-contrib's or ours. What else the file holds must be handed in. Only the last
+        observation and the statistics of earlier episodes, for the log, are left out; learning goes on with a reset.
+
+        The file's digest is checked before anything of it is used; files of earlier versions, and SB3's, have none. It
+        tells damage, and not who wrote a file.
 
         :param path: of the file, or the file
+        :param env: as SB3's; needed with ``weights_only``
+        :param device: as SB3's
+        :param custom_objects: attribute → value, in the place of what the file has
+        :param weights_only: run nothing of the file, as ``torch.load`` has it
         :param seed: replaces the one saved, and starts every stream of random numbers anew
         :param preset: its values replace those saved, as keywords do, but for values that are given. The kind of
             optimizer stays the one saved
+        :raises NeedsTrust: (a ``ValueError``) with ``weights_only``, naming what the file has that only code can read,
+            such as a policy of one's own
         :raises UsageError: (a ``ValueError``) for a damaged file, for an agent of another class, naming that class, and
             for a ``cv_action_dependent`` that is not the saved one
+
+        Example::
+
+            model = RELAXA2C.load("downloaded.zip", env, weights_only=True)
         """
         if preset is not None:
             # the file's policy has begun already
@@ -94,11 +118,14 @@ class Persistence(BaseAlgorithm):
             kwargs["seed"] = seed
         attributes = {ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
         file = checked_file(path)
+        if weights_only:
+            env, custom_objects = without_code(cls, file, env, custom_objects, attributes, named(path))
+            file = of_tensors_and_settings(file, named(path))
         try:
-            model = super().load(file, *args, **attributes)
+            model = super().load(file, env, device, custom_objects, *args, **attributes)
         except Exception:
             # another class's agent fails in many ways; only then is the file read again, to see whose it is
-            require_own_file(cls, path, kwargs.get("custom_objects"), kwargs.get("cv_action_dependent"))
+            require_own_file(cls, path, custom_objects, kwargs.get("cv_action_dependent"))
             raise
         if seed is not None:
             model.seed_noise(seed)
@@ -126,7 +153,7 @@ class Persistence(BaseAlgorithm):
             an agent that can act by one that cannot; nothing is written
         """
         require_finite_policy(self.policy, self._n_updates)
-        self.noise_state = (self.device.type, self.noise_generator.get_state().numpy())
+        self.noise_state = (self.device.type, self.noise_generator.get_state().numpy().tobytes().hex())
         file = io.BytesIO()
         super().save(file, exclude, include)
         content = sealed(file.getvalue())

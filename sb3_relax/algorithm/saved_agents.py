@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import pathlib
+import zipfile
 from typing import Any
 
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 
-from sb3_relax.catalogue import family_of, takers
+from sb3_relax.catalogue import family_by_module, family_of, takers_of_kinds
 from sb3_relax.errors import UsageError
 from sb3_relax.files import TORCH, NotWhole, read_archive
 
@@ -32,12 +34,30 @@ def checked_file(path: Any) -> io.BytesIO:
         if any(name.endswith(".pth") and not member.startswith(TORCH) for name, member in members.items()):
             raise NotWhole("its weights are not as torch writes them")
     except NotWhole as error:
-        raise UsageError(f"{_named(path)} cannot be read as an agent's file ({error})") from error
+        raise UsageError(f"{named(path)} cannot be read as an agent's file ({error})") from error
     return io.BytesIO(content)
 
 
-def _named(path: Any) -> Any:
+def named(path: Any) -> Any:
+    """How errors name a file."""
     return path if isinstance(path, (str, pathlib.Path)) else "the file"
+
+
+def described_in(file: io.BytesIO, name: Any) -> dict[str, Any] | None:
+    """The settings in an agent's file as JSON has them: pickles among them are text, and are not run.
+
+    :param file: of :func:`checked_file`
+    :param name: of the file, for errors
+    :return: ``None`` where it has none
+    :raises UsageError: for settings that are no JSON
+    """
+    with zipfile.ZipFile(file) as archive:
+        content = archive.read("data") if "data" in archive.namelist() else b"null"
+    try:
+        described = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name} cannot be read as an agent's file ({error})") from error
+    return described if isinstance(described, dict) else None
 
 
 def require_own_file(
@@ -51,7 +71,7 @@ def require_own_file(
     :raises UsageError: for a damaged file or none of an agent, or naming the class that saved it, or the
         ``cv_action_dependent`` where that differs
     """
-    file = _named(path)
+    file = named(path)
     try:
         data = load_from_zip_file(checked_file(path), device="cpu", custom_objects=custom_objects)[0]
     except (OSError, UsageError):  # no file, or one that may not be read: the error there was says so
@@ -72,7 +92,7 @@ def require_own_file(
                 f"cv_action_dependent={cv_action_dependent}: leave it out"
             )
         return
-    saver = _saver(data)
+    saver = _saver(data, family, {kind.__name__ for kind in type(action_space).__mro__})
     message = (
         f"{file} holds an agent of {saver or 'another class'} ({policy.__module__}.{policy.__name__}, {action_space}), "
         f"which {cls.__name__} cannot load: use "
@@ -84,16 +104,32 @@ def require_own_file(
 
 
 def saver_of(path: Any) -> str | None:
-    """The class that saved an agent's file, as ``"stable_baselines3.A2C"``.
+    """The class that saved an agent's file, as ``"stable_baselines3.A2C"``, from what the file says in text.
 
     :param path: as SB3's ``load()`` takes it
     :return: ``None`` where the file cannot be read, or leaves it open
     """
     try:
-        data = load_from_zip_file(checked_file(path), device="cpu")[0] or {}
-    except Exception:  # load() says what is wrong with the file
+        described = described_in(checked_file(path), named(path))
+    except (OSError, UsageError):  # load() says what is wrong with the file
         return None
-    return _saver(data) if _is_agent(data) else None
+    return None if described is None else saver_in(described)
+
+
+def saver_in(described: dict[str, Any]) -> str | None:
+    """The same, of :func:`described_in`.
+
+    A policy of a user's own counts as one of SB3's, since its description does not name its bases.
+    """
+    policy, action_space = (described.get(field) for field in ("policy_class", "action_space"))
+    if not isinstance(policy, dict) or not isinstance(action_space, dict):
+        return None
+    return _saver(described, family_by_module(str(policy.get("__module__"))), {class_in(action_space)})
+
+
+def class_in(value: dict[str, Any]) -> str:
+    """The name of the class, without its module, of what a description is of."""
+    return str(value.get(":type:")).rpartition(".")[2].rstrip("'>")
 
 
 def _is_agent(data: dict[str, Any]) -> bool:
@@ -101,11 +137,15 @@ def _is_agent(data: dict[str, Any]) -> bool:
     return isinstance(data.get("policy_class"), type) and "action_space" in data
 
 
-def _saver(data: dict[str, Any]) -> str | None:
-    """The class, by attributes that no other has; ``None`` where they leave it open."""
-    family = family_of(data["policy_class"])
+def _saver(data: dict[str, Any], family: str | None, actions: set[str]) -> str | None:
+    """The class, by attributes that no other has; ``None`` where they leave it open.
+
+    :param family: of its policy
+    :param actions: names of its action space's class and that one's bases
+    """
     if "cv_learning_rate" in data:
-        return f"sb3_relax.{takers(data['action_space'], family)[0]}"
+        found = takers_of_kinds(actions, family)
+        return f"sb3_relax.{found[0]}" if found else None
     prefix = "" if family is None else family.removesuffix("ActorCriticPolicy")
     if "clip_range" in data:
         return f"sb3_contrib.{prefix}PPO" if prefix else "stable_baselines3.PPO"

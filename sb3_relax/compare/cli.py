@@ -54,6 +54,12 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         type=Path,
         help="YAML file with the hyper-parameters (default: the algorithm's in zoo_hyperparams)",
     )
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="run any code that --conf-file names (default: wrappers, callbacks and policies of known packages and of "
+        "--gym-packages)",
+    )
     return command
 
 
@@ -98,7 +104,7 @@ def compare(arguments: argparse.Namespace) -> int:
     folder = arguments.output or Path("compare", env_id.replace("/", "-"))
     keep_entries(arms, env_id, folder)
     jobs = [
-        Job(arm, seed, arguments.env, tuple(arguments.gym_packages), folder)
+        Job(arm, seed, arguments.env, tuple(arguments.gym_packages), folder, arguments.trust)
         for seed in range(arguments.seeds)
         for arm in arms
     ]

@@ -41,6 +41,7 @@ class Job(NamedTuple):
     env: str  #: as the user names it, with its module
     packages: tuple[str, ...]  #: of ``--gym-packages``
     folder: Path  #: of the comparison
+    trusted: bool = False  #: whether the entry may run any code
 
     @property
     def record(self) -> Path:
@@ -60,7 +61,7 @@ def run(job: Job) -> None:
     th.set_num_threads(1)
     import_packages(job.packages)
     env_id = imported_id(job.env)
-    register()
+    register(trusted=job.trusted, packages=(*job.packages, *filter(None, [job.env.rpartition(":")[0]])))
     episodes = Episodes()
     # the manager prints its settings, and lays down monitor files that the record has all of
     with tempfile.TemporaryDirectory() as logs, contextlib.redirect_stdout(io.StringIO()):

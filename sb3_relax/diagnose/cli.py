@@ -19,7 +19,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.copies import algorithm_of
+from sb3_relax.algorithm.safe_load import load_without_code
 from sb3_relax.algorithm.saved_agents import checked_file, saver_of
+from sb3_relax.algorithm.vec_normalize import load_vec_normalize
 from sb3_relax.diagnose.measure import check_settings, diagnose
 from sb3_relax.environments import imported_id, make_undrawn_vec_env, require_environment
 from sb3_relax.errors import AgentNotFound, UsageError, names_of_advised, one_line, require_choice, require_count
@@ -57,6 +59,12 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--vecnormalize",
         type=Path,
         help="vecnormalize.pkl of the agent (default: the one rl-zoo laid beside it, if any)",
+    )
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the code that the files of --agent and --vecnormalize may hold: for files of your own, where their "
+        "tensors and plain settings are not all (default: read these alone)",
     )
     command.add_argument(
         "--train-steps", type=int, default=20_000, help="of the agent trained here (default: %(default)s)"
@@ -177,7 +185,10 @@ def _environment(arguments: argparse.Namespace, n_envs: int) -> VecEnv:
     env = make_undrawn_vec_env(arguments.env, n_envs, arguments.seed)
     if arguments.vecnormalize is not None:
         try:
-            env = VecNormalize.load(str(arguments.vecnormalize), env)
+            load = VecNormalize.load if arguments.trust else load_vec_normalize
+            env = load(str(arguments.vecnormalize), env)
+        except UsageError as error:
+            raise UsageError(f"--vecnormalize: {error}") from error
         except Exception as error:  # unpickling another's file fails in any way, other shapes with an assertion
             raise UsageError(
                 f"--vecnormalize: {arguments.vecnormalize} holds no VecNormalize that fits {arguments.env} ({error!r})"
@@ -211,6 +222,8 @@ def _saved_agent(arguments: argparse.Namespace, env: VecEnv) -> OnPolicyAlgorith
     # SB3's own classes fail in any way on another's file
     refusals = ValueError if issubclass(kind, ControlVariateA2C) else Exception
     try:
+        if not arguments.trust:
+            return load_without_code(kind, arguments.agent, env, device=arguments.device)
         # SB3's own load() checks nothing
         file = arguments.agent if issubclass(kind, ControlVariateA2C) else checked_file(arguments.agent)
         return kind.load(file, env=env, device=arguments.device)

@@ -129,17 +129,30 @@ def _prepared(name: str, arguments: Sequence[str]) -> Sequence[str]:
     """The arguments that rl_zoo3's command gets, looked at before, with our algorithms registered."""
     # these need the extra
     from sb3_relax.zoo.arguments import check_arguments
-    from sb3_relax.zoo.preparation import HELP, with_algorithm, with_environments, without_max_episodes
+    from sb3_relax.zoo.preparation import (
+        HELP,
+        gathered_in,
+        packages_in,
+        with_algorithm,
+        with_environments,
+        without_max_episodes,
+        without_trust,
+    )
     from sb3_relax.zoo.registry import register
+    from sb3_relax.zoo.strangers import require_numbers_alone
 
     if not {"-h", "--help"}.isdisjoint(arguments):
         register()
         print(HELP.get(name, ""))
         return arguments
+    arguments, trusted = without_trust(name, arguments)
     max_episodes = None
     if name == "train":
         arguments, max_episodes = without_max_episodes(arguments)
-    register(max_episodes)
+    register(max_episodes, trusted, packages_in(arguments))
     arguments = with_environments(name, arguments)
     check_arguments(name, arguments)
+    if name == "plot-file" and not trusted:
+        for file in gathered_in(arguments):
+            require_numbers_alone(file)
     return with_algorithm(name, arguments)

@@ -24,6 +24,9 @@ KNOW_GYM_PACKAGES = ("train", "tune", "enjoy")
 #: rl_zoo3's ``--env`` where none is named
 DEFAULT_ENVIRONMENT = "CartPole-v1"
 
+#: commands of rl_zoo3 that read files which somebody else may have made
+TAKE_TRUST = ("train", "tune", "enjoy", "record", "push_to_hub", "plot-file")
+
 #: what rl_zoo3's own help does not say
 HELP = {
     "train": "sb3-relax adds to rl_zoo3's options, which follow:\n"
@@ -32,6 +35,11 @@ HELP = {
     "Without --algo, the algorithm is chosen by the environment's actions.\n"
 }
 HELP |= {name: HELP["train"].splitlines()[-1] + "\n" for name in OF_ONE_ALGORITHM if name != "train"}
+TRUST_HELP = (
+    "  --trust           run the code that agents, statistics and YAML files may hold: for files of your own, where\n"
+    "                    tensors and plain settings are not all. Without, nothing of them is run\n"
+)
+HELP |= {name: TRUST_HELP + HELP.get(name, "") for name in TAKE_TRUST}
 
 
 def with_environments(command: str, arguments: Sequence[str]) -> list[str]:
@@ -51,6 +59,36 @@ def with_environments(command: str, arguments: Sequence[str]) -> list[str]:
         alone = imported_id(given) if command in MAKE_ENVIRONMENT else id_alone(given)
         prepared = [word.removesuffix(given) + alone if word.endswith(given) else word for word in prepared]
     return prepared
+
+
+def packages_in(arguments: Sequence[str]) -> list[str]:
+    """Modules that the user names, by ``--gym-packages mine`` or ``--env mine:MyEnv-v0``."""
+    parser = _parser()
+    parser.add_argument("-e", "--env", nargs="+", default=[])
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    parsed, _ = parser.parse_known_args(arguments)
+    return [*parsed.gym_packages, *(module for env in parsed.env if (module := env.rpartition(":")[0]))]
+
+
+def gathered_in(arguments: Sequence[str]) -> list[Path]:
+    """The files that ``plot-file`` reads, as rl_zoo3 completes their names."""
+    parser = _parser()
+    parser.add_argument("-i", "--input")
+    parser.add_argument("-iqm", action="store_true")  # it would be read as -i qm
+    parser.add_argument("--merge", nargs="+", default=[])
+    parsed, _ = parser.parse_known_args(arguments)
+    given = [] if parsed.input is None else [Path(parsed.input.removesuffix(".pkl") + ".pkl")]
+    return [*given, *map(Path, parsed.merge)]
+
+
+def without_trust(command: str, arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """A command's arguments without ``--trust``, which rl_zoo3 does not know, and whether it was there.
+
+    :param command: a key of :data:`~sb3_relax.zoo.cli.COMMANDS`
+    """
+    if command not in TAKE_TRUST:
+        return list(arguments), False
+    return [argument for argument in arguments if argument != "--trust"], "--trust" in arguments
 
 
 def without_max_episodes(arguments: Sequence[str]) -> tuple[list[str], int | None]:

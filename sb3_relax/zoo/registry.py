@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import optuna
@@ -12,12 +12,13 @@ import rl_zoo3.hyperparams_opt
 import rl_zoo3.utils
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C, HybridRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.zoo.arguments import StoreDict, get_model_path
+from sb3_relax.zoo.entries import require_known
 from sb3_relax.zoo.hyperparams import (
     RATES,
     check_keys,
@@ -32,6 +33,12 @@ from sb3_relax.zoo.masks import MaskableRecurrentRELAXA2C, MaskableRELAXA2C, sho
 from sb3_relax.zoo.matched import MatchedA2C
 from sb3_relax.zoo.samplers import convert_params, sample_laxa2c_params, sample_matched_params, sample_relaxa2c_params
 from sb3_relax.zoo.storage import open_storage, require_trial
+from sb3_relax.zoo.strangers import (
+    PlainVecNormalize,
+    checking_hyperparams,
+    get_saved_hyperparams,
+    loading_plainly,
+)
 from sb3_relax.zoo.trials import fail_killed, mark
 
 ALGORITHMS: dict[str, type[ControlVariateA2C]] = {
@@ -44,6 +51,8 @@ ALGORITHMS: dict[str, type[ControlVariateA2C]] = {
     "relaxa2c_mask_lstm": MaskableRecurrentRELAXA2C,
     "a2c_matched": MatchedA2C,
 }
+#: those and rl_zoo3's, as they are
+ALL = {**rl_zoo3.utils.ALGOS, **ALGORITHMS}
 #: short name → what Optuna draws
 SAMPLERS = {
     name: sample_laxa2c_params if issubclass(algorithm, LAXA2C) else sample_relaxa2c_params
@@ -60,9 +69,14 @@ FOR_ARRAYS = {"MlpPolicy": "MultiInputPolicy", "MlpLstmPolicy": "MultiInputLstmP
 STOP = "stable_baselines3.common.callbacks.StopTrainingOnMaxEpisodes"
 
 
+#: the environment that a command has made, for its agent, whose ``load()`` gets none from ``enjoy``
+made: list[VecEnv] = []
+
+
 def create_test_env_with_masks(*args: Any, **kwargs: Any) -> VecEnv:
     """rl_zoo3's environment for ``enjoy`` and ``record``, whose masks an agent finds."""
-    return showing_masks(create_test_env(*args, **kwargs))
+    made[:] = [showing_masks(create_test_env(*args, **kwargs))]
+    return made[0]
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
@@ -70,12 +84,17 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     #: ``--max-episodes``
     max_episodes: ClassVar[int | None] = None
+    #: ``--trust``: whether an entry of ``--conf-file`` may run any code
+    trusted: ClassVar[bool] = False
+    #: modules that the user names, whose wrappers and callbacks an entry may name
+    packages: ClassVar[tuple[str, ...]] = ()
     #: why the last trial failed that did
     failure: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        own = None if kwargs.get("config") else hyperparams_file(self.algo)
+        self.is_named = bool(kwargs.get("config"))
+        own = None if self.is_named else hyperparams_file(self.algo)
         # of a2c, ours has the entries that match laxa2c.yml and relaxa2c.yml; rl_zoo3's has the others
         if own is not None and (self.algo in ALGORITHMS or self.env_name.gym_id in read_entries(own)):
             self.config = str(own)
@@ -137,10 +156,16 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def _check_entry(self) -> None:
         if not self.config.endswith((".yml", ".yaml")):
-            return  # a Python module, which rl_zoo3 executes
+            print(f"{self.config} is Python, which is run")
+            return
         entries = read_entries(self.config)
-        if self.env_name.gym_id not in entries and ("atari" if self._is_atari else "default") not in entries:
+        name = next(
+            (name for name in (self.env_name.gym_id, "atari" if self._is_atari else "default") if name in entries), None
+        )
+        if name is None:
             raise unknown_name(f"entry of {self.config}", self.env_name.gym_id, entries)
+        if self.is_named and not self.trusted:
+            require_known(entries[name], self.packages, self.config)
 
     def _preprocess_action_noise(
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
@@ -163,12 +188,21 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         return hyperparams | rates, *rest  # type: ignore[return-value]
 
 
-def register(max_episodes: int | None = None) -> None:
-    """Make the names in ``ALGORITHMS`` known to rl_zoo3's commands. Calling it again changes nothing.
+def register(max_episodes: int | None = None, trusted: bool = False, packages: Sequence[str] = ()) -> None:
+    """Make the names in ``ALGORITHMS`` known to rl_zoo3's commands, which read agents as told here.
 
     :param max_episodes: training stops after so many episodes of each environment
+    :param trusted: whether files may run the code that they hold
+    :param packages: modules that the user names, whose wrappers and callbacks files may name
     """
-    rl_zoo3.utils.ALGOS.update(ALGORITHMS)
+    rl_zoo3.utils.ALGOS.update(ALL if trusted else {name: loading_plainly(kind, made) for name, kind in ALL.items()})
+    rl_zoo3.utils.VecNormalize = rl_zoo3.exp_manager.VecNormalize = (  # type: ignore[misc]
+        VecNormalize if trusted else PlainVecNormalize
+    )
+    rl_zoo3.get_saved_hyperparams = rl_zoo3.utils.get_saved_hyperparams = (
+        get_saved_hyperparams if trusted else checking_hyperparams(packages)
+    )
+    ExperimentManager.trusted, ExperimentManager.packages = trusted, tuple(packages)
     rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER.update(SAMPLERS)
     rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER.update({name: convert_params for name in SAMPLERS})
     rl_zoo3.utils.StoreDict = StoreDict  # type: ignore[misc]

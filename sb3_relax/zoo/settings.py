@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,18 @@ def read_yaml(path: str | Path) -> Any:
 
     :raises UsageError: in one line, where there is no such file, or it is no YAML, or asks for too much memory
     """
+    return _read(path, lambda loader, node: loader.construct_document(node))
+
+
+def nodes_in(path: str | Path) -> list[yaml.Node]:
+    """All that a YAML file holds, with the tags that say what would be made of it, which is not.
+
+    :raises UsageError: as :func:`read_yaml`
+    """
+    return _read(path, lambda loader, node: list(_below(node))) or []
+
+
+def _read(path: str | Path, made: Callable[[yaml.SafeLoader, yaml.Node], Any]) -> Any:
     try:
         content = Path(path).read_bytes()
         if len(content) > MOST_BYTES:
@@ -31,13 +44,21 @@ def read_yaml(path: str | Path) -> Any:
                 return None
             if _values(node, {}) > MOST_VALUES:
                 raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
-            return loader.construct_document(node)
+            return made(loader, node)
         finally:
             loader.dispose()
     except MemoryError:
         raise
     except Exception as error:  # PyYAML raises any of Python's own, by what the text promises to be
         raise UsageError(f"hyper-parameters cannot be read from {path}: {' '.join(str(error).split())}") from error
+
+
+def _below(node: yaml.Node) -> Iterator[yaml.Node]:
+    yield node
+    if isinstance(node, yaml.CollectionNode):
+        for item in node.value:
+            for child in item if isinstance(item, tuple) else (item,):
+                yield from _below(child)
 
 
 def _values(node: yaml.Node, known: dict[int, int | None]) -> int:

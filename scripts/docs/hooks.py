@@ -4,8 +4,9 @@
   page (scripts/tables/blocks.py), and ``<!-- table: NAME of ALGORITHM -->`` for its rows of the environments on which
   that algorithm was run.
 - Pages show pictures of the repository by their path there, so that they are seen where the page is read as a file too.
-- The scripts of docs/examples become pages, and so does CONTRIBUTING.md. Pages link the files themselves, so that the
-  links lead somewhere where the page is read as a file, and in the site the links lead to the pages.
+- The scripts of docs/examples become pages, and so do CONTRIBUTING.md and SECURITY.md. Pages link the files
+  themselves, so that the links lead somewhere where the page is read as a file, and in the site the links lead to the
+  pages.
 - The site's name has the package's version.
 """
 
@@ -33,9 +34,9 @@ INCLUDE = re.compile(r"^<!-- table: (\S+)(?: of (\w+))? -->$", re.MULTILINE)
 OUTSIDE = re.compile(r"(!\[[^\]]*\]\()(\.\./[^)\s]+)\)")
 #: a link from the repository's root to a page of docs/, or to a script that becomes one
 INTO_DOCS = re.compile(r"\]\(docs/([^)\s]+)\.(?:md|py)\)")
-#: a link from a page of docs/ to a script that becomes a page, or to CONTRIBUTING.md
+#: a link from a page of docs/ to a script that becomes a page, or to a page of the repository's root
 TO_SCRIPT = re.compile(r"(\]\((?:\.\./)*examples/\w+)\.py\)")
-TO_CONTRIBUTING = re.compile(r"(\]\((?:\.\./)*)\.\./CONTRIBUTING\.md\b")
+TO_ROOT = re.compile(r"(\]\((?:\.\./)*)\.\./(CONTRIBUTING|SECURITY)\.md\b")
 
 
 def table(name: str, algorithm: str | None = None) -> str:
@@ -82,8 +83,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         page = jupytext.writes(notebook, fmt="md")
         note = f"\nThe script: [{script.name}]({script.name})\n"
         files.append(File.generated(config, f"examples/{script.stem}.md", content=page + note))
-    contributing = INTO_DOCS.sub(r"](\1.md)", (ROOT / "CONTRIBUTING.md").read_text())
-    files.append(File.generated(config, "contributing.md", content=contributing))
+    for name in ("CONTRIBUTING.md", "SECURITY.md"):
+        content = INTO_DOCS.sub(r"](\1.md)", (ROOT / name).read_text())
+        files.append(File.generated(config, name.lower(), content=content))
     return files
 
 
@@ -96,5 +98,5 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         return match[0] if path is None else f"{match[1]}{relpath(path, PurePosixPath(uri).parent)})"
 
     filled = INCLUDE.sub(lambda match: table(match[1], match[2]), markdown)
-    filled = TO_CONTRIBUTING.sub(r"\1contributing.md", TO_SCRIPT.sub(r"\1.md)", filled))
+    filled = TO_ROOT.sub(lambda match: f"{match[1]}{match[2].lower()}.md", TO_SCRIPT.sub(r"\1.md)", filled))
     return OUTSIDE.sub(in_the_site, filled)

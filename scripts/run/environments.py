@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 import gymnasium as gym
 import numpy as np
-
-# protocols, and the records made from them, name the wrappers below ``environments.…``
-sys.modules.setdefault("environments", sys.modules[__name__])
 
 VISIBLE = np.array([1, 0, 1, 0], np.float32)
 
@@ -50,6 +45,10 @@ class WithoutSmoke(gym.Wrapper):
     def __init__(self, env: gym.Env):
         super().__init__(env)
         env.unwrapped._create_particle = lambda *args: self.Nothing()
+
+
+#: what protocols, and the records made from them, call them
+WRAPPERS = {"environments.ScaledReward": ScaledReward, "environments.WithoutSmoke": WithoutSmoke}
 
 
 class WideActions(gym.Env):

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import rl_zoo3
 import torch as th
-from rl_zoo3.utils import get_wrapper_class
 from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -30,7 +29,7 @@ from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.environments import make_undrawn_vec_env
 from sb3_relax.zoo.settings import read_yaml
 from scripts.records import ROOT, Records, add_output, file_name, provenance
-from scripts.run.entries import model_arguments
+from scripts.run.entries import model_arguments, wrapper_of
 from scripts.run.recorder import Recorder
 from scripts.run.sweep import BACKENDS, asked_for, in_parallel, run_command
 
@@ -95,7 +94,7 @@ def made(env_id: str, hyperparams: dict[str, Any], n_envs: int, seed: int) -> Ve
     """Environments as an entry asks for them, but for VecNormalize."""
     import scripts.run.environments  # noqa: F401  registers them, in this process
 
-    return make_undrawn_vec_env(env_id, n_envs, seed, get_wrapper_class(hyperparams))
+    return make_undrawn_vec_env(env_id, n_envs, seed, wrapper_of(hyperparams))
 
 
 def built(env_id: str, entry: dict[str, Any], seed: int) -> tuple[BaseAlgorithm, dict[str, Any]]:

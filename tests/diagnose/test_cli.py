@@ -15,6 +15,7 @@ from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.diagnose import diagnose
 from sb3_relax.diagnose.cli import ALGORITHMS, _environment, main, parser
 from sb3_relax.errors import UsageError
+from tests.payloads import Payload, went_off, with_payload
 
 LITTLE = shlex.split(
     "--n-envs 2 --lambdas 1 0 --n-states 12 --n-actions 2 --n-futures 2 --n-episodes 6 --n-rollouts 8 "
@@ -57,7 +58,8 @@ def test_normalisation_that_rl_zoo_laid_beside_the_agent(agent, tmp_path, capsys
     env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=2, seed=0))
     LAXA2C("MlpPolicy", env, n_steps=8, device="cpu").save(tmp_path / agent)
     used = []
-    monkeypatch.setattr(VecNormalize, "load", lambda file, env: used.append(file) or VecNormalize(env))
+    read = "sb3_relax.diagnose.cli.load_vec_normalize"
+    monkeypatch.setattr(read, lambda file, env: used.append(file) or VecNormalize(env))
     command = ["--env", "Pendulum-v1", "--agent", str(tmp_path / agent), *LITTLE]
     main(command)
     assert not used
@@ -123,7 +125,7 @@ def test_errors(tmp_path, capsys):
         ),
         (
             ["--env", "CartPole-v1", "--agent", str(tmp_path / "laxa2c.zip")],
-            "laxa2c.zip cannot be loaded as LAXA2C (Observation spaces do not match",
+            "laxa2c.zip: the observation_space of the agent is not that of the environment",
         ),
     ):
         with pytest.raises(SystemExit) as stop:
@@ -160,22 +162,54 @@ def test_what_is_wrong_is_said_before_an_agent_is_trained(arguments, says, capsy
 def test_normalisation_that_cannot_be_used(tmp_path, capsys):
     file = tmp_path / "vecnormalize.pkl"
 
-    def refused():
+    def refused(*trust):
         with pytest.raises(SystemExit) as stop:
-            main(["--env", "CartPole-v1", "--vecnormalize", str(file)])
+            main(["--env", "CartPole-v1", "--vecnormalize", str(file), *trust])
         (line,) = capsys.readouterr().err.splitlines()
         assert stop.value.code == 2
-        assert f"error: --vecnormalize: {file} holds no VecNormalize that fits CartPole-v1 (" in line
+        whose = "CartPole-v1" if trust else "the environment"
+        assert f"error: --vecnormalize: {file} holds no VecNormalize that fits {whose} (" in line
         return line
 
-    file.write_bytes(b"")
-    assert "EOFError" in refused()
-    file.write_text("no pickle")
-    assert "UnpicklingError" in refused()
-    file.write_bytes(pickle.dumps({"a": "dict"}))
-    assert "set_venv" in refused()
-    VecNormalize(make_vec_env("Pendulum-v1")).save(str(file))
-    assert "AssertionError" in refused()
+    for content, trusted, safe in (
+        (b"", "EOFError", "NotWhole"),
+        (b"no pickle", "UnpicklingError", "NotWhole"),
+        (pickle.dumps({"a": "dict"}), "set_venv", "state"),
+        (pickle.dumps(VecNormalize(make_vec_env("Pendulum-v1"))), "AssertionError", "its statistics have shape (3,)"),
+    ):
+        file.write_bytes(content)
+        assert trusted in refused("--trust")
+        assert safe in refused()
+
+
+@pytest.mark.parametrize("algo", ["relaxa2c", "ppo"])
+def test_files_of_strangers_run_nothing(algo, tmp_path, capsys, monkeypatch):
+    """Unless they are trusted: neither the agent, nor what lies beside it unnamed, nor what is named."""
+    mark, agent = tmp_path / "mark", tmp_path / "agent.zip"
+    ALGORITHMS[algo]("MlpPolicy", "CartPole-v1", device="cpu").save(agent)
+    whole = agent.read_bytes()
+    beside = tmp_path / "agent" / "vecnormalize.pkl"
+    beside.parent.mkdir()
+    command = ["--env", "CartPole-v1", "--agent", str(agent)]
+    with_payload(agent, "ep_info_buffer", mark)
+
+    def marked(*arguments):
+        with pytest.raises((SystemExit, RuntimeError)):
+            main(arguments)
+        return went_off(mark)
+
+    def stop(*_, **__):
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr("sb3_relax.diagnose.cli.diagnose", functools.wraps(diagnose)(stop))
+    assert not marked(*command)
+    assert marked(*command, "--trust")
+    agent.write_bytes(whole)
+    beside.write_bytes(pickle.dumps(Payload(mark)))
+    for named in ([], ["--vecnormalize", str(beside)]):
+        assert not marked(*command, *named)
+        assert "only its own code can read" in capsys.readouterr().err
+        assert marked(*command, *named, "--trust")
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, FileNotFoundError])

@@ -233,3 +233,21 @@ def test_archives():
             assert read_archive(content, needs_digest=True) == members
 
     for_mutants(sealed(zipped(members)), check)
+
+
+def test_statistics(tmp_path):
+    """Of strangers, who need no digest: an error that names the file, or numbers."""
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from sb3_relax.algorithm.vec_normalize import load_vec_normalize
+
+    path = tmp_path / "vecnormalize.pkl"
+    env = make_vec_env("Pendulum-v1")
+    VecNormalize(env).save(str(path))
+
+    def check(content):
+        path.write_bytes(content)
+        require_error(lambda: load_vec_normalize(path, env), path, lambda found: True, UsageError)
+
+    for_mutants(path.read_bytes(), check)

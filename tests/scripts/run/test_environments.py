@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from sb3_relax.errors import NeedsTrust
 from scripts.run import environments
+from scripts.run.entries import model_arguments
 from scripts.run.rl import made
+from tests.payloads import in_python, went_off
 
 
 def test_wide_actions():
@@ -48,3 +51,20 @@ def test_lunar_lander_is_the_same_without_smoke():
             assert of_first == of_second
             done = any(of_first[1:])
     assert envs[0].unwrapped.particles or not envs[1].unwrapped.particles
+
+
+def test_protocols_name_known_wrappers_alone(tmp_path, monkeypatch):
+    """And their expressions are read, not run."""
+    mark = tmp_path / "mark"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "payload.py").write_text(in_python(mark))
+    for given in ("payload.Wrapper", ["payload.Wrapper"], {"timeit.timeit": {"setup": in_python(mark)}}):
+        with pytest.raises(NeedsTrust, match="which is in none of"):
+            made("CartPole-v1", {"env_wrapper": given}, n_envs=1, seed=0)
+    with pytest.raises(NeedsTrust, match="is Python that would be run"):
+        model_arguments({"policy_kwargs": f"dict(net_arch={in_python(mark)})"})
+    assert not went_off(mark)
+    env = made("CartPole-v1", {"env_wrapper": [{"environments.ScaledReward": {"scale": 0.1}}]}, n_envs=1, seed=0)
+    env.reset()
+    assert env.step(np.zeros(1, int))[1] == np.float32(0.1)

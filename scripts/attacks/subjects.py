@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from optuna.trial import TrialState
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_relax import RELAXA2C
 from sb3_relax.files import write_whole
@@ -85,7 +86,7 @@ class Training(Forward):
     def work(self, folder: Path) -> None:
         path = folder / "agent.zip"
         if path.exists():
-            model = RELAXA2C.load(path, env="CartPole-v1", device="cpu")
+            model = RELAXA2C.load(path, env=make_vec_env("CartPole-v1"), device="cpu")
         else:
             model = RELAXA2C("MlpPolicy", "CartPole-v1", seed=0, device="cpu")
 

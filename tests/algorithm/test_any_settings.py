@@ -28,13 +28,13 @@ def drawn(*strategies):
     """A test on a few drawn examples and, slowly, on many; both are the same ones each time."""
 
     def decorate(check):
-        how = dict(deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
-        kinds = {
-            number: settings(max_examples=number, **how)(given(*strategies)(lambda *drawn: check(*drawn)))
-            for number in (FEW, MANY)
-        }
-        which = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
-        return pytest.mark.parametrize("examples", which)(lambda examples: kinds[examples]())
+        @pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+        def test(examples):
+            how = dict(deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+            settings(max_examples=examples, **how)(given(*strategies)(check))()
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        return test
 
     return decorate
 
@@ -45,7 +45,7 @@ def box(shape, dtype, low, width):
     return spaces.Box(low, low + width, shape, dtype)
 
 
-SHAPES = st.sampled_from([(1,), (3,), (2, 2), (1, 2, 3)])
+SHAPES = st.sampled_from([(1,), (3,), (2, 2)])
 NUMBERS = st.builds(box, SHAPES, st.sampled_from([np.float32, np.float64, np.uint8]), st.floats(-3, 1), st.floats(1, 5))
 UNBOUNDED = st.builds(lambda shape: spaces.Box(-np.inf, np.inf, shape, np.float32), SHAPES)
 CLASSES = st.lists(st.integers(2, 4), min_size=1, max_size=3)
@@ -168,7 +168,10 @@ def every_action(space):
 def a2c_gradient(model, obs, actions, signal):
     """Σ_a π(a|s) Â(a) ∂ log π(a|s) at the policy's weights, by SB3's ``evaluate_actions``; and the probabilities."""
     everything = obs_as_tensor(repeated(obs, len(actions)), model.device)
-    _, log_prob, _ = model.policy.evaluate_actions(everything, th.as_tensor(actions).float())
+    discrete = isinstance(model.action_space, spaces.Discrete)  # of which SB3 takes [M]
+    _, log_prob, _ = model.policy.evaluate_actions(
+        everything, th.as_tensor(actions).float().squeeze(-1) if discrete else th.as_tensor(actions).float()
+    )
     probability = log_prob.detach().exp()
     (probability * signal * log_prob).sum().backward()
     found = {name: weight.grad for name, weight in model.policy.named_parameters()}
@@ -262,7 +265,7 @@ def test_the_gradient_is_a2cs_in_expectation(agent, observations):
     if not model.control_variate.draws_noise:
         assert (ours(1) - exact).norm() < 1e-4 * size
         return
-    draws = th.stack([ours(200) for _ in range(12)])
+    draws = th.stack([ours(100) for _ in range(12)])
     error = draws.std(0) / 12**0.5
     # Student's t with 11 degrees of freedom is beyond 12 once in ten million
     assert ((draws.mean(0) - exact).abs() <= 12 * error + 1e-4 * size).all()

@@ -59,6 +59,7 @@ class Campaign:
         :raises AssertionError: where something was lost, changed, or cannot be read
         """
         workers: list[BaseProcess] = []
+        self.round.mkdir(parents=True)
         try:
             while self.counts["kills"] < kills:
                 workers = [worker for worker in workers if worker.is_alive() or self._require_success(worker)]
@@ -85,7 +86,6 @@ class Campaign:
                         os.kill(process, signal.SIGKILL)
 
     def _started(self) -> BaseProcess:
-        self.round.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("fork")
         worker = context.Process(target=work, args=(self.subject, self.round, self.folder / "said.log"))
         worker.start()
@@ -131,6 +131,7 @@ class Campaign:
         assert not left, f"what killed writers left was not removed: {left}"
         self.counts["items"] += self.subject.items(now)
         self.counts["rounds_completed"] += 1
+        self.round.mkdir()
         self.before = {}
 
     def _require_success(self, worker: BaseProcess) -> bool:

@@ -2,6 +2,7 @@
 
     python -m scripts.attacks.mutants                  # needs: pip install -e .[mutants]
     python -m scripts.attacks.mutants --size 20        # of each part
+    python -m scripts.attacks.mutants --again          # only those that no test has noticed, after tests were added
 
 A mutant is the package with one small change, as cosmic-ray makes it (an operator, a number, a comparison, ...).
 cosmic-ray runs all mutants, each against all tests, which would take days here. This runs a sample, drawn with a seed,
@@ -45,7 +46,7 @@ from parso.python.tree import Name
 from parso.tree import NodeOrLeaf
 from tqdm import tqdm
 
-from scripts.records import ROOT, add_output, provenance, write_record
+from scripts.records import ROOT, add_output, provenance, read_record, write_record
 
 #: what every test process would import again; not the package, which is another one in each
 PRELOADED = ("torch", "stable_baselines3", "sb3_contrib", "scipy.stats", "hypothesis", "matplotlib.pyplot")
@@ -383,6 +384,7 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--size", type=int, default=80, help="mutants of each part")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--again", action="store_true", help="those of the record in --output that were not noticed")
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[15, 60], help="of the tests that a mutant meets, and then"
     )
@@ -394,8 +396,16 @@ def main() -> None:
         checkout = copied_to(Path(folder))
         for part in arguments.part:
             tests = Tests(checkout, PARTS[part])
-            sample, of = drawn_from(checkout, PARTS[part], arguments.size, arguments.seed)
+            path = arguments.output / "mutants" / f"{part.replace(' ', '_').replace('()', '')}.json"
             rows = []
+            if arguments.again:
+                earlier = read_record(path)
+                of, rows = earlier["mutants_there_are"], [row for row in earlier["mutants"] if row["killed"]]
+                sample = [
+                    Mutant(*(row[field] for field in Mutant._fields)) for row in earlier["mutants"] if not row["killed"]
+                ]
+            else:
+                sample, of = drawn_from(checkout, PARTS[part], arguments.size, arguments.seed)
             for mutant in tqdm(sample, desc=part):
                 source = (checkout / mutant.file).read_text()
                 before, after = changed_line(source, mutated(source, mutant))
@@ -412,7 +422,7 @@ def main() -> None:
                 "mutants": rows,
                 **provenance(),
             }
-            write_record(arguments.output / "mutants" / f"{part.replace(' ', '_').replace('()', '')}.json", record)
+            write_record(path, record)
             print(f"{part}: {sum(row['killed'] for row in rows)} of {len(rows)} killed")
 
 

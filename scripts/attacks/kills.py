@@ -149,6 +149,8 @@ def work(subject: Subject, folder: Path, said: Path) -> None:
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
     subject.work(folder)
+    # multiprocessing would wait for workers of loky's that nothing is asked of any more: a command ends without them
+    os._exit(0)
 
 
 def members(worker: BaseProcess) -> list[int]:

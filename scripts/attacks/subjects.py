@@ -174,7 +174,7 @@ class Sweep(Subject):
     """``scripts.run.rl``, two runs at a time, each in a process of its own."""
 
     item = "runs"
-    longest = 20.0
+    longest = 12.0
     jobs = 2
     seeds = 40
 

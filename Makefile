@@ -9,12 +9,13 @@ READY := $(VENV)/.ready
 # what scripts/run/demo.py imports: tensorboard and a progress bar, matplotlib, and what reads and writes its files
 DEMO_EXTRAS := extra,plots,scripts
 
-.PHONY: help demo test test-slow test-oldest fuzz lint format bench tables docs docs-serve dist clean
+.PHONY: help demo hashed hashes test test-slow test-oldest fuzz lint format bench tables docs docs-serve dist clean
 
 help:
 	@echo "make demo       RELAXA2C learns CartPole-v1 (a minute and a half, installation included); writes demo/"
 	@echo "make test       the tests (minutes); make test-slow: the long ones"
 	@echo "make test-oldest  those that need no extra, with the oldest versions allowed, in .venv-oldest (Python 3.10 or 3.11)"
+	@echo "make hashed     all that the tests need, by the hashes of requirements-hashed.txt; make hashes: write that file"
 	@echo "make fuzz       damaged files for every reader of files, ten minutes each"
 	@echo "make lint       ruff check, ruff format --check, mypy; make format: mend what ruff can"
 	@echo "make bench      speed and memory against SB3's A2C"
@@ -33,6 +34,21 @@ $(DEMO): setup.cfg pyproject.toml constraints.txt
 $(READY): $(DEMO)
 	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e .[all]
 	@touch $@
+
+# what GitHub's tests install: nothing that is not, to the last bit, what requirements-hashed.txt names
+hashed:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-hashed.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $(DEMO) $(READY)
+
+# after a change of setup.cfg or constraints.txt; the remarks at the file's head stay
+hashes: $(READY)
+	$(BIN)/python -m pip install --quiet uv
+	grep '^#' requirements-hashed.txt > .hashes.partial
+	$(BIN)/uv pip compile setup.cfg --extra all -c $(CONSTRAINTS) --universal --python-version 3.10 --generate-hashes \
+		--no-annotate --no-header --quiet >> .hashes.partial
+	mv .hashes.partial requirements-hashed.txt
 
 demo: $(DEMO)
 	$(BIN)/python -m scripts.run.demo

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import sb3_relax
+from tests.test_licences import installed
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").glob("*.yml")}
@@ -50,7 +52,7 @@ def test_what_a_workflow_calls_exists(name):
 def test_every_python_is_linted_and_tested():
     job = WORKFLOWS["tests"]["jobs"]["tests"]
     assert job["strategy"]["matrix"]["python"] == ["3.10", "3.11", "3.12", "3.13"]
-    assert [step["run"] for step in job["steps"] if "run" in step] == ["make lint", "make test"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make hashed", "make lint", "make test"]
     # YAML reads the key "on" as true
     assert set(WORKFLOWS["tests"][True]) == {"push", "pull_request", "workflow_call"}
 
@@ -71,6 +73,26 @@ def test_the_oldest_versions_are_those_that_setup_cfg_states_and_are_tested():
     makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
     for path in re.search(r"^OLDEST_TESTS := (.+)$", makefile, re.MULTILINE)[1].split():
         assert (ROOT / path).exists(), path
+
+
+def pins(path):
+    """Package → versions that a file pins, whatever for."""
+    found = {}
+    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", (ROOT / path).read_text(), re.MULTILINE):
+        found.setdefault(canonicalize_name(name), set()).add(version)
+    return found
+
+
+def test_every_file_that_is_installed_by_hash_has_one_and_is_of_the_versions_in_use():
+    """And nothing names an index: pip's own settings do."""
+    text = (ROOT / "requirements-hashed.txt").read_text()
+    assert not re.search(r"://|--(extra-)?index|--find-links", text)
+    hashed, constrained = pins("requirements-hashed.txt"), pins("constraints.txt")
+    assert {name: hashed[name] for name in hashed.keys() & constrained if not constrained[name] <= hashed[name]} == {}
+    assert installed("sb3_relax", "all").keys() - hashed.keys() == {"sb3-relax"}
+    for block in re.split(r"\n(?=[^\s#])", text)[1:]:
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block[:80]
+    assert "--no-deps --require-hashes -r requirements-hashed.txt" in (ROOT / "Makefile").read_text()
 
 
 def test_the_newest_versions_are_tested():

@@ -41,7 +41,9 @@ def on_backend(name: str, count: int) -> Iterator[None]:
                 stack.enter_context(Client(n_workers=count, threads_per_worker=1, dashboard_address=None))
         except ImportError as error:
             raise ImportError(f"--backend {name} needs {name}: pip install 'sb3_relax[{name}]'") from error
-        stack.enter_context(joblib.parallel_config(backend=name))
+        # a cluster's processes work for others too; those of this machine end with this one, be they at work or not yet
+        own = {"initializer": work_for, "initargs": (os.getpid(),)} if name == "loky" else {}
+        stack.enter_context(joblib.parallel_config(backend=name, **own))
         yield
 
 
@@ -76,9 +78,7 @@ def in_parallel(
     with on_backend(backend, count):
         # Ray's part in joblib hands over nothing before the end: the records do
         parallel = joblib.Parallel(n_jobs=count, return_as="list" if backend == "ray" else "generator_unordered")
-        # a cluster's processes work for others too
-        parent = os.getpid() if backend == "loky" else None
-        outcomes = parallel(joblib.delayed(failure_of)(name, run, job, parent) for name, job in jobs.items())
+        outcomes = parallel(joblib.delayed(failure_of)(name, run, job) for name, job in jobs.items())
         try:
             for failure in tqdm(outcomes, total=len(jobs), desc=what, unit="run"):
                 if failure:
@@ -86,19 +86,14 @@ def in_parallel(
                     tqdm.write(failure)
                 after_each()
         except KeyboardInterrupt:
-            if parent is not None and count > 1:
+            if backend == "loky" and count > 1:
                 get_reusable_executor().shutdown(wait=True, kill_workers=True)
             raise
     return failures
 
 
-def failure_of(name: str, run: Callable[..., None], arguments: tuple[Any, ...], parent: int | None) -> str | None:
-    """Call it; where it fails, its name, and the traceback of what may be a bug.
-
-    :param parent: the process whose end is that of this one
-    """
-    if parent is not None:
-        work_for(parent)
+def failure_of(name: str, run: Callable[..., None], arguments: tuple[Any, ...]) -> str | None:
+    """Call it; where it fails, its name, and the traceback of what may be a bug."""
     try:
         run(*arguments)
     except Exception as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from scripts.records import ROOT
 from scripts.tables import (
     ablation,
+    attacks,
     bench,
     benchmark,
     center,
@@ -63,6 +64,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "decomposition": decomposition.table,
     "toy": toy.toy_table,
     "rebar": toy.rebar_table,
+    "kills": attacks.kills_table,
+    "mutants": attacks.mutants_table,
+    "survivors": attacks.survivors_table,
+    "memory": attacks.memory_sentence,
     "vae": vae.table,
     "vae-bench": vae.bench_table,
 }

@@ -74,3 +74,18 @@ def test_sampling_follows_the_generator():
     before = torch.get_rng_state()
     latent.sample(torch.Generator().manual_seed(1))
     assert torch.equal(before, torch.get_rng_state())  # the global generator is left alone
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_log_probabilities_are_those_of_torch(name, float64):
+    of, theta, _ = CASES[name]
+    latent = of(torch.tensor(theta)).expand(4)
+    b = latent.sample(torch.Generator().manual_seed(0))
+    distribution = {
+        "gamma": lambda t: Gamma(t[..., 0], t[..., 1]),
+        "beta": lambda t: Beta(t[..., 0], t[..., 1]),
+        "dirichlet": Dirichlet,
+    }[name](torch.tensor(theta))
+    log_prob = distribution.log_prob(b)
+    torch.testing.assert_close(latent.log_prob(b), log_prob if name == "dirichlet" else log_prob.sum(-1))
+    assert latent.log_prob(b).shape == (4,)

@@ -267,3 +267,14 @@ def test_a_latent_without_kl_says_so(monkeypatch):
 def test_enumeration_refuses_what_it_cannot_visit():
     with pytest.raises(ValueError, match="use a relaxed estimator"):
         LogisticBernoulli(torch.zeros(64)).support()
+
+
+@pytest.mark.parametrize("latent", [GumbelOneHot(torch.zeros(5, 2, 3)), LogisticBernoulli(torch.zeros(5, 4))], ids=repr)
+def test_the_curvature_of_a_relaxation_is_the_derivative_of_its_gradient(latent, float64):
+    """In the relaxed sample, along any direction."""
+    latent = type(latent)(latent.theta.double())
+    relaxed = latent.relax(torch.randn(latent.theta.shape), 0.7).requires_grad_()
+    slope, direction = torch.randn(2, *relaxed.shape)
+    along = (direction * latent.relax_gradient(relaxed, slope, 0.7)).sum()
+    (expected,) = torch.autograd.grad(along, relaxed)
+    torch.testing.assert_close(latent.relax_curvature(relaxed, slope, direction, 0.7), expected)

@@ -279,7 +279,7 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
 
         with unchecked_distributions():
             rollout = self.rollout_class.of(self.rollout_buffer, self.time_limits)
-            self.control_variate.prepare(rollout)
+            self.control_variate.prepare(rollout, self.noise_generator)
             for batch in rollout.batches(self.view.dtype):
                 output = self.view.evaluate(batch.observations, batch.actions, **batch.context)
                 advantages = self.normalized(batch.advantages)

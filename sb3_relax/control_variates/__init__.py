@@ -1,6 +1,7 @@
 """What is subtracted from the policy gradient: one idea a file, and a contract to write another."""
 
 from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.centred import CentredAction, LinearInScore, SampledMean
 from sb3_relax.control_variates.exact import ExactControlVariate
 from sb3_relax.control_variates.from_estimator import FromEstimator
 from sb3_relax.control_variates.guard import Guarded
@@ -10,9 +11,11 @@ from sb3_relax.control_variates.network import ControlVariateNetwork
 from sb3_relax.control_variates.registry import CONTROL_VARIATES, make_control_variate
 from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.control_variates.state_baseline import StateBaseline
+from sb3_relax.control_variates.trajectory import Trajectory
 
 __all__ = [
     "CONTROL_VARIATES",
+    "CentredAction",
     "ControlVariate",
     "ControlVariateNetwork",
     "ExactControlVariate",
@@ -20,7 +23,10 @@ __all__ = [
     "Guarded",
     "LAXControlVariate",
     "LearnedControlVariate",
+    "LinearInScore",
     "RELAXControlVariate",
+    "SampledMean",
     "StateBaseline",
+    "Trajectory",
     "make_control_variate",
 ]

@@ -55,11 +55,14 @@ class ControlVariate(nn.Module, ABC):
         """
         super().__init__()
 
-    def prepare(self, rollout: Rollout) -> None:
+    def prepare(self, rollout: Rollout, generator: th.Generator) -> None:
         """Once per rollout, in time order, before any batch of it: scales, sums along trajectories.
 
         ``rollout.advantages`` and ``rollout.returns`` may be replaced here. What is put there is used in full, by the
         guard too: it is the signal of :meth:`gradient`, with and without the control variate.
+
+        :param rollout: before any update of the policy that acted in it
+        :param generator: of all noise that is drawn here
         """
 
     @abstractmethod

@@ -13,6 +13,7 @@ from sb3_relax.control_variates.from_estimator import FromEstimator
 from sb3_relax.control_variates.lax import LAXControlVariate
 from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.control_variates.state_baseline import StateBaseline
+from sb3_relax.control_variates.trajectory import Trajectory
 from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.estimators import ESTIMATORS, Estimator, Reinforce, TwoPhaseEstimator
 from sb3_relax.estimators.centred import CentredEstimator
@@ -29,7 +30,10 @@ CONTROL_VARIATES: dict[str, Maker] = {
     "lax": LAXControlVariate,
     "relax": RELAXControlVariate,
     "exact": ExactControlVariate,
+    "trajectory": Trajectory,
 }
+#: what stands before the name of another, which then takes care of the step's own action: "trajectory+relax"
+BEFORE_ANOTHER = "trajectory+"
 
 
 WHAT_IT_MUST_BE = (
@@ -45,16 +49,19 @@ def make_control_variate(
 ) -> ControlVariate:
     """The control variate that an algorithm was given, of the policy's type and on its device.
 
-    :param spec: a name of :data:`CONTROL_VARIATES`; a function of (view, hyperparameters) that makes a control variate
-        or an estimator of the core, such as a class of control variates; an estimator's class, whose default parts are
-        made to fit; or an estimator already made, which is copied
+    :param spec: a name of :data:`CONTROL_VARIATES`, with "trajectory+" before it where later actions are to be taken
+        care of too; a function of (view, hyperparameters) that makes a control variate or an estimator of the core,
+        such as a class of control variates; an estimator's class, whose default parts are made to fit; or an estimator
+        already made, which is copied
     :raises UsageError: for an unknown name, a control variate that does not take the policy's actions, or an estimator
         that needs several of them
     :raises TypeError: for what makes neither
     """
     refuse_what_makes_none(spec)
     if isinstance(spec, str):
-        made: Any = CONTROL_VARIATES[spec](view, hyperparameters)
+        made: Any = CONTROL_VARIATES[spec.removeprefix(BEFORE_ANOTHER)](view, hyperparameters)
+        if spec.startswith(BEFORE_ANOTHER):
+            made = Trajectory(view, hyperparameters, as_control_variate(made, view, hyperparameters))
     elif isinstance(spec, TwoPhaseEstimator):
         made = copy.deepcopy(spec)
     elif isclass(spec) and issubclass(spec, TwoPhaseEstimator):
@@ -63,8 +70,7 @@ def make_control_variate(
     else:
         maker: Any = spec
         made = maker(view, hyperparameters)
-    if isinstance(made, TwoPhaseEstimator):
-        made = FromEstimator(made.to(view.device, view.dtype), view, hyperparameters)
+    made = as_control_variate(made, view, hyperparameters)
     if not isinstance(made, ControlVariate):
         raise TypeError(
             f"{WHAT_IT_MUST_BE}; it gave "
@@ -78,6 +84,13 @@ def make_control_variate(
     return made.to(view.device, dtype=view.dtype)
 
 
+def as_control_variate(made: Any, view: PolicyView, hyperparameters: Hyperparameters) -> Any:
+    """An estimator of the core as a control variate, and anything else as it is."""
+    if isinstance(made, TwoPhaseEstimator):
+        return FromEstimator(made.to(view.device, view.dtype), view, hyperparameters)
+    return made
+
+
 def refuse_what_makes_none(spec: Any) -> None:
     """What is known to make no control variate, before it is called.
 
@@ -86,7 +99,7 @@ def refuse_what_makes_none(spec: Any) -> None:
     :raises TypeError: for another class, or what cannot be called
     """
     if isinstance(spec, str):
-        if spec not in CONTROL_VARIATES:
+        if spec.removeprefix(BEFORE_ANOTHER) not in CONTROL_VARIATES or spec == BEFORE_ANOTHER + "trajectory":
             of_the_core = ESTIMATORS.get(spec)
             if of_the_core is not None:
                 raise UsageError(

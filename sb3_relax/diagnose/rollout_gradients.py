@@ -53,7 +53,7 @@ def rollouts(
             buffer.gae_lambda = gae_lambda
             buffer.compute_returns_and_advantage(last_values, ends)
             rollout = model.rollout_class.of(buffer, model.time_limits)
-            model.control_variate.prepare(rollout)
+            model.control_variate.prepare(rollout, model.noise_generator)
             advantages.append(by_environment(rollout.advantages))
         batch = rollout.batch(np.arange(rollout.values.size), model.view.dtype)
         output = model.view.evaluate(batch.observations, batch.actions)

@@ -136,7 +136,7 @@ class PolicyView:
         # SB3's policies keep the distribution they have just evaluated
         distribution = self.policy.action_dist
         latent = to_latent(distribution)
-        if self._weights is None:
+        if self._weights is None and th.is_grad_enabled():
             if not th.allclose(distribution.log_prob(actions), log_prob, rtol=1e-4, atol=1e-4):
                 raise TypeError(
                     f"{type(self.policy).__name__}.evaluate_actions() does not evaluate its own action_dist, "

@@ -1,0 +1,40 @@
+"""The last steps that a control variate has seen."""
+
+from __future__ import annotations
+
+import torch as th
+
+
+class RecentSteps:
+    """So many of the last rows that were added; older ones are overwritten.
+
+    :param size: rows that are kept
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self.columns: tuple[th.Tensor, ...] = ()
+        self.n_added = 0
+
+    def __len__(self) -> int:
+        return min(self.n_added, self.size)
+
+    def add(self, *columns: th.Tensor) -> None:
+        """Keep rows.
+
+        :param columns: ``[N, ...]`` each; the same ones at every call
+        """
+        if not self.columns:
+            self.columns = tuple(column.new_empty(self.size, *column.shape[1:]) for column in columns)
+        n_rows = len(columns[0])
+        rows = th.arange(self.n_added, self.n_added + n_rows, device=columns[0].device)[-self.size :] % self.size
+        for kept, column in zip(self.columns, columns, strict=True):
+            kept[rows] = column[-self.size :]
+        self.n_added += n_rows
+
+    def draw(self, n_rows: int, generator: th.Generator) -> tuple[th.Tensor, ...]:
+        """Rows at random, each as likely as any other; all of them, where there are no more."""
+        if len(self) <= n_rows:
+            return tuple(column[: len(self)] for column in self.columns)
+        rows = th.randint(len(self), (n_rows,), generator=generator, device=self.columns[0].device)
+        return tuple(column[rows] for column in self.columns)

@@ -1,0 +1,191 @@
+"""A control variate for the actions that come after a step: what they add to its advantage beside what was expected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch as th
+
+from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.centred import CentredAction, LinearInScore
+from sb3_relax.control_variates.from_estimator import FromEstimator
+from sb3_relax.control_variates.learned import fits_adam
+from sb3_relax.control_variates.recent_steps import RecentSteps
+from sb3_relax.control_variates.share import LearnedShare
+from sb3_relax.errors import UsageError
+from sb3_relax.estimators import Estimate, Reinforce
+from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
+from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
+from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
+from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
+from sb3_relax.policy_gradient.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What a rollout was corrected by, and what the next correction may learn of it.
+
+    :param known: what ã is computed of, one row a step
+    :param target: Â as it was used, ``[N]``, of the same steps
+    :param plain: Â as it came, ``[N]``
+    :param square: batch mean of ‖Â ∂ log π‖²
+    :param cross: that of its product with the change, ⟨Â ∂ log π, d⟩
+    :param change: that of the change, ‖d‖² for d = -(Σ_l (γλ)^l ã_{t+l}) ∂ log π
+    """
+
+    known: tuple[th.Tensor, ...]
+    target: th.Tensor
+    plain: th.Tensor
+    square: float
+    cross: float
+    change: float
+
+
+class Trajectory(ControlVariate):
+    """Takes the luck of later actions out of every step's advantage, and leaves the step's own action to another.
+
+    With δ_t = r_t + γ V(s_{t+1}) - V(s_t) and any function ã(s, a) whose mean over the policy's actions is zero,
+
+        Â_t = δ_t + Σ_{l≥1} (γλ)^l [δ_{t+l} - ã(s_{t+l}, a_{t+l})]
+
+    has the same mean as GAE's advantage given state and action, since every ã that is subtracted has mean zero given
+    the state it is in (Cheng et al. 2019, https://arxiv.org/abs/1908.03263; Huang and Jiang 2020,
+    https://arxiv.org/abs/1910.09066). V's target is corrected alike, its own action included. So it reaches what V
+    cannot know, and no function of the step's own action can: which actions will be drawn later.
+
+    ã is fitted by regression on the advantages of recent steps. A share of it is applied, as earlier rollouts speak for
+    it (:class:`~sb3_relax.control_variates.share.LearnedShare`); without ``cv_guard`` all of it.
+
+    The steps that are kept are not saved with the agent: an agent that is loaded begins with none.
+
+    :param view: of the policy
+    :param hyperparameters: ``cv_guard``, ``n_cv_steps``
+    :param own_step: a control variate for the step's own action; ``None``: the score function alone
+    :param centred: ã; ``None``: :class:`~sb3_relax.control_variates.centred.LinearInScore`
+    :param n_kept: how many of the last steps ã is fitted to
+    :param batch_size: so many of them make a step of the fit
+    :raises UsageError: for gSDE, whose noise lasts for several steps: given the past, its mean is not zero
+
+    Example::
+
+        RELAXA2C("MlpPolicy", "CartPole-v1", control_variate="trajectory+relax")
+    """
+
+    def __init__(
+        self,
+        view: PolicyView,
+        hyperparameters: Hyperparameters,
+        own_step: ControlVariate | None = None,
+        centred: CentredAction | None = None,
+        n_kept: int = 8192,
+        batch_size: int = 1024,
+    ):
+        super().__init__()
+        if getattr(view.policy, "use_sde", False):
+            raise UsageError(
+                "the control variate 'trajectory' needs noise that is drawn anew at every step, and gSDE draws it for "
+                "several: use use_sde=False, or another control variate"
+            )
+        self.view = view
+        self.own_step = FromEstimator(Reinforce(), view, hyperparameters) if own_step is None else own_step
+        self.centred = LinearInScore(view) if centred is None else centred
+        self.scale = AdvantageScale()
+        self.learned_share = LearnedShare() if hyperparameters.cv_guard else None
+        self.n_steps, self.batch_size = hyperparameters.n_cv_steps, batch_size
+        self.recent = RecentSteps(n_kept)
+        self.corrected: Corrected | None = None
+        self.latents, self.draws_noise = self.own_step.latents, self.own_step.draws_noise
+        self.needs_second_derivative = self.own_step.needs_second_derivative
+        self.phi = list(self.centred.parameters())
+        # one for both, so that one learning rate and one state serve
+        self.optimizer = self.own_step.optimizer
+        if self.phi and self.optimizer is not None:
+            self.optimizer.add_param_group({"params": self.phi})
+        elif self.phi:
+            self.optimizer = th.optim.Adam(self.phi, lr=0.0, fused=True)
+
+    @property
+    def share(self) -> float:
+        """How much of ã is taken out, fixed before the rollout."""
+        return 1.0 if self.learned_share is None else self.learned_share.share
+
+    def prepare(self, rollout: Rollout, generator: th.Generator) -> None:
+        batch = rollout.batch(np.arange(rollout.values.size), self.view.dtype)
+        with th.no_grad(), evaluation_mode(self.view.policy):
+            output = self.view.evaluate(batch.observations, batch.actions, **batch.context)
+            known = self.centred.read(output, generator)
+            of_action = batch.in_time_order(self.scale.value * self.centred(*known))
+            score = output.latent.score(output.sample).flatten(1).square().sum(1)
+        from_here = discounted_sums(of_action, rollout)
+        later = from_here - of_action
+        weight, plain = batch.in_time_order(score), rollout.advantages
+        share = self.share if np.isfinite(from_here).all() else 0.0
+        if share > 0:
+            rollout.advantages = plain - (share * later).astype(plain.dtype)
+            rollout.returns = rollout.returns - (share * from_here).astype(rollout.returns.dtype)
+
+        def in_batch_order(array: np.ndarray) -> th.Tensor:
+            return th.as_tensor(array.ravel()[batch.index]).to(batch.advantages)
+
+        self.corrected = Corrected(
+            known,
+            in_batch_order(rollout.advantages),
+            in_batch_order(plain),
+            float((weight * plain**2).mean()),
+            float(-(weight * plain * later).mean()),
+            float((weight * later**2).mean()),
+        )
+        self.own_step.prepare(rollout, generator)
+
+    def gradient(self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator) -> Estimate:
+        return self.own_step.gradient(output, signal, generator)
+
+    def fit(
+        self, output: PolicyOutput, signal: th.Tensor, estimate: Estimate, generator: th.Generator
+    ) -> dict[str, float]:
+        log = self.own_step.fit(output, signal, estimate, generator)
+        done = self.corrected
+        if done is None:  # a batch of nobody's rollout
+            return log
+        log["trajectory_share"] = self.share
+        self.scale.observe(done.plain)
+        self.centred.observe(*done.known)
+        self.recent.add(*done.known, done.target)
+        for step in range(self.n_steps if self.phi else 0):
+            *known, target = self.recent.draw(self.batch_size, generator)
+            loss = (self.centred(*known) - target / self.scale.value).square().mean()
+            if step == 0:
+                log["trajectory_loss"] = loss.item()
+            gradients = th.autograd.grad(loss, self.phi)
+            if not fits_adam(gradients):
+                break
+            self.descend(gradients)
+        return log
+
+    def descend(self, gradients: tuple[th.Tensor, ...]) -> None:
+        """One step of ã's weights alone."""
+        assert self.optimizer is not None
+        self.optimizer.zero_grad()
+        for parameter, gradient in zip(self.phi, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+
+    def observe(self, estimate: Estimate) -> None:
+        done, self.corrected = self.corrected, None
+        if done is not None and self.learned_share is not None:
+            self.learned_share.learn_share(done.square, done.cross, done.change)
+        self.own_step.observe(estimate)
+
+
+def discounted_sums(of_steps: np.ndarray, rollout: Rollout) -> np.ndarray:
+    """Σ_{l≥0} (γλ)^l x_{t+l} up to the end of the episode or of the rollout, ``[T, E]``, in float64.
+
+    :param of_steps: x, ``[T, E]``
+    :param rollout: the same steps
+    """
+    sums = of_steps.astype(np.float64)
+    goes_on = rollout.buffer.gamma * rollout.buffer.gae_lambda * (1.0 - rollout.episode_starts[1:].astype(np.float64))
+    for step in reversed(range(len(sums) - 1)):
+        sums[step] += goes_on[step] * sums[step + 1]
+    return sums

@@ -1,0 +1,388 @@
+"""The trajectory-wise control variate, by enumeration of whole trajectories of a small decision process."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor
+
+from sb3_relax import LAXA2C, RELAXA2C, MaskableRELAXA2C
+from sb3_relax.control_variates import CentredAction, LinearInScore, SampledMean, Trajectory
+from sb3_relax.control_variates.proofs import actions_of as actions_with_probability
+from sb3_relax.errors import UsageError
+from sb3_relax.estimators.estimate import expand_to
+from sb3_relax.policy_gradient import Hyperparameters
+from sb3_relax.policy_gradient.rollout import Rollout, TimeLimits
+from tests.helpers import TinyEnv
+
+STATES, STEPS, GAMMA = 2, 3, 0.9
+
+
+class InFloat64(FlattenExtractor):
+    def forward(self, observations):
+        return super().forward(observations).double()
+
+
+def actions_of(space):
+    """All of them, as the rollout buffer keeps them."""
+    if isinstance(space, spaces.Discrete):
+        return [np.array([a]) for a in range(space.n)]
+    sizes = space.nvec if isinstance(space, spaces.MultiDiscrete) else [2] * space.n
+    return [np.array(a) for a in itertools.product(*(range(n) for n in sizes))]
+
+
+class Process:
+    """A decision process whose trajectories of three steps can all be written down, in the order of environments.
+
+    After a step the episode goes on in one of the states, ends, or is cut by a time limit; the next one begins in state
+    0. In state 1 the last action is forbidden, where there are masks.
+
+    :param space: of actions
+    :param gae_lambda: λ
+    :param masked: whether the policy is told
+    """
+
+    def __init__(self, space, gae_lambda, masked=False, deterministic=False):
+        self.space, self.gae_lambda, self.masked = space, gae_lambda, masked
+        self.actions = actions_of(space)
+        random = np.random.default_rng(5)
+        n_actions = len(self.actions)
+        #: r(s, a)
+        self.rewards = random.normal(size=(STATES, n_actions))
+        #: V, which is wrong, unless it is set
+        self.values = random.normal(size=STATES)
+        # what may come after a step: (next state, whether an episode begins there, whether a time limit was met)
+        outcomes = [(0, False, False), (1, False, False), (0, True, False), (0, True, True)]
+        if deterministic:
+            self.outcomes = {
+                (s, a): [(1.0, outcomes[(s + a) % 2 if (s + a) % 3 else 2])]
+                for s, a in itertools.product(range(STATES), range(n_actions))
+            }
+        else:
+            self.outcomes = {
+                (s, a): list(zip(random.dirichlet(np.ones(4)), outcomes, strict=True))
+                for s, a in itertools.product(range(STATES), range(n_actions))
+            }
+        kwargs = dict(features_extractor_class=InFloat64, net_arch=dict(pi=[4], vf=[4], cv=[4]))
+        algorithm = MaskableRELAXA2C if masked else RELAXA2C
+        env = TinyEnv(space, observation_space=spaces.Box(-1, 1, (STATES,)))
+        self.model = algorithm("MlpPolicy", env, policy_kwargs=kwargs, device="cpu", seed=0)
+        self.model.policy.double()
+        with th.no_grad():
+            for parameter in self.model.policy.parameters():
+                parameter.add_(0.5 * th.randn_like(parameter))
+
+    def masks(self, state):
+        allowed = np.ones(len(self.actions))
+        allowed[-1] = state == 0
+        return allowed
+
+    def probabilities(self, state):
+        """π(a|s), ``[A]``."""
+        context = {"action_masks": th.as_tensor(self.masks(state)).expand(len(self.actions), -1)} if self.masked else {}
+        observations = th.eye(STATES)[state].expand(len(self.actions), -1)
+        actions = th.as_tensor(np.stack(self.actions)).float()
+        with th.no_grad():
+            return self.model.view.evaluate(observations, actions, **context).log_prob.exp().numpy()
+
+    def trajectories(self):
+        """Every one of them, and its probability."""
+        policy = [self.probabilities(state) for state in range(STATES)]
+
+        def go_on(state, starts, n_steps):
+            if n_steps == 0:
+                yield 1.0, [], state
+                return
+            for a in range(len(self.actions)):
+                if policy[state][a] == 0:
+                    continue
+                for p, (after, ends, cut) in self.outcomes[state, a]:
+                    step = (state, a, starts, ends, cut)
+                    for rest, steps, last in go_on(after, ends, n_steps - 1):
+                        yield policy[state][a] * p * rest, [step, *steps], last
+
+        return [found for first in range(STATES) for found in go_on(first, False, STEPS)]
+
+    def rollout(self, trajectories=None):
+        """All trajectories as environments of one rollout, and their probabilities: one for each first state."""
+        trajectories = self.trajectories() if trajectories is None else trajectories
+        probability, all_steps, last = zip(*trajectories, strict=True)
+        state, action, starts, ends, cut = np.array(all_steps).transpose(2, 1, 0)  # each [T, E]
+        rewards = self.rewards[state, action] + GAMMA * self.values[1] * cut  # the state that was cut off is 1
+        values = self.values[state]
+        following = np.concatenate([values[1:], self.values[list(last)][None]])
+        delta = rewards + GAMMA * (1 - ends) * following - values
+        advantages = delta.copy()
+        for step in reversed(range(STEPS - 1)):
+            advantages[step] += GAMMA * self.gae_lambda * (1 - ends[step]) * advantages[step + 1]
+        buffer = SimpleNamespace(gamma=GAMMA, gae_lambda=self.gae_lambda, to_torch=th.as_tensor)
+        masks = np.array([[self.masks(s) for s in row] for row in state]) if self.masked else None
+        rollout = Rollout(
+            observations=np.eye(STATES, dtype=np.float32)[state],
+            actions=np.stack(self.actions)[action],
+            rewards=rewards,
+            episode_starts=starts.astype(np.float32),
+            values=values,
+            log_probs=np.zeros_like(values),
+            advantages=advantages,
+            returns=advantages + values,
+            time_limits=TimeLimits(),
+            buffer=buffer,
+            context={"action_masks": masks} if self.masked else {},
+        )
+        return rollout, np.array(probability), (state, action)
+
+    def variate(self, kind=Trajectory, centred=None, share=1.0, own_step=None):
+        """With weights that are anything."""
+        made = kind(
+            self.model.view,
+            Hyperparameters(cv_guard=False),
+            own_step,
+            None if centred is None else centred(self.model.view),
+        )
+        generator = th.Generator().manual_seed(3)
+        with th.no_grad():
+            for number in (*made.parameters(), *made.buffers()):
+                if number.is_floating_point():
+                    number.copy_(0.5 * th.rand(number.shape, generator=generator) + 0.1)
+        return made.double()
+
+    def expected(self, variate, rollout, probability, prepare=True):
+        """The mean of the gradient, and V's target, of each step given the first state, ``[T, ...]``."""
+        generator = th.Generator().manual_seed(0)
+        if prepare:
+            variate.prepare(rollout, generator)
+        batch = rollout.batch(np.arange(rollout.values.size), th.float64)
+        output = self.model.view.evaluate(batch.observations, batch.actions, **batch.context)
+        grad = variate.gradient(output, batch.advantages, generator).grad.detach()
+        weight = th.as_tensor(probability).repeat_interleave(STEPS)
+        weighted = (expand_to(weight, output.latent) * grad).unflatten(0, (-1, STEPS)).sum(0)
+        return weighted.numpy(), (probability * rollout.returns).sum(1)
+
+
+class Plain(Trajectory):
+    """Nothing is corrected."""
+
+    def prepare(self, rollout, generator):
+        pass
+
+
+SPACES = {
+    "discrete": spaces.Discrete(3),
+    "multidiscrete": spaces.MultiDiscrete([2, 2]),
+    "multibinary": spaces.MultiBinary(2),
+}
+LAMBDAS = [0.0, 0.8, 1.0]
+
+
+@pytest.mark.parametrize("gae_lambda", LAMBDAS)
+@pytest.mark.parametrize("space", [*SPACES, "masked"])
+def test_the_mean_is_that_of_the_uncorrected_gradient(space, gae_lambda):
+    process = Process(SPACES.get(space, SPACES["discrete"]), gae_lambda, masked=space == "masked")
+    rollout, probability, _ = process.rollout()
+    exact, target = process.expected(process.variate(Plain), rollout, probability)
+    assert probability.sum() == pytest.approx(STATES)
+    assert abs(exact).max() > 0.1
+    before = rollout.advantages.copy()
+    ours, our_target = process.expected(process.variate(), rollout, probability)
+    assert abs(rollout.advantages - before).max() > (0.1 if gae_lambda else -1)
+    np.testing.assert_allclose(ours, exact, atol=1e-9)
+    np.testing.assert_allclose(our_target, target, atol=1e-9)
+
+
+def test_an_own_step_control_variate_goes_with_it():
+    process = Process(SPACES["discrete"], 0.8)
+    exact, _ = process.expected(process.variate(Plain), *process.rollout()[:2])
+    own_step = RELAXA2C("MlpPolicy", process.model.env, control_variate="exact", cv_guard=False).control_variate
+    variate = process.variate(own_step=own_step)
+    ours, _ = process.expected(variate, *process.rollout()[:2])
+    np.testing.assert_allclose(ours, exact, atol=1e-9)
+
+
+class OfAnotherPolicy(LinearInScore):
+    """ã of mean zero under a policy that does not act."""
+
+    def read(self, output, generator):
+        other = output.latent.at(output.latent.theta + th.linspace(0, 1, output.latent.theta[0].numel()))
+        return output.features, other.score(output.sample).detach().flatten(1)
+
+
+class FittedToItsOwnBatch(Trajectory):
+    """Each environment's share is the one that suits its own trajectory."""
+
+    def prepare(self, rollout, generator):
+        plain = rollout.advantages
+        super().prepare(rollout, generator)
+        later = plain - rollout.advantages
+        share = (plain * later).sum(0) / (later**2).sum(0).clip(1e-9)
+        rollout.advantages = plain - share * later
+
+
+class AsTheAdvantage(Trajectory):
+    """ã takes the advantage's place, in the manner of direct advantage estimation."""
+
+    def prepare(self, rollout, generator):
+        plain, returns = rollout.advantages, rollout.returns
+        super().prepare(rollout, generator)
+        rollout.advantages = (returns - rollout.returns) - (plain - rollout.advantages)
+
+
+class OwnActionToo(Trajectory):
+    """The step's own ã is taken out too, and nothing is added for it."""
+
+    def prepare(self, rollout, generator):
+        values = rollout.returns - rollout.advantages
+        super().prepare(rollout, generator)
+        rollout.advantages = rollout.returns - values
+
+
+class Normalised(Trajectory):
+    """Advantages are divided by their size in each trajectory, and what is taken out is not."""
+
+    def prepare(self, rollout, generator):
+        plain = rollout.advantages
+        super().prepare(rollout, generator)
+        later = plain - rollout.advantages
+        rollout.advantages = plain / np.abs(plain).mean(0) - later
+
+
+@pytest.mark.parametrize("broken", [OfAnotherPolicy, FittedToItsOwnBatch, AsTheAdvantage, OwnActionToo, Normalised])
+def test_broken_ones_are_rejected(broken):
+    process = Process(SPACES["discrete"], 0.8)
+    exact, _ = process.expected(process.variate(Plain), *process.rollout()[:2])
+    of_centring = issubclass(broken, CentredAction)
+    variate = process.variate(centred=broken) if of_centring else process.variate(broken)
+    ours, _ = process.expected(variate, *process.rollout()[:2])
+    assert abs(ours - exact).max() > 1e-3
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_sampled_mean_is_right_on_average(masked):
+    process = Process(SPACES["discrete"], 0.8, masked=masked)
+    exact, _ = process.expected(process.variate(Plain), *process.rollout()[:2])
+    variate = process.variate(centred=SampledMean)
+    trajectories = process.trajectories()
+    generator = th.Generator().manual_seed(1)
+    draws = []
+    for _ in range(30):
+        rollout, probability, _ = process.rollout(trajectories)
+        variate.prepare(rollout, generator)
+        draws.append(process.expected(variate, rollout, probability, prepare=False)[0])
+    error = np.std(draws, 0, ddof=1) / np.sqrt(len(draws))
+    assert (abs(np.mean(draws, 0) - exact) < 5 * error + 1e-12).all()
+    assert error.max() < 0.02
+
+
+@pytest.mark.parametrize("gae_lambda", LAMBDAS)
+def test_with_nothing_learned_the_advantage_is_gae(gae_lambda):
+    process = Process(SPACES["discrete"], gae_lambda)
+    rollout, _, _ = process.rollout()
+    before, returns = rollout.advantages, rollout.returns
+    Trajectory(process.model.view, Hyperparameters(cv_guard=False)).double().prepare(rollout, th.Generator())
+    assert np.array_equal(rollout.advantages, before)
+    assert np.array_equal(rollout.returns, returns)
+
+
+class Tabulated(CentredAction):
+    """ã as a table of states and actions."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.register_buffer("table", th.as_tensor(table))
+
+    def read(self, output, generator):
+        return output.features, output.sample.flatten(1)
+
+    def forward(self, features, sample):
+        return (features @ self.table * sample).sum(1)
+
+
+@pytest.mark.parametrize("gae_lambda", LAMBDAS)
+def test_with_the_exact_q_and_v_nothing_is_left_to_chance_where_dynamics_are_deterministic(gae_lambda):
+    process = Process(SPACES["discrete"], gae_lambda, deterministic=True)
+    policy = np.stack([process.probabilities(state) for state in range(STATES)])
+
+    def q():
+        return np.array(
+            [
+                [
+                    process.rewards[s, a] + GAMMA * (0 if ends else process.values[after])
+                    for a, [(_, (after, ends, _))] in ((a, process.outcomes[s, a]) for a in range(3))
+                ]
+                for s in range(STATES)
+            ]
+        )
+
+    for _ in range(500):
+        process.values = (policy * q()).sum(1)
+    advantage = q() - process.values[:, None]
+    variate = Trajectory(process.model.view, Hyperparameters(cv_guard=False), centred=Tabulated(advantage)).double()
+    rollout, _, (state, action) = process.rollout()
+    assert gae_lambda == 0 or abs(rollout.advantages - advantage[state, action]).max() > 0.1
+    variate.prepare(rollout, th.Generator())
+    np.testing.assert_allclose(rollout.advantages, advantage[state, action], atol=1e-9)
+    np.testing.assert_allclose(rollout.returns, process.values[state], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["trajectory", "trajectory+lax"])
+def test_box_actions_have_a_mean_of_zero(name):
+    model = LAXA2C("MlpPolicy", TinyEnv(spaces.Box(-1, 1, (2,))), control_variate=name, device="cpu", seed=0)
+    centred = model.control_variate.variate.centred.double()
+    with th.no_grad():
+        for parameter in centred.parameters():
+            parameter.copy_(th.randn_like(parameter))
+    output = model.view.evaluate(th.rand(1, 3), th.rand(1, 2))
+    b, probability = actions_with_probability(output)
+    everything = output.at(th.zeros(len(b), dtype=th.int64))
+    known = centred.read(
+        everything._replace(latent=everything.latent.at(everything.latent.theta.double()), sample=b,
+                            features=everything.features.double()), th.Generator()
+    )  # fmt: skip
+    of_action = centred(*known)
+    assert of_action.abs().max() > 0.1
+    assert abs((probability * of_action).sum().item()) < 1e-9
+
+
+def test_it_is_refused_where_noise_lasts():
+    with pytest.raises(UsageError, match="use_sde=False"):
+        LAXA2C("MlpPolicy", "Pendulum-v1", control_variate="trajectory", use_sde=True, device="cpu")
+
+
+def test_it_is_not_combined_with_itself():
+    with pytest.raises(UsageError, match="trajectory"):
+        RELAXA2C("MlpPolicy", "CartPole-v1", control_variate="trajectory+trajectory", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["trajectory", "trajectory+relax"])
+def test_it_learns_and_is_saved(name, tmp_path):
+    model = RELAXA2C("MlpPolicy", "CartPole-v1", control_variate=name, device="cpu", seed=0, n_steps=32)
+    model.learn(32 * 20)
+    assert 0 < model.logger.name_to_value["train/trajectory_loss"] < 3
+    variate = model.control_variate.variate
+    assert variate.learned_share.square > 0
+    assert len(variate.recent) == 32 * 20
+    model.save(tmp_path / "agent.zip")
+    loaded = RELAXA2C.load(tmp_path / "agent.zip", device="cpu", env=model.env)
+    for ours, theirs in zip(loaded.control_variate.parameters(), model.control_variate.parameters(), strict=True):
+        assert th.equal(ours, theirs)
+    loaded.learn(32)
+
+
+def test_garbage_is_left_out():
+    """ã that has nothing to do with what comes after gets hardly a share."""
+    model = RELAXA2C("MlpPolicy", "CartPole-v1", control_variate="trajectory", device="cpu", seed=0, n_steps=32)
+    variate = model.control_variate.variate
+    variate.n_steps = 0
+    with th.no_grad():
+        for parameter in variate.centred.parameters():
+            parameter.copy_(3 * th.randn_like(parameter))
+    model.learn(32 * 60)
+    done = []
+    variate.observe = lambda estimate: done.append(variate.corrected)
+    model.learn(32 * 30)
+    share = variate.share
+    change = [1 + (2 * share * row.cross + share**2 * row.change) / row.square for row in done]
+    assert abs(np.mean(change) - 1) < 0.02

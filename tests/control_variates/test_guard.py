@@ -9,7 +9,7 @@ from sb3_relax.control_variates.guard import Guarded, GuardedEstimate
 from sb3_relax.control_variates.network import ScaledNetwork
 from sb3_relax.estimators import Estimate
 from sb3_relax.estimators.latents import LogisticBernoulli
-from sb3_relax.estimators.moments import ChangeMoments, change_moments
+from sb3_relax.estimators.moments import ChangeMoments
 from tests.helpers import TinyEnv
 
 
@@ -49,15 +49,6 @@ def test_at_a_share_of_0_a_gradient_that_is_not_finite_does_not_matter():
     full = Estimate(latent, value, th.full((2, 1), float("nan")), score=score)
     assert th.equal(GuardedEstimate(full, 0.0).grad, full.score_term)
     assert GuardedEstimate(full, 0.5).grad.isnan().all()
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_moments_at_a_share_are_those_of_the_mixture(share, float64):
-    plain, changed = th.randn(2, 50, 3)
-    ours = change_moments(plain, changed, 1).at_share(share)
-    mixed = change_moments(plain, th.lerp(plain, changed, share), 1)
-    assert ours.square == pytest.approx(mixed.square)
-    assert ours.covariance == pytest.approx(mixed.covariance)
 
 
 def test_the_scale_is_the_root_of_the_mean_square():

@@ -510,6 +510,7 @@ def test_masks_are_for_one_hots():
         (lambda: REBAR(temperature=float("nan")), "temperature must be positive"),
         (lambda: RELAX(MLPSurrogate(2), draws=0), "draws must be a whole number of at least 1"),
         (lambda: NVIL(decay=1.0), r"decay must be in \[0, 1\)"),
+        (lambda: NVIL(decay=-0.1), r"decay must be in \[0, 1\)"),
         (lambda: MLPSurrogate(3, hidden=()), "at least one layer"),
     ],
 )

@@ -7,6 +7,7 @@ from sb3_relax.estimators import (
     LAX,
     NVIL,
     RELAX,
+    ExactCorrection,
     LogisticBernoulli,
     Reinforce,
     layered,
@@ -177,3 +178,47 @@ def test_change_moments_of_hardly_any_change_keep_their_precision():
     assert moments.square[2] == pytest.approx(1e-8 * noise.flatten(1).square().sum(1).mean().item(), rel=1e-2)
     assert change_moments(plain[:1], noise[:1], 2).variance_at(0.5) == 0
     assert change_moments(plain[:0], noise[:0], 2).square_at(0.5) == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_moments_at_a_share_are_those_of_the_mixture(share, float64):
+    plain, changed = torch.randn(2, 50, 3)
+    ours = change_moments(plain, changed, 1).at_share(share)
+    mixed = change_moments(plain, torch.lerp(plain, changed, share), 1)
+    assert ours.square == pytest.approx(mixed.square)
+    assert ours.covariance == pytest.approx(mixed.covariance)
+
+
+class Linear(torch.nn.Module):
+    """c(b) = w · b."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.4, -0.7]))
+
+    def forward(self, b):
+        return (b * self.weight).sum(-1)
+
+
+class LinearByHand(Linear):
+    """With a backward pass of its own, in two halves."""
+
+    def value_vjp(self, b):
+        def vjp(value_bar):
+            half = (value_bar.unsqueeze(-1) * b).flatten(0, -2).sum(0) / 2
+            return [(self.weight, half), (self.weight, half)]
+
+        return self(b).detach(), vjp
+
+
+def test_a_backward_pass_by_hand_is_that_of_the_graph(float64):
+    latent = LogisticBernoulli(torch.randn(30, 2))
+    b, value = latent.sample(), torch.randn(30)
+    found = []
+    for surrogate in (Linear(), LinearByHand()):
+        estimator = ExactCorrection(surrogate, center=False)
+        estimate = estimator.finish(latent, b, value)
+        found.append([estimate.grad.detach(), *estimate.phi_gradients(tuple(estimator.parameters()))])
+    for by_graph, by_hand in zip(*found, strict=True):
+        torch.testing.assert_close(by_hand, by_graph)
+    assert found[0][1].abs().min() > 0

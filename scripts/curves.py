@@ -44,7 +44,10 @@ def put_back(run: str, line: dict[str, Any], files: Mapping[str, Mapping[str, np
     for field, reference in references(line).items():
         arrays, keys = files[reference["npz"]], keys_of(run, field, reference)
         if not arrays.keys() >= {*keys}:
-            raise UsageError(f"{reference['npz']} is damaged, or of other records: it lacks {field} of the run {run}")
+            raise UsageError(
+                f"{reference['npz']} and runs.jsonl beside it do not belong together, or one of them is damaged: the "
+                f"array {field!r} of the run {run!r} is missing"
+            )
         columns = [arrays[key].tolist() for key in keys]
         record[field] = [list(row) for row in zip(*columns, strict=True)] if "columns" in reference else columns[0]
     return record

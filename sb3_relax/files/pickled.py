@@ -65,6 +65,8 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
+        if not full.isprintable():
+            raise NotWhole(f"it names {full!r}, which no module has")
         self.names.add(full)
         return type("Named", (Named,), {"name": full})
 
@@ -130,5 +132,5 @@ def _dtype(said: Any) -> np.dtype:
     """Of the class of a number and, where that is longer than a byte, the order of its bytes."""
     code, order = said.args[0], said.state[1]
     if said.name != "numpy.dtype" or code[0] not in NUMBERS:
-        raise NotWhole(f"an array is of {code}, and not of numbers")
+        raise NotWhole(f"an array is of {code!r}, and not of numbers")
     return np.dtype(code).newbyteorder(order)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from sb3_relax.errors import UsageError
 from scripts.curves import LONG, put_back, read_arrays, taken_out, write_arrays
 
 STEPS = list(range(5, 5 + 3 * LONG, 3))
@@ -70,3 +71,9 @@ def test_the_same_arrays_give_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 2e9)
     write_arrays(tmp_path / "second.npz", second)
     assert (tmp_path / "first.npz").read_bytes() == (tmp_path / "second.npz").read_bytes()
+
+
+def test_a_missing_array_is_told_with_both_files(tmp_path):
+    line, _ = taken_out("run", {"curve": list(range(LONG))}, "curves.npz")
+    with pytest.raises(UsageError, match=r"curves\.npz and runs\.jsonl .* 'curve' of the run 'run' is missing"):
+        put_back("run", line, {"curves.npz": {}})

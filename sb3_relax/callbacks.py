@@ -1,4 +1,4 @@
-"""Callbacks that answer in tensorboard: is the control variate helping?"""
+"""Callbacks: is the control variate helping? And checkpoints from which training goes on exactly."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.algorithm.checkpoints import ExactCheckpointCallback
 from sb3_relax.algorithm.copies import frozen_copy, require_plain_policy
 from sb3_relax.algorithm.tensorboard import (
     DETAILS,
@@ -37,7 +38,7 @@ from sb3_relax.diagnose.streams import streams_of
 from sb3_relax.errors import UsageError, require_count, require_within
 from sb3_relax.policy_gradient.hyperparameters import hyperparameters_of
 
-__all__ = ["LAYOUT", "Band", "GradientVarianceCallback", "TensorboardLayoutCallback"]
+__all__ = ["LAYOUT", "Band", "ExactCheckpointCallback", "GradientVarianceCallback", "TensorboardLayoutCallback"]
 
 #: independent streams that the rollouts of a measurement come in, where there are as many rollouts
 STREAMS = 10

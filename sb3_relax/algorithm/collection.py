@@ -14,7 +14,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_relax.algorithm.continuation import RolloutStart
 from sb3_relax.algorithm.finite import explain, require_finite_advantages
+from sb3_relax.algorithm.random_streams import torch_streams
 from sb3_relax.algorithm.whole_episodes import collect_episodes
 from sb3_relax.errors import require_finite
 from sb3_relax.policy_gradient.action_latents import executable
@@ -38,6 +40,8 @@ class Collection(OnPolicyAlgorithm):
     max_episode_steps: int
     #: of the last rollout
     time_limits: TimeLimits | None = None
+    #: where the rollout began that is being collected; ``None`` between rollouts
+    rollout_start: RolloutStart | None = None
 
     def acting_context(self, env: VecEnv) -> dict[str, Any]:
         """For ``policy.forward()``, one entry per environment in each; stored in the rollout by the same names."""
@@ -137,6 +141,7 @@ class Collection(OnPolicyAlgorithm):
             observation or a weight of the policy that is not finite, saying where it probably comes from
         """
         self.time_limits = TimeLimits()
+        self.rollout_start = RolloutStart(self.num_timesteps, torch_streams(self.device) if self.use_sde else {})
         try:
             with unchecked_distributions():
                 if self.n_episodes is None:
@@ -152,6 +157,8 @@ class Collection(OnPolicyAlgorithm):
             # a NaN makes torch or the environment fail in ways that do not say where it came from
             explain(self, env, error, self._n_updates)
             raise
+        finally:
+            self.rollout_start = None
         return completed
 
 

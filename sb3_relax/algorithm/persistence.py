@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_relax.algorithm.continuation import Continued, add_member, member_of
 from sb3_relax.algorithm.finite import require_finite_policy
 from sb3_relax.algorithm.older_files import fitted_to
 from sb3_relax.algorithm.presets import values_for
@@ -22,7 +22,6 @@ from sb3_relax.algorithm.saved_agents import checked_file, named, require_own_fi
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.files import sealed, write_whole
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
-from sb3_relax.policy_gradient.critic import Critic
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.expected_steps import ExpectedSteps
 from sb3_relax.policy_gradient.hyperparameters import ATTRIBUTES
@@ -31,7 +30,7 @@ from sb3_relax.policy_gradient.update_rules.base import UpdateRule
 SelfPersistence = TypeVar("SelfPersistence", bound="Persistence")
 
 
-class Persistence(BaseAlgorithm):
+class Persistence(Continued):
     """The part of an algorithm that is written and read, the stream of the control variate's noise included.
 
     State dicts hold tensors alone. The hyper-parameters are saved as attributes, and what is made of them is not.
@@ -40,7 +39,6 @@ class Persistence(BaseAlgorithm):
     control_variate: ControlVariate
     update_rule: UpdateRule
     expected_steps: ExpectedSteps
-    critic: Critic
     advantage_scale: AdvantageScale
     normalize_advantage: bool | str
     noise_generator: th.Generator
@@ -89,17 +87,24 @@ class Persistence(BaseAlgorithm):
         **An agent's file can run any code when it is loaded**, as any pickle can. Load the file of somebody whom you do
         not trust with ``weights_only=True``, which reads tensors and plain JSON alone: the spaces are the environment's
         and the policy is one of SB3's, sb3-contrib's or ours. What else the file holds must be handed in. Only the last
-        observation and the statistics of earlier episodes, for the log, are left out; learning goes on with a reset.
+        observation, the statistics of earlier episodes, for the log, and what ``exact=True`` saved are left out;
+        learning goes on with a reset.
 
         The file's digest is checked before anything of it is used; files of earlier versions, and SB3's, have none. It
         tells damage, and not who wrote a file.
+
+        From a file that was saved with ``exact=True``, ``learn(..., reset_num_timesteps=False)`` goes on to the last
+        bit: it begins by putting the environments into the state and the settings in which they were saved,
+        VecNormalize included, and the process's streams of random numbers (Python's, NumPy's and torch's) where they
+        were. Where the environments do not fit, a warning says so, and they begin with a reset.
 
         :param path: of the file, or the file
         :param env: as SB3's; needed with ``weights_only``
         :param device: as SB3's
         :param custom_objects: attribute → value, in the place of what the file has
         :param weights_only: run nothing of the file, as ``torch.load`` has it
-        :param seed: replaces the one saved, and starts every stream of random numbers anew
+        :param seed: replaces the one saved, and starts every stream of random numbers anew: learning does not go on
+            exactly, whatever the file has
         :param preset: its values replace those saved, as keywords do, but for values that are given. The kind of
             optimizer stays the one saved
         :raises NeedsTrust: (a ``ValueError``) with ``weights_only``, naming what the file has that only code can read,
@@ -127,7 +132,9 @@ class Persistence(BaseAlgorithm):
             # another class's agent fails in many ways; only then is the file read again, to see whose it is
             require_own_file(cls, path, custom_objects, kwargs.get("cv_action_dependent"))
             raise
-        if seed is not None:
+        if seed is None:
+            model.continuation = member_of(file)
+        else:
             model.seed_noise(seed)
         return model
 
@@ -145,17 +152,37 @@ class Persistence(BaseAlgorithm):
         super().set_parameters(fitted_to(self, parameters, exact_match), exact_match, device)
 
     def save(
-        self, path: str | pathlib.Path | Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+        self,
+        path: str | pathlib.Path | Any,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+        exact: bool = False,
     ) -> None:
         """As SB3's, with a digest, and atomic for a path: a kill or a full disk leaves the previous file whole.
 
+        :param exact: whether learning is to go on from the file to the last bit, as it would without being interrupted.
+            The file then also has the state of the environments and of all streams of random numbers. A warning says
+            where environments cannot be saved
         :raises UsageError: (a ``ValueError``) for a policy with a weight that is NaN or infinite, which would replace
-            an agent that can act by one that cannot; nothing is written
+            an agent that can act by one that cannot. With ``exact`` also in the middle of a rollout, and where the
+            environments are those of a SubprocVecEnv, or there are none. Nothing is written
+
+        Example::
+
+            model.learn(50_000)
+            model.save("half", exact=True)
+
+            # in another process
+            model = RELAXA2C.load("half", env=env)
+            model.learn(50_000, reset_num_timesteps=False)  # as model.learn(50_000, reset_num_timesteps=False) above
         """
         require_finite_policy(self.policy, self._n_updates)
+        member = self.exact_member() if exact else None
         self.noise_state = (self.device.type, self.noise_generator.get_state().numpy().tobytes().hex())
         file = io.BytesIO()
         super().save(file, exclude, include)
+        if member is not None:
+            add_member(file, member)
         content = sealed(file.getvalue())
         if not isinstance(path, (str, pathlib.Path)):
             open_path(path, "w").write(content)

@@ -310,5 +310,12 @@ class Recurrent(ControlVariateA2C):
             **context,
         )
 
+    def between_updates(self) -> dict[str, Any]:
+        return {**super().between_updates(), "lstm_states": self._last_lstm_states}
+
+    def set_between_updates(self, state: dict[str, Any]) -> None:
+        super().set_between_updates(state)
+        self._last_lstm_states = state["lstm_states"]
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_last_lstm_states"]

@@ -1,7 +1,8 @@
-"""VecNormalize's statistics from its file, without the code that a pickle may run."""
+"""VecNormalize's file: written whole, and read without the code that a pickle may run."""
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax.errors import NeedsTrust, UsageError
-from sb3_relax.files import Named, NotWhole, array_of, read_pickle
+from sb3_relax.files import Named, NotWhole, array_of, read_pickle, write_whole
 
 #: its constructor's arguments that are numbers, and those that are switches
 NUMBERS = ("clip_obs", "clip_reward", "gamma", "epsilon")
@@ -19,6 +20,14 @@ SWITCHES = ("training", "norm_obs", "norm_reward")
 
 def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def save_vec_normalize(statistics: VecNormalize, save_path: str | Path) -> None:
+    """What ``statistics.save(save_path)`` writes, whole or not at all: a kill leaves the previous file.
+
+    :raises DiskFull: (an ``OSError``) where there is no space for it
+    """
+    write_whole(Path(save_path), pickle.dumps(statistics))
 
 
 def load_vec_normalize(path: str | Path, venv: VecEnv) -> VecNormalize:

@@ -10,15 +10,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
+from sb3_relax.environment_layers import all_layers, never_changes, vec_layers
 from sb3_relax.errors import UsageError
-
-#: Attributes of SB3's wrappers that describe their class.
-OF_CLASSES = ("class_attributes",)
 
 
 def layers_of(env: VecEnv) -> list[Any]:
@@ -26,24 +22,13 @@ def layers_of(env: VecEnv) -> list[Any]:
 
     :raises UsageError: where there is not exactly one environment in this process
     """
-    layers: list[Any] = [env]
-    while isinstance(layers[-1], VecEnvWrapper):
-        layers.append(layers[-1].venv)
-    if not isinstance(layers[-1], DummyVecEnv) or env.num_envs != 1:
+    inside = vec_layers(env)[-1]
+    if not isinstance(inside, DummyVecEnv) or env.num_envs != 1:
         raise UsageError(
             "a vectorised environment must be a DummyVecEnv of one environment (with any of SB3's wrappers around it), "
-            f"as make_vec_env(env_id, n_envs=1) makes it; got {type(layers[-1]).__name__} of {env.num_envs}"
+            f"as make_vec_env(env_id, n_envs=1) makes it; got {type(inside).__name__} of {env.num_envs}"
         )
-    layers.append(layers[-1].envs[0])
-    while isinstance(layers[-1], gym.Wrapper):
-        layers.append(layers[-1].env)
-    return layers
-
-
-def _unused(value: Any) -> bool:
-    """Whether it is a space that nothing was ever sampled from: without a state, and slow to copy."""
-    plain = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-    return isinstance(value, plain) and value._np_random is None
+    return all_layers(env)
 
 
 def _reseed(found: Iterable[Any], rng: np.random.Generator) -> None:
@@ -71,7 +56,7 @@ def clone(env: VecEnv, rng: np.random.Generator | None = None) -> VecEnv:
     memo: dict[int, Any] = {id(layer): shell for layer, shell in zip(layers, shells, strict=True)}
     for layer in layers:
         for name, value in vars(layer).items():
-            if name in OF_CLASSES or isinstance(value, EnvSpec) or type(value).__name__ == "MjModel" or _unused(value):
+            if never_changes(name, value) or type(value).__name__ == "MjModel":
                 memo[id(value)] = value
             elif type(value).__name__ == "MjData":
                 memo[id(value)] = copy.copy(value)

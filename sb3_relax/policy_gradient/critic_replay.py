@@ -173,8 +173,9 @@ class CriticReplay:
     With gSDE, which draws the noise of several steps at once, the ratio is that of each step's own distribution, as in
     PPO.
 
-    It is not saved with the agent, as SB3 saves no rollouts: an agent that is loaded begins with none. It takes the
-    memory of its rollouts, on the policy's device, and one pass of the policy over them at every update.
+    It is saved with the agent by ``save(..., exact=True)`` alone, as SB3 saves no rollouts: an agent that is loaded
+    from another file begins with none. It takes the memory of its rollouts, on the policy's device, and one pass of the
+    policy over them at every update.
 
     :param view: of the policy
     :param n_rollouts: how many are kept; older ones are dropped

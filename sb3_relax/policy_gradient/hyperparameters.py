@@ -92,7 +92,8 @@ class Hyperparameters:
     :param critic_batch_size: the further steps of V are on minibatches of this size. ``None``: on all steps together
     :param critic_replay: the further steps of V are on this many of the last rollouts together. Targets of earlier ones
         are computed anew at every update, by V and the policy of today (V-trace's λ-returns); the newest one keeps its
-        own. Needs ``n_critic_steps`` above 1. An agent that is loaded begins with no earlier rollouts
+        own. Needs ``n_critic_steps`` above 1. An agent that is loaded begins with no earlier rollouts, unless it was
+        saved with ``exact=True``
     :param critic_lambda: λ of those targets of earlier rollouts, which go on from one rollout into the next; ``None``:
         ``gae_lambda``. Near 1, V learns faster what lies far ahead, and from noisier targets
     :param n_critic_steps: steps of V per update. The first is A2C's joint step; the others move only what the action

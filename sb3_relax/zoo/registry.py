@@ -12,10 +12,12 @@ import rl_zoo3.hyperparams_opt
 import rl_zoo3.utils
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C, HybridRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.algorithm.checkpoints import ExactCheckpointCallback
+from sb3_relax.algorithm.vec_normalize import save_vec_normalize
 from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.zoo.arguments import StoreDict, get_model_path
 from sb3_relax.zoo.entries import require_known
@@ -122,6 +124,15 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             ALGORITHMS[self.algo].require_action_space(env.action_space)
         return env
 
+    def create_callbacks(self) -> None:
+        # rl_zoo3's checkpoints (--save-freq) are those of Stable-Baselines3, as they stay where ours would be refused
+        every, exact = self.save_freq, self.algo in ALGORITHMS and self.vec_env_class is not SubprocVecEnv
+        if exact:
+            self.save_freq = 0
+        super().create_callbacks()
+        if exact and every > 0:
+            self.callbacks.append(ExactCheckpointCallback(max(every // self.n_envs, 1), self.save_path))
+
     def hyperparameters_optimization(self) -> None:
         if self.storage is not None:
             storage = open_storage(self.storage)
@@ -199,6 +210,7 @@ def register(max_episodes: int | None = None, trusted: bool = False, packages: S
     rl_zoo3.utils.VecNormalize = rl_zoo3.exp_manager.VecNormalize = (  # type: ignore[misc]
         VecNormalize if trusted else PlainVecNormalize
     )
+    VecNormalize.save = save_vec_normalize  # type: ignore[assignment, method-assign]  # whole or not at all
     rl_zoo3.get_saved_hyperparams = rl_zoo3.utils.get_saved_hyperparams = (
         get_saved_hyperparams if trusted else checking_hyperparams(packages)
     )

@@ -4,8 +4,12 @@ import argparse
 
 import optuna
 import pytest
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_relax.callbacks import ExactCheckpointCallback
 from sb3_relax.errors import UnknownName
 from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters
 from sb3_relax.zoo import registry
@@ -116,3 +120,31 @@ def test_a_trials_hyper_parameters_are_taken(tmp_path, number):
     assert read["n_steps"] == saved["n_steps"] == trial.user_attrs["n_steps"]
     assert read["learning_rate"] == trial.params["learning_rate"]
     assert read["gamma"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("algo", "vec_env_type", "kind"),
+    [
+        ("relaxa2c", "dummy", ExactCheckpointCallback),
+        ("relaxa2c", "subproc", CheckpointCallback),
+        ("a2c", "dummy", CheckpointCallback),
+    ],
+)
+def test_checkpoints_are_exact_where_they_can_be(algo, vec_env_type, kind, tmp_path):
+    found = manager(tmp_path, algo, "CartPole-v1", vec_env_type=vec_env_type, save_freq=100, eval_freq=-1)
+    found.n_envs = 4
+    found.create_callbacks()
+    assert [(type(callback), callback.save_freq) for callback in found.callbacks] == [(kind, 25)]
+
+
+def test_without_save_freq_there_are_no_checkpoints(tmp_path):
+    found = manager(tmp_path, "relaxa2c", "CartPole-v1", eval_freq=-1)
+    found.create_callbacks()
+    assert found.callbacks == []
+
+
+def test_statistics_are_written_whole(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr("sb3_relax.algorithm.vec_normalize.write_whole", lambda path, content: written.append(path))
+    VecNormalize(make_vec_env("CartPole-v1", 1)).save(str(tmp_path / "vecnormalize.pkl"))
+    assert written == [tmp_path / "vecnormalize.pkl"]

@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_relax.algorithm.random_streams import set_streams_of_process, streams_of_process
+from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.environment_layers import NotSaved, all_layers, restore, state_of, vec_layers
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.critic import Critic
@@ -35,6 +36,7 @@ class Continued(BaseAlgorithm):
     """
 
     critic: Critic
+    control_variate: ControlVariate
     #: where the rollout began that is being collected; ``None`` between rollouts
     rollout_start: RolloutStart | None
     #: what :data:`MEMBER` has, from ``load()`` until ``learn()`` begins
@@ -54,7 +56,11 @@ class Continued(BaseAlgorithm):
     def between_updates(self) -> dict[str, Any]:
         """What the next rollout or update needs and no file has otherwise, by name."""
         replay = self.critic.replay
-        return {"last_obs": self._last_obs, "replay": [] if replay is None else list(replay.rollouts)}
+        return {
+            "last_obs": self._last_obs,
+            "replay": [] if replay is None else list(replay.rollouts),
+            "control_variate": self.control_variate.between_updates(),
+        }
 
     def set_between_updates(self, state: dict[str, Any]) -> None:
         """:param state: of :meth:`between_updates`, with its tensors on the agent's device"""
@@ -62,6 +68,7 @@ class Continued(BaseAlgorithm):
         if self.critic.replay is not None:
             self.critic.replay.rollouts.clear()
             self.critic.replay.rollouts.extend(state["replay"])
+        self.control_variate.set_between_updates(state["control_variate"])
 
     def exact_member(self) -> bytes:
         """What goes into a file as :data:`MEMBER`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.utils import update_learning_rate
@@ -97,3 +98,10 @@ class ControlVariate(nn.Module, ABC):
         """φ's rate from now on."""
         if self.optimizer is not None:
             update_learning_rate(self.optimizer, rate)
+
+    def between_updates(self) -> Any:
+        """What the next update needs and the state dict does not have, for ``save(..., exact=True)``; picklable."""
+        return None
+
+    def set_between_updates(self, state: Any) -> None:
+        """:param state: of :meth:`between_updates`, with its tensors on the policy's device"""

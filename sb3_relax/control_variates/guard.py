@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch as th
 
 from sb3_relax.control_variates.base import ControlVariate
@@ -81,3 +83,9 @@ class Guarded(LearnedShare, ControlVariate):
         :param moments: of the plain score term, and of what the control variate in full changes in it
         """
         self.learn_share(*moments.square)
+
+    def between_updates(self) -> Any:
+        return self.variate.between_updates()
+
+    def set_between_updates(self, state: Any) -> None:
+        self.variate.set_between_updates(state)

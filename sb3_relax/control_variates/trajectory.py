@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -57,7 +58,8 @@ class Trajectory(ControlVariate):
     ã is fitted by regression on the advantages of recent steps. A share of it is applied, as earlier rollouts speak for
     it (:class:`~sb3_relax.control_variates.share.LearnedShare`); without ``cv_guard`` all of it.
 
-    The steps that are kept are not saved with the agent: an agent that is loaded begins with none.
+    The steps that are kept are saved with ``save(..., exact=True)`` alone: any other agent that is loaded begins with
+    none.
 
     :param view: of the policy
     :param hyperparameters: ``cv_guard``, ``n_cv_steps``
@@ -176,6 +178,13 @@ class Trajectory(ControlVariate):
         if done is not None and self.learned_share is not None:
             self.learned_share.learn_share(done.square, done.cross, done.change)
         self.own_step.observe(estimate)
+
+    def between_updates(self) -> Any:
+        return {"recent": self.recent, "own_step": self.own_step.between_updates()}
+
+    def set_between_updates(self, state: Any) -> None:
+        self.recent = state["recent"]
+        self.own_step.set_between_updates(state["own_step"])
 
 
 def discounted_sums(of_steps: np.ndarray, rollout: Rollout) -> np.ndarray:

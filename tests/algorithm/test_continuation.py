@@ -93,13 +93,24 @@ CASES = {
     "preset, box": (LAXA2C, "MlpPolicy", BOX, dict(preset="fast", n_steps=16)),
     "replay": (RELAXA2C, "MlpPolicy", DISCRETE, dict(critic_replay=3, n_critic_steps=3, critic_learning_rate=1e-2)),
     "kfac": (RELAXA2C, "MlpPolicy", DISCRETE, dict(update_rule="kfac", normalize_advantage="running")),
+    "trajectory": (RELAXA2C, "MlpPolicy", DISCRETE, dict(control_variate="trajectory+relax")),
     "whole episodes": (RELAXA2C, "MlpPolicy", DISCRETE, dict(n_episodes=3)),
     "whole episodes, masks": (MaskableRELAXA2C, "MlpPolicy", DISCRETE, dict(n_episodes=3)),
     "whole episodes, memory": (RecurrentRELAXA2C, "MlpLstmPolicy", DISCRETE, dict(n_episodes=3, **SMALL)),
     "whole episodes, gSDE": (LAXA2C, "MlpPolicy", BOX, dict(n_episodes=3, use_sde=True)),
 }
 #: those that between them have all that is kept between updates
-QUICK = {"RELAXA2C", "masks and memory", "hybrid", "gSDE", "preset, box", "replay", "kfac", "whole episodes"}
+QUICK = {
+    "RELAXA2C",
+    "masks and memory",
+    "hybrid",
+    "gSDE",
+    "preset, box",
+    "replay",
+    "kfac",
+    "trajectory",
+    "whole episodes",
+}
 
 
 def make_env(space, normalize, seed=0):

@@ -19,7 +19,7 @@ from sb3_relax.algorithm.whole_episodes import collect_episodes
 from sb3_relax.errors import require_finite
 from sb3_relax.policy_gradient.action_latents import executable
 from sb3_relax.policy_gradient.evaluation_mode import set_training_mode
-from sb3_relax.policy_gradient.quick_forward import quick_forward
+from sb3_relax.policy_gradient.quick_forward import quick_passes
 from sb3_relax.policy_gradient.rollout import TimeLimits
 from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
 
@@ -69,7 +69,7 @@ class Collection(OnPolicyAlgorithm):
         """``n_rollout_steps`` of every environment: what SB3's ``collect_rollouts()`` gives, to the last bit.
 
         Callbacks find the same names among their locals. Beside that, time limits are noted, and the policy acts by
-        :func:`~sb3_relax.policy_gradient.quick_forward.quick_forward`.
+        :func:`~sb3_relax.policy_gradient.quick_forward.quick_passes`.
 
         :return: ``False`` where the callback stopped training
         """
@@ -80,7 +80,7 @@ class Collection(OnPolicyAlgorithm):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        forward = quick_forward(self.policy)
+        forward, predict_values = quick_passes(self.policy)
 
         n_steps = 0
         while n_steps < n_rollout_steps:
@@ -113,7 +113,7 @@ class Collection(OnPolicyAlgorithm):
             n_steps += 1
 
         with th.no_grad():
-            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
+            values = predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()

@@ -150,4 +150,5 @@ def executable(policy: ActorCriticPolicy, actions: np.ndarray) -> Any:
         return actions
     if policy.squash_output:
         return policy.unscale_action(actions)
-    return np.clip(actions, policy.action_space.low, policy.action_space.high)
+    # what np.clip() does, which looks for more than two arrays first
+    return np.minimum(np.maximum(actions, policy.action_space.low), policy.action_space.high)

@@ -25,14 +25,16 @@ from sb3_relax.policy_gradient.drawn_actions import draw_actions
 SB3_POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy)
 
 #: what these and their parts do in a pass, where nobody has replaced it
-METHODS = (
-    "forward",
-    "forward_actor",
-    "forward_critic",
-    "evaluate_actions",
-    "extract_features",
-    "predict_values",
-    "_get_action_dist_from_latent",
+METHODS = frozenset(
+    {
+        "forward",
+        "forward_actor",
+        "forward_critic",
+        "evaluate_actions",
+        "extract_features",
+        "predict_values",
+        "_get_action_dist_from_latent",
+    }
 )
 AS_MADE = [
     (kind, name, getattr(kind, name))
@@ -122,7 +124,8 @@ def _quick_parts(policy: ActorCriticPolicy) -> Parts | None:
     if not (type(actor) is type(critic) is nn.Sequential):
         return None
     parts = (policy, extractor, actor, critic)
-    if _is_replaced(parts) or _has_listeners((*parts, *actor, *critic, to_value, to_action)):
+    as_made = all(getattr(kind, name) is method for kind, name, method in AS_MADE) and not any(map(_has_own, parts))
+    if not as_made or _has_listeners((*parts, *actor, *critic, to_value, to_action)):
         return None
     return Parts(
         _features(policy), _one_after_the_other(actor), _one_after_the_other((*critic, to_value)), _distribution(policy)
@@ -135,7 +138,7 @@ def _features(policy: ActorCriticPolicy) -> Callable[[PyTorchObs], th.Tensor | t
     vectors = isinstance(space, spaces.Box) and len(space.shape) < 3  # what has more dimensions may be an image
     if vectors and policy.share_features_extractor and type(extractor) is FlattenExtractor:
         flatten = extractor.flatten
-        if type(flatten) is nn.Flatten and not (_is_replaced((extractor,)) or _has_listeners((extractor, flatten))):
+        if type(flatten) is nn.Flatten and not (_has_own(extractor) or _has_listeners((extractor, flatten))):
             return lambda observations: flatten.forward(observations.float())  # type: ignore[union-attr]
     return policy.extract_features
 
@@ -169,11 +172,9 @@ def _call(layer: nn.Module) -> Function:
     return lambda x: F.linear(x, weights["weight"], weights["bias"])  # type: ignore[arg-type]
 
 
-def _is_replaced(parts: Iterable[nn.Module]) -> bool:
-    """Whether somebody has put another method in the place of SB3's or torch's, in an object or in its class."""
-    return any(not vars(part).keys().isdisjoint(METHODS) for part in parts) or any(
-        getattr(kind, name) is not method for kind, name, method in AS_MADE
-    )
+def _has_own(part: nn.Module) -> bool:
+    """Whether somebody has put a method of its own into a module, in the place of its class's."""
+    return not METHODS.isdisjoint(vars(part))
 
 
 def _has_listeners(modules: Iterable[nn.Module]) -> bool:
@@ -181,18 +182,21 @@ def _has_listeners(modules: Iterable[nn.Module]) -> bool:
 
     There may be hooks, of its own or of all modules, a compiled version, or a ``__call__`` that is not torch's.
     """
-    of_all = (
+    if (
         every_module._global_forward_hooks
         or every_module._global_forward_pre_hooks
         or every_module._global_backward_hooks
         or every_module._global_backward_pre_hooks
-    )
-    return bool(of_all) or any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or module._compiled_call_impl
-        or type(module).__call__ is not nn.Module.__call__
-        for module in modules
-    )
+    ):
+        return True
+    for module in modules:  # a loop, since this is asked twice an update
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or module._compiled_call_impl
+            or type(module).__call__ is not nn.Module.__call__
+        ):
+            return True
+    return False

@@ -11,6 +11,8 @@ from torch.optim import optimizer as every_optimizer
 #: of a group of weights: those that have a gradient, and these gradients; and what the optimizer keeps of each weight
 Arithmetic = Callable[[dict[str, Any], list[th.Tensor], list[th.Tensor], list[dict[str, th.Tensor]]], None]
 
+ONE = th.ones(())
+
 
 def take_step(optimizer: th.optim.Optimizer) -> None:
     """``optimizer.step()``, to the last bit.
@@ -44,7 +46,7 @@ def _rmsprop(
     group: dict[str, Any], weights: list[th.Tensor], gradients: list[th.Tensor], states: list[dict[str, th.Tensor]]
 ) -> None:
     """v ← α v + (1 - α) g² and θ ← θ - lr g / (√v + ε)."""
-    th._foreach_add_([state["step"] for state in states], 1)
+    _count([state["step"] for state in states])
     squares = [state["square_avg"] for state in states]
     th._foreach_mul_(squares, group["alpha"])
     th._foreach_addcmul_(squares, gradients, gradients, value=1 - group["alpha"])
@@ -58,7 +60,7 @@ def _adam(
 ) -> None:
     """Torch's own kernel."""
     numbers = [state["step"] for state in states]
-    th._foreach_add_(numbers, 1)
+    _count(numbers)
     th._fused_adam_(
         weights,
         gradients,
@@ -76,6 +78,14 @@ def _adam(
         grad_scale=None,
         found_inf=None,
     )
+
+
+def _count(numbers: list[th.Tensor]) -> None:
+    """One step more. On the CPU torch would make a tensor of the 1 for each number."""
+    if numbers[0].is_cpu:
+        th._foreach_add_(numbers, ONE, alpha=1.0)
+    else:
+        th._foreach_add_(numbers, 1)
 
 
 class Kind(NamedTuple):

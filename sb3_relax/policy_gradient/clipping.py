@@ -44,7 +44,7 @@ def clip(
     return norm
 
 
-def total_norm(gradients: Sequence[th.Tensor]) -> th.Tensor:
+def total_norm(gradients: list[th.Tensor]) -> th.Tensor:
     """The norm of all gradients as one vector: ``nn.utils.get_total_norm()``, which sorts them by device and type.
 
     :param gradients: of any devices; 0 where there are none

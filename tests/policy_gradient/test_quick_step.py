@@ -76,8 +76,8 @@ def test_who_listens_to_an_optimizer_hears_its_steps(which):
     heard, handle = [], None
     for optimizer in (model.policy.optimizer, model.control_variate.optimizer):
 
-        def hears(*_, kind=type(optimizer)):
-            heard.append(kind)
+        def hears(*_, heard_of=optimizer):
+            heard.append(type(heard_of))
 
         if which == "before":
             optimizer.register_step_pre_hook(hears)

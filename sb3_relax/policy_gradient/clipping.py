@@ -33,7 +33,7 @@ def clip(
     total = total_norm(gradients)
     norm = total.item()
     if isfinite(norm):
-        share = (max_grad_norm / (total + 1e-6)).item()
+        share = (float(max_grad_norm) / (total + 1e-6)).item()
         if share < 1:
             th._foreach_mul_(gradients, share)
     elif too_large():

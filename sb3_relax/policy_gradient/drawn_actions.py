@@ -29,7 +29,8 @@ def draw_actions(distribution: Distribution) -> tuple[th.Tensor, th.Tensor]:
         if isfinite(log_prob.sum().item()):
             return actions, log_prob
     if type(distribution) is DiagGaussianDistribution and type(inner) is Normal and inner.loc.is_cpu:
-        actions = inner.loc + th.randn_like(inner.loc) * inner.scale
+        noise = th.randn_like(inner.loc, memory_format=th.contiguous_format)
+        actions = inner.loc + noise * inner.scale
     else:
         actions = distribution.get_actions()
     return actions, distribution.log_prob(actions)

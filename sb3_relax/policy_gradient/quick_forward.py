@@ -11,6 +11,7 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Diag
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
+    BaseModel,
     MultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
@@ -34,11 +35,18 @@ METHODS = frozenset(
         "extract_features",
         "predict_values",
         "_get_action_dist_from_latent",
+        "get_actions",
+        "sample",
+        "log_prob",
     }
 )
 AS_MADE = [
     (kind, name, getattr(kind, name))
-    for kind in (*SB3_POLICIES, MlpExtractor, FlattenExtractor, nn.Sequential, nn.Flatten, nn.Linear)
+    for kind in (
+        *SB3_POLICIES,
+        *(MlpExtractor, FlattenExtractor, nn.Sequential, nn.Flatten, nn.Linear),
+        *(CategoricalDistribution, DiagGaussianDistribution),
+    )
     for name in METHODS
     if hasattr(kind, name)
 ]
@@ -86,7 +94,7 @@ def quick_passes(policy: ActorCriticPolicy) -> Passes:
         return actions.reshape(-1, *policy.action_space.shape), values, log_prob  # type: ignore[misc]
 
     def predict_values(observations: PyTorchObs) -> th.Tensor:
-        return parts.critic(_of_both(parts.features(observations))[1])
+        return parts.critic(BaseModel.extract_features(policy, observations, policy.vf_features_extractor))
 
     return Passes(forward, predict_values)
 
@@ -124,8 +132,7 @@ def _quick_parts(policy: ActorCriticPolicy) -> Parts | None:
     if not (type(actor) is type(critic) is nn.Sequential):
         return None
     parts = (policy, extractor, actor, critic)
-    as_made = all(getattr(kind, name) is method for kind, name, method in AS_MADE) and not any(map(_has_own, parts))
-    if not as_made or _has_listeners((*parts, *actor, *critic, to_value, to_action)):
+    if _is_replaced((*parts, policy.action_dist)) or _has_listeners((*parts, *actor, *critic, to_value, to_action)):
         return None
     return Parts(
         _features(policy), _one_after_the_other(actor), _one_after_the_other((*critic, to_value)), _distribution(policy)
@@ -172,8 +179,13 @@ def _call(layer: nn.Module) -> Function:
     return lambda x: F.linear(x, weights["weight"], weights["bias"])  # type: ignore[arg-type]
 
 
-def _has_own(part: nn.Module) -> bool:
-    """Whether somebody has put a method of its own into a module, in the place of its class's."""
+def _is_replaced(parts: Iterable[object]) -> bool:
+    """Whether somebody has put another method in the place of SB3's or torch's, in an object or in its class."""
+    return any(map(_has_own, parts)) or any(getattr(kind, name) is not method for kind, name, method in AS_MADE)
+
+
+def _has_own(part: object) -> bool:
+    """Whether somebody has put a method of its own into an object, in the place of its class's."""
     return not METHODS.isdisjoint(vars(part))
 
 

@@ -32,7 +32,9 @@ def take_step(optimizer: th.optim.Optimizer) -> None:
         weights = [weight for weight in group["params"] if weight.grad is not None]
         gradients = [weight.grad for weight in weights]
         states = [optimizer.state.get(weight, {}) for weight in weights]
-        as_known = all(group[name] == value for name, value in known.settings.items()) and type(group["lr"]) is float
+        as_known = (
+            all(group.get(name) == value for name, value in known.settings.items()) and type(group["lr"]) is float
+        )
         if not (as_known and all(states) and _are_alike(weights) and not any(g.is_sparse for g in gradients)):
             optimizer.step()
             return

@@ -216,7 +216,7 @@ class Rollout:
         """
 
         def take(array: np.ndarray) -> th.Tensor:
-            return self.buffer.to_torch(by_environment(array)[order], copy=False)  # it is one already
+            return self.buffer.to_torch(by_environment(array)[order])
 
         return Batch(
             of_parts(take, self.observations),

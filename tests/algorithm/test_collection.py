@@ -210,6 +210,16 @@ def test_a_network_put_in_the_place_of_sb3s_is_called(network, which):
     assert quick_passes(policy).forward is policy
 
 
+@pytest.mark.parametrize("name", ["get_actions", "sample", "log_prob"])
+@pytest.mark.parametrize("where", ["object", "class"])
+def test_a_replaced_method_of_the_distribution_is_called(name, where, monkeypatch):
+    policy = RELAXA2C("MlpPolicy", "CartPole-v1").policy
+    replaced = policy.action_dist if where == "object" else type(policy.action_dist)
+    method = getattr(replaced, name)
+    monkeypatch.setattr(replaced, name, lambda *args, **kwargs: method(*args, **kwargs))
+    assert quick_passes(policy).forward is policy
+
+
 @pytest.mark.parametrize("name", ["forward_actor", "forward_critic"])
 def test_a_replaced_method_of_the_extractor_is_called(name):
     policy = RELAXA2C("MlpPolicy", "CartPole-v1").policy

@@ -11,15 +11,16 @@ from torch.optim import optimizer as every_optimizer
 #: of a group of weights: those that have a gradient, and these gradients; and what the optimizer keeps of each weight
 Arithmetic = Callable[[dict[str, Any], list[th.Tensor], list[th.Tensor], list[dict[str, th.Tensor]]], None]
 
-ONE = th.ones(())
+#: to count steps by, which are kept on the CPU
+ONE = th.ones((), device="cpu")
 
 
 def take_step(optimizer: th.optim.Optimizer) -> None:
     """``optimizer.step()``, to the last bit.
 
-    With networks of 64 the arithmetic is a third of torch's time: the rest looks for hooks, names the step for a
-    profiler, and sorts weights by device and type. RMSprop as A2C makes it and a fused Adam are stepped without. Every
-    other optimizer, one that somebody listens to, and one that has not made its first step yet, is called.
+    Of small networks the arithmetic takes less time than what torch does around it: it looks for hooks, names the step
+    for a profiler, and sorts weights by device and type. RMSprop as A2C makes it and a fused Adam are stepped without.
+    Every other optimizer, one that somebody listens to, and one that has not made its first step yet, is called.
 
     :param optimizer: whose weights have their gradients
     """

@@ -175,8 +175,8 @@ def _call(layer: nn.Module) -> Function:
     """A layer's ``forward()``; of a linear one without the search of a module for its weights."""
     if type(layer) is not nn.Linear or "forward" in vars(layer):
         return layer.forward
-    weights = layer._parameters
-    return lambda x: F.linear(x, weights["weight"], weights["bias"])  # type: ignore[arg-type]
+    weights = vars(layer)["_parameters"]
+    return lambda x: F.linear(x, weights["weight"], weights["bias"])
 
 
 def _is_replaced(parts: Iterable[object]) -> bool:

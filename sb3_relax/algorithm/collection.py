@@ -21,7 +21,7 @@ from sb3_relax.algorithm.whole_episodes import collect_episodes
 from sb3_relax.errors import require_finite
 from sb3_relax.policy_gradient.action_latents import executable
 from sb3_relax.policy_gradient.evaluation_mode import set_training_mode
-from sb3_relax.policy_gradient.quick_forward import quick_forward
+from sb3_relax.policy_gradient.quick_forward import quick_passes
 from sb3_relax.policy_gradient.rollout import TimeLimits
 from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
 
@@ -73,7 +73,7 @@ class Collection(OnPolicyAlgorithm):
         """``n_rollout_steps`` of every environment: what SB3's ``collect_rollouts()`` gives, to the last bit.
 
         Callbacks find the same names among their locals. Beside that, time limits are noted, and the policy acts by
-        :func:`~sb3_relax.policy_gradient.quick_forward.quick_forward`.
+        :func:`~sb3_relax.policy_gradient.quick_forward.quick_passes`.
 
         :return: ``False`` where the callback stopped training
         """
@@ -84,14 +84,14 @@ class Collection(OnPolicyAlgorithm):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        forward = quick_forward(self.policy)
+        forward, predict_values = quick_passes(self.policy)
 
         n_steps = 0
         while n_steps < n_rollout_steps:
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             with th.no_grad():
-                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+                obs_tensor = as_tensor(self._last_obs, self.device)
                 actions, values, log_probs = forward(obs_tensor)
             actions = actions.cpu().numpy()  # type: ignore[assignment]
             clipped_actions = executable(self.policy, actions)  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ class Collection(OnPolicyAlgorithm):
             n_steps += 1
 
         with th.no_grad():
-            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
+            values = predict_values(as_tensor(new_obs, self.device))
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -160,6 +160,13 @@ class Collection(OnPolicyAlgorithm):
         finally:
             self.rollout_start = None
         return completed
+
+
+def as_tensor(observations: Any, device: th.device) -> PyTorchObs:
+    """SB3's ``obs_as_tensor()``; an array on the CPU without the search for what it might be."""
+    if device.type == "cpu" and type(observations) is np.ndarray:
+        return th.from_numpy(observations)
+    return obs_as_tensor(observations, device)
 
 
 def of_each(context: dict[str, Any], n_envs: int) -> list[dict[str, Any]]:

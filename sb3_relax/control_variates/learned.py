@@ -15,6 +15,7 @@ from sb3_relax.estimators.temperature import learned_temperature
 from sb3_relax.policy_gradient.gradients import parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
+from sb3_relax.policy_gradient.quick_step import take_step
 
 
 class LearnedControlVariate(ControlVariate):
@@ -55,7 +56,7 @@ class LearnedControlVariate(ControlVariate):
                 break  # φ stays as it is, and the policy goes on
             for parameter, gradient in zip(phi, gradients, strict=True):
                 parameter.grad = gradient
-            self.optimizer.step()
+            take_step(self.optimizer)
         return log
 
     def objective(self, estimate: Estimate) -> th.Tensor | None:

@@ -284,7 +284,6 @@ class AtStates:
             weight, bias, scale = network.output()
             value = F.linear(hidden, weight, bias).squeeze(-1)
 
-        @th.no_grad()
         def vjp(value_bar: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
             value_bar = value_bar.unsqueeze(-1)
             before_tanh = tanh_backward(value_bar * weight, hidden)
@@ -313,7 +312,6 @@ class AtStates:
             action_slope = out.slope.reshape(action.shape)
             slope = self._through_relaxation(action_slope, action, temperature)
 
-        @th.no_grad()
         def vjp(value_bar: th.Tensor, slope_bar: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
             # the relaxation's Jacobian is symmetric
             inner_bar = self._flat(self._through_relaxation(slope_bar, action, temperature))

@@ -146,7 +146,6 @@ class MLPSurrogate(nn.Module):
             out = forward_pass(x, weight, bias, flat)
             slope = self._through_squash(out.slope.reshape(z.shape), seen)
 
-        @torch.no_grad()
         def vjp(value_bar: Tensor, slope_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
             if versions and versions != [p._version for p in (*own, weight)]:
                 raise RuntimeError("the surrogate's parameters were changed in place between the estimate and its use")

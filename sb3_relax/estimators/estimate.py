@@ -15,7 +15,7 @@ from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.moments import ChangeMoments, change_moments
 from sb3_relax.estimators.precision import in_dtype, without_autocast
 
-#: a cotangent of ĝ to pairs of a parameter in φ and its gradient
+#: a cotangent of ĝ to pairs of a parameter in φ and its gradient; called without autograd
 VJP = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 
 #: tensors to start a backward pass from, and what each starts with
@@ -83,7 +83,8 @@ class Estimate:
             return self._grad
         # not self.phi: the estimator does not know the parameters behind a surrogate that is no module
         try:
-            phi = [parameter for parameter, _ in self._phi_vjp(torch.zeros_like(self._grad))]
+            with torch.no_grad():
+                phi = [parameter for parameter, _ in self._phi_vjp(torch.zeros_like(self._grad))]
         except RuntimeError:  # φ has moved on: the value is as it was, and a backward pass says so itself
             phi = list(self.phi)
         with torch.enable_grad():
@@ -187,7 +188,8 @@ class Estimate:
                     torch.autograd.grad(self._grad, phi, cotangent, allow_unused=True, retain_graph=retain_graph)
                 )
             if self._phi_vjp is not None:
-                gradients = _with_pairs(phi, gradients, self._phi_vjp(cotangent))
+                with torch.no_grad():
+                    gradients = _with_pairs(phi, gradients, self._phi_vjp(cotangent))
             return gradients
 
 

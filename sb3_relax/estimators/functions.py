@@ -18,10 +18,10 @@ Objective = Callable[[Tensor], Tensor]
 #: c_φ: maps relaxed or hard samples ``[..., *batch, *event]`` to values ``[..., *batch]``.
 Surrogate = Callable[[Tensor], Tensor]
 
-#: a cotangent of c(z) to pairs of a parameter in φ and its gradient
+#: a cotangent of c(z) to pairs of a parameter in φ and its gradient; called without autograd
 ValueVJP = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 
-#: cotangents of c(z) and of ∂c/∂z to pairs of a parameter in φ and its gradient.
+#: cotangents of c(z) and of ∂c/∂z to pairs of a parameter in φ and its gradient; called without autograd
 SurrogateVJP = Callable[[Tensor, Tensor], list[tuple[Tensor, Tensor]]]
 
 

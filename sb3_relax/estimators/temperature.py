@@ -11,6 +11,7 @@ from torch import Tensor
 #: Smallest and largest τ. At log τ = -50 the derivative of σ(z/τ) is NaN in float32, and a learned log τ may well drift
 #: that far. Within these bounds σ_τ(z) is a step, or a constant, as well as any problem could want.
 LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 1e-4, 1e4
+LOG_BOUNDS = math.log(LEAST_TEMPERATURE), math.log(GREATEST_TEMPERATURE)
 
 
 def require_temperature(temperature: float) -> float:
@@ -45,7 +46,7 @@ def inward(log_temperature: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _within_bounds(log_temperature: Tensor) -> Tensor:
-    return log_temperature.clamp(math.log(LEAST_TEMPERATURE), math.log(GREATEST_TEMPERATURE))
+    return log_temperature.clamp(*LOG_BOUNDS)
 
 
 class _Bounded(torch.autograd.Function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import isfinite
 
+import torch as th
 from torch import nn
 
 from sb3_relax.errors import UsageError
@@ -29,16 +30,30 @@ def clip(
     :raises UsageError: for a gradient that is not finite where nothing was too large, naming its weights
     """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
-    total = nn.utils.get_total_norm(gradients)
+    total = total_norm(gradients)
     norm = total.item()
     if isfinite(norm):
-        nn.utils.clip_grads_with_norm_(weights, max_grad_norm, total)
+        share = (float(max_grad_norm) / (total + 1e-6)).item()
+        if share < 1:
+            th._foreach_mul_(gradients, share)
     elif too_large():
         for gradient in gradients:
             gradient.zero_()
     else:
         raise _not_finite(policy, weights)
     return norm
+
+
+def total_norm(gradients: list[th.Tensor]) -> th.Tensor:
+    """The norm of all gradients as one vector: ``nn.utils.get_total_norm()``, which sorts them by device and type.
+
+    :param gradients: of any devices; 0 where there are none
+    """
+    if not gradients:
+        return th.zeros(())
+    norms = th._foreach_norm(gradients)
+    device = norms[0].device
+    return th.linalg.vector_norm(th.stack([norm if norm.device == device else norm.to(device) for norm in norms]))
 
 
 def not_finite_in(policy: nn.Module) -> list[str]:

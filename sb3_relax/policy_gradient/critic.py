@@ -18,6 +18,7 @@ from sb3_relax.policy_gradient.critic_replay import CriticReplay, EarlierRollout
 from sb3_relax.policy_gradient.gradients import clear_gradients, parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
+from sb3_relax.policy_gradient.quick_step import take_step
 from sb3_relax.policy_gradient.return_scale import ReturnScale
 from sb3_relax.policy_gradient.rollout import Batch, Rollout
 
@@ -141,7 +142,7 @@ class Critic(nn.Module):
         """One step along the gradient that the weights have, of the error of the returns."""
         with nullcontext() if self.scale is None else self.scale.applied_to_last_layer():
             clip(self.view.policy, weights, max_grad_norm, lambda: returns.square().max().item() > LARGE)
-            optimizer.step()
+            take_step(optimizer)
 
     def _parts(self, batch: Batch, generator: th.Generator) -> Iterator[Batch]:
         """The whole batch again and again, or minibatches of it, every step once before any comes a second time."""

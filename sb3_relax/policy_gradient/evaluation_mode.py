@@ -17,20 +17,21 @@ def set_training_mode(policy: ActorCriticPolicy, mode: bool) -> None:
 
     :param mode: ``True`` for updates, ``False`` for acting
     """
-    modules = list(policy.modules())
     own = "set_training_mode" in vars(policy) or type(policy).set_training_mode is not BasePolicy.set_training_mode
-    if own or any(map(_sets_its_mode_itself, modules)):
+    modules: list[nn.Module] = [policy]
+    for module in modules:  # which grows: without the names that ``policy.modules()`` makes on its way
+        modules += [child for child in module._modules.values() if child is not None]
+    if own or any(map(_sets_its_mode_itself, set(map(type, modules)))) or any("train" in vars(m) for m in modules):
         policy.set_training_mode(mode)
         return
     for module in modules:
         vars(module)["training"] = mode
 
 
-def _sets_its_mode_itself(module: nn.Module) -> bool:
-    kind = type(module)
+def _sets_its_mode_itself(kind: type[nn.Module]) -> bool:
     own = kind.train is not nn.Module.train or kind.__setattr__ is not nn.Module.__setattr__
     # a class may also make a property of the mode
-    return own or "train" in vars(module) or hasattr(kind, "training")
+    return own or hasattr(kind, "training")
 
 
 @contextmanager

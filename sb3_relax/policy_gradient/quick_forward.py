@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
+    BaseModel,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules import module as every_module
+
+from sb3_relax.policy_gradient.drawn_actions import draw_actions
 
 #: whose ``forward()`` and ``evaluate_actions()`` are known
 SB3_POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy)
 
 #: what these and their parts do in a pass, where nobody has replaced it
-METHODS = ("forward", "forward_actor", "forward_critic", "evaluate_actions", "extract_features")
+METHODS = frozenset(
+    {
+        "forward",
+        "forward_actor",
+        "forward_critic",
+        "evaluate_actions",
+        "extract_features",
+        "predict_values",
+        "_get_action_dist_from_latent",
+        "get_actions",
+        "sample",
+        "log_prob",
+    }
+)
 AS_MADE = [
     (kind, name, getattr(kind, name))
-    for kind in (*SB3_POLICIES, MlpExtractor, nn.Sequential)
+    for kind in (
+        *SB3_POLICIES,
+        *(MlpExtractor, FlattenExtractor, nn.Sequential, nn.Flatten, nn.Linear),
+        *(CategoricalDistribution, DiagGaussianDistribution),
+    )
     for name in METHODS
     if hasattr(kind, name)
 ]
@@ -30,30 +54,49 @@ AS_MADE = [
 #: observations ``[N, ...]`` to actions, V(s) and log π(a|s)
 Forward = Callable[[PyTorchObs], tuple[th.Tensor, th.Tensor, th.Tensor]]
 
-#: what the actor's layers give, V(s), and the features that V is made of
-Heads = tuple[th.Tensor, th.Tensor, th.Tensor]
+#: of one tensor
+Function = Callable[[th.Tensor], th.Tensor]
 
 
-def quick_forward(policy: ActorCriticPolicy) -> Forward:
-    """``policy(observations)``, for the steps of one rollout: the same operations in the same order, to the last bit.
+class Passes(NamedTuple):
+    """What a policy does while a rollout is collected."""
 
-    ``nn.Module.__call__`` looks for hooks, which takes as long as a layer of 64. Layers that have none are called
-    without it, in SB3's own policies. Every other policy, and one that somebody listens to, is given back as it is.
+    forward: Forward
+    predict_values: Callable[[PyTorchObs], th.Tensor]
+
+
+class Parts(NamedTuple):
+    """What a pass is made of, in its order."""
+
+    features: Callable[[PyTorchObs], th.Tensor | tuple[th.Tensor, th.Tensor]]  #: for both, or for actor and critic
+    actor: Function
+    critic: Function  #: to V(s)
+    distribution: Callable[[th.Tensor], Distribution]  #: of what the actor gives
+
+
+def quick_passes(policy: ActorCriticPolicy) -> Passes:
+    """``policy(observations)`` and ``policy.predict_values(observations)``, for the steps of one rollout.
+
+    They are the same operations in the same order, to the last bit, and draw the same actions. ``nn.Module.__call__``
+    looks for hooks, which takes as long as a layer of 64. Layers that have none are called without it, in SB3's own
+    policies. Every other policy, and one that somebody listens to, is given back as it is.
 
     :param policy: whose modules stay the same until the rollout ends; their weights may change
     """
-    heads = _quick_heads(policy)
-    if heads is None:
-        return policy
+    parts = _quick_parts(policy)
+    if parts is None:
+        return Passes(policy, policy.predict_values)
 
     def forward(observations: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        latent, values, _ = heads(observations)
-        distribution = policy._get_action_dist_from_latent(latent)
-        actions = distribution.get_actions()
-        log_prob = distribution.log_prob(actions)
+        of_actor, of_critic = _of_both(parts.features(observations))
+        latent, values = parts.actor(of_actor), parts.critic(of_critic)
+        actions, log_prob = draw_actions(parts.distribution(latent))
         return actions.reshape(-1, *policy.action_space.shape), values, log_prob  # type: ignore[misc]
 
-    return forward
+    def predict_values(observations: PyTorchObs) -> th.Tensor:
+        return parts.critic(BaseModel.extract_features(policy, observations, policy.vf_features_extractor))
+
+    return Passes(forward, predict_values)
 
 
 def quick_evaluation(
@@ -61,52 +104,89 @@ def quick_evaluation(
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None, th.Tensor] | None:
     """What ``policy.evaluate_actions()`` gives, to the last bit, and the features that V is made of, ``[N, F]``.
 
-    ``None`` where :func:`quick_forward` gives a policy back as it is: it must be asked itself.
+    ``None`` where :func:`quick_passes` gives a policy back as it is: it must be asked itself.
 
     :param observations: ``[N, *obs_shape]``
     :param actions: as ``evaluate_actions()`` takes them
     """
-    heads = _quick_heads(policy)
-    if heads is None:
+    parts = _quick_parts(policy)
+    if parts is None:
         return None
-    latent, values, features = heads(observations)
-    distribution = policy._get_action_dist_from_latent(latent)
-    return values, distribution.log_prob(actions), distribution.entropy(), features
+    of_actor, of_critic = _of_both(parts.features(observations))
+    latent, values = parts.actor(of_actor), parts.critic(of_critic)
+    distribution = parts.distribution(latent)
+    return values, distribution.log_prob(actions), distribution.entropy(), of_critic
 
 
-def _quick_heads(policy: ActorCriticPolicy) -> Callable[[PyTorchObs], Heads] | None:
-    """The policy's layers, where it and its ``mlp_extractor`` run as SB3 made them, and nobody listens."""
+def _of_both(features: th.Tensor | tuple[th.Tensor, th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
+    return features if isinstance(features, tuple) else (features, features)
+
+
+def _quick_parts(policy: ActorCriticPolicy) -> Parts | None:
+    """The policy's parts, where it and its ``mlp_extractor`` run as SB3 made them, and nobody listens."""
     if not (type(policy) in SB3_POLICIES and type(policy.mlp_extractor) is MlpExtractor):
         return None
-    extractor, last = policy.mlp_extractor, policy.value_net
+    extractor, to_value, to_action = policy.mlp_extractor, policy.value_net, policy.action_net
     actor, critic = extractor.policy_net, extractor.value_net
     # a compiled network, or one of the user's own, may do more than its layers
     if not (type(actor) is type(critic) is nn.Sequential):
         return None
     parts = (policy, extractor, actor, critic)
-    if _is_replaced(parts) or _has_listeners((*parts, *actor, *critic, last)):
+    if _is_replaced((*parts, policy.action_dist)) or _has_listeners((*parts, *actor, *critic, to_value, to_action)):
         return None
-    to_latent = [layer.forward for layer in actor]
-    to_value = [layer.forward for layer in (*critic, last)]
-
-    def heads(observations: PyTorchObs) -> Heads:
-        features = policy.extract_features(observations)
-        latent, of_critic = features if isinstance(features, tuple) else (features, features)
-        values = of_critic
-        for layer in to_latent:
-            latent = layer(latent)
-        for layer in to_value:
-            values = layer(values)
-        return latent, values, of_critic
-
-    return heads
-
-
-def _is_replaced(parts: Iterable[nn.Module]) -> bool:
-    """Whether somebody has put another method in the place of SB3's or torch's, in an object or in its class."""
-    return any(not vars(part).keys().isdisjoint(METHODS) for part in parts) or any(
-        getattr(kind, name) is not method for kind, name, method in AS_MADE
+    return Parts(
+        _features(policy), _one_after_the_other(actor), _one_after_the_other((*critic, to_value)), _distribution(policy)
     )
+
+
+def _features(policy: ActorCriticPolicy) -> Callable[[PyTorchObs], th.Tensor | tuple[th.Tensor, th.Tensor]]:
+    """``policy.extract_features``, which does little where observations are vectors, and asks much before it does."""
+    space, extractor = policy.observation_space, policy.features_extractor
+    vectors = isinstance(space, spaces.Box) and len(space.shape) < 3  # what has more dimensions may be an image
+    if vectors and policy.share_features_extractor and type(extractor) is FlattenExtractor:
+        flatten = extractor.flatten
+        if type(flatten) is nn.Flatten and not (_has_own(extractor) or _has_listeners((extractor, flatten))):
+            return lambda observations: flatten.forward(observations.float())  # type: ignore[union-attr]
+    return policy.extract_features
+
+
+def _distribution(policy: ActorCriticPolicy) -> Callable[[th.Tensor], Distribution]:
+    """``policy._get_action_dist_from_latent``, which keeps the distribution that it gives."""
+    kept, to_action = policy.action_dist, _call(policy.action_net)
+    if type(kept) is CategoricalDistribution:
+        return lambda latent: kept.proba_distribution(to_action(latent))
+    if type(kept) is DiagGaussianDistribution:
+        return lambda latent: kept.proba_distribution(to_action(latent), policy.log_std)
+    return policy._get_action_dist_from_latent
+
+
+def _one_after_the_other(layers: Iterable[nn.Module]) -> Function:
+    calls = [_call(layer) for layer in layers]
+
+    def all_of(x: th.Tensor) -> th.Tensor:
+        for call in calls:
+            x = call(x)
+        return x
+
+    return all_of
+
+
+def _call(layer: nn.Module) -> Function:
+    """A layer's ``forward()``; of a linear one without the search of a module for its weights."""
+    if type(layer) is not nn.Linear or "forward" in vars(layer):
+        return layer.forward
+    weights = vars(layer)["_parameters"]
+    return lambda x: F.linear(x, weights["weight"], weights["bias"])
+
+
+def _is_replaced(parts: Iterable[object]) -> bool:
+    """Whether somebody has put another method in the place of SB3's or torch's, in an object or in its class."""
+    return any(map(_has_own, parts)) or any(getattr(kind, name) is not method for kind, name, method in AS_MADE)
+
+
+def _has_own(part: object) -> bool:
+    """Whether somebody has put a method of its own into an object, in the place of its class's."""
+    return not METHODS.isdisjoint(vars(part))
 
 
 def _has_listeners(modules: Iterable[nn.Module]) -> bool:
@@ -114,18 +194,21 @@ def _has_listeners(modules: Iterable[nn.Module]) -> bool:
 
     There may be hooks, of its own or of all modules, a compiled version, or a ``__call__`` that is not torch's.
     """
-    of_all = (
+    if (
         every_module._global_forward_hooks
         or every_module._global_forward_pre_hooks
         or every_module._global_backward_hooks
         or every_module._global_backward_pre_hooks
-    )
-    return bool(of_all) or any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or module._compiled_call_impl
-        or type(module).__call__ is not nn.Module.__call__
-        for module in modules
-    )
+    ):
+        return True
+    for module in modules:  # a loop, since this is asked twice an update
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or module._compiled_call_impl
+            or type(module).__call__ is not nn.Module.__call__
+        ):
+            return True
+    return False

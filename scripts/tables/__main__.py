@@ -58,6 +58,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "apart": table2.apart_table,
     "defaults": learning.defaults_table,
     "bench": bench.bench_table,
+    "floor": bench.floor_table,
     "estimators": bench.estimators_table,
     "peers": bench.peers_table,
     "diagnose": diagnose.table,

@@ -25,6 +25,25 @@ def bench_table() -> str:
     return "\n".join(rows)
 
 
+def floor_table() -> str:
+    """One row per case: the floor and its parts, in milliseconds, and what iterations cost beside it."""
+    rows = [
+        "| case | n_steps | environments | acting | forward and backward | optimizer | the floor | A2C ÷ the floor "
+        "| ours ÷ the floor | ours ÷ A2C |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in json.loads((RESULTS / "floor.json").read_text())["rows"]:
+        times = [row["microseconds"][part] for part in ("environments", "acting", "backward", "optimizer")]
+        cells = [f"{microseconds / 1000:.2f} ms" for microseconds in (*times, row["floor"])]
+        ratios = [row["over_floor"]["a2c"], row["over_floor"]["ours"], row["ours_over_a2c"]]
+        rows.append(
+            f"| `{row['case']}` | {row['n_steps']} | {' | '.join(cells)} | "
+            + " | ".join(f"{ratio:.2f}" for ratio in ratios)
+            + " |"
+        )
+    return "\n".join(rows)
+
+
 def estimators_table() -> str:
     """One row per estimator: variance at equal evaluations (median of the instances) and time, REINFORCE = 1."""
     variance = json.loads((RESULTS / "estimators" / "variance.json").read_text())["rows"]

@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.policy_gradient.quick_forward import quick_forward
+from sb3_relax.policy_gradient.quick_forward import quick_passes
 from tests.helpers import TinyEnv
 
 IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
@@ -123,18 +123,20 @@ def test_rollout_and_locals_are_sb3s(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_quick_forward_is_the_policys(case):
+def test_quick_passes_are_the_policys(case):
     algorithm, env, kwargs = CASES[case]
     kwargs = dict(policy="MlpPolicy", **kwargs) if "policy" not in kwargs else kwargs
     model = algorithm(env=make_vec_env(env, 3, seed=0), seed=0, **kwargs)
-    forward = quick_forward(model.policy)
+    forward, predict_values = quick_passes(model.policy)
     assert forward is not model.policy
     observations, _ = model.policy.obs_to_tensor(model.env.reset())
     results = []
-    for each in (model.policy, forward):
+    for passes in ((model.policy, model.policy.predict_values), (forward, predict_values)):
         th.manual_seed(0)
         with th.no_grad():
-            results.append(each(observations))
+            # the second time with the generator as the first has left it
+            results.append([*passes[0](observations), *passes[0](observations), passes[1](observations)])
+            results[-1].append(model.policy.action_dist.sample())
     assert all(th.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -205,14 +207,24 @@ NETWORKS = {
 def test_a_network_put_in_the_place_of_sb3s_is_called(network, which):
     policy = RELAXA2C("MlpPolicy", "CartPole-v1").policy
     setattr(policy.mlp_extractor, which, NETWORKS[network](getattr(policy.mlp_extractor, which)))
-    assert quick_forward(policy) is policy
+    assert quick_passes(policy).forward is policy
+
+
+@pytest.mark.parametrize("name", ["get_actions", "sample", "log_prob"])
+@pytest.mark.parametrize("where", ["object", "class"])
+def test_a_replaced_method_of_the_distribution_is_called(name, where, monkeypatch):
+    policy = RELAXA2C("MlpPolicy", "CartPole-v1").policy
+    replaced = policy.action_dist if where == "object" else type(policy.action_dist)
+    method = getattr(replaced, name)
+    monkeypatch.setattr(replaced, name, lambda *args, **kwargs: method(*args, **kwargs))
+    assert quick_passes(policy).forward is policy
 
 
 @pytest.mark.parametrize("name", ["forward_actor", "forward_critic"])
 def test_a_replaced_method_of_the_extractor_is_called(name):
     policy = RELAXA2C("MlpPolicy", "CartPole-v1").policy
     setattr(policy.mlp_extractor, name, getattr(policy.mlp_extractor, name))
-    assert quick_forward(policy) is policy
+    assert quick_passes(policy).forward is policy
 
 
 def test_a_layer_with_a_call_of_its_own_is_called():
@@ -222,4 +234,4 @@ def test_a_layer_with_a_call_of_its_own_is_called():
 
     policy = RELAXA2C("MlpPolicy", "CartPole-v1").policy
     policy.mlp_extractor.policy_net[1] = Counted()
-    assert quick_forward(policy) is policy
+    assert quick_passes(policy).forward is policy

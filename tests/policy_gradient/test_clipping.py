@@ -6,6 +6,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_relax import RELAXA2C
 from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.clipping import clip
 
 
 class RootAtZero(FlattenExtractor):
@@ -40,3 +41,21 @@ def test_weights_that_were_spoilt_from_outside_are_named():
 
     with pytest.raises(UsageError, match=r"value_net.weight"):
         model.learn(5, callback=spoil)
+
+
+@pytest.mark.parametrize("share", [0.01, 1 - 1e-7, 1.0, 1 + 1e-7, 3.0])
+def test_gradients_are_clipped_as_torch_clips_them_to_the_last_bit(share):
+    th.manual_seed(0)
+    policies = [th.nn.Linear(3, 4), th.nn.Linear(3, 4)]
+    for weight, other in zip(*(policy.parameters() for policy in policies), strict=True):
+        weight.grad = th.randn_like(weight)
+        other.grad = weight.grad.clone()
+    most = share * float(th.cat([weight.grad.flatten() for weight in policies[0].parameters()]).norm())
+    norm = clip(policies[0], list(policies[0].parameters()), most, lambda: False)
+    assert norm == th.nn.utils.clip_grad_norm_(policies[1].parameters(), most).item()
+    assert all(th.equal(a.grad, b.grad) for a, b in zip(*(policy.parameters() for policy in policies), strict=True))
+
+
+def test_without_any_gradient_the_norm_is_0():
+    policy = th.nn.Linear(3, 4)
+    assert clip(policy, list(policy.parameters()), 0.5, lambda: False) == 0

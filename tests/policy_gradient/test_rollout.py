@@ -6,6 +6,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_relax import LAXA2C, RELAXA2C, MaskableRecurrentRELAXA2C, MaskableRELAXA2C, RecurrentRELAXA2C
@@ -425,3 +426,12 @@ def test_advantages_and_returns_may_be_replaced_before_the_batch():
     assert batch.advantages.tolist() == batch.index.tolist()
     assert batch.returns.tolist() == (-batch.index).tolist()
     assert isinstance(rollout, Rollout)
+
+
+def test_the_explained_variance_is_sb3s_and_nan_where_returns_do_not_vary():
+    model = RELAXA2C("MlpPolicy", "CartPole-v1", n_steps=32, seed=0).learn(32)
+    rollout = Rollout.of(model.rollout_buffer)
+    expected = explained_variance(rollout.values.ravel(), rollout.returns.ravel())
+    assert rollout.explained_variance == pytest.approx(expected, rel=1e-5)
+    model.rollout_buffer.returns[:] = 0.5
+    assert np.isnan(Rollout.of(model.rollout_buffer).explained_variance)

@@ -6,6 +6,7 @@ import torch as th
 
 from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.policy_view import PolicyOutput
+from sb3_relax.policy_gradient.quick_step import take_step
 from sb3_relax.policy_gradient.update_rules.base import UpdateRule
 
 
@@ -16,5 +17,5 @@ class PolicyOptimizerStep(UpdateRule):
         self, output: PolicyOutput, estimate: Estimate, loss: th.Tensor, divisor: float, max_grad_norm: float
     ) -> float:
         norm = self.backward(estimate, loss, divisor, max_grad_norm)
-        self.optimizer.step()
+        take_step(self.optimizer)
         return norm

@@ -10,6 +10,7 @@ import torch as th
 from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
+from sb3_relax.policy_gradient.quick_step import take_step
 from sb3_relax.policy_gradient.update_rules.base import UpdateRule
 from sb3_relax.policy_gradient.update_rules.natural_gradient.averages import Averages
 from sb3_relax.policy_gradient.update_rules.natural_gradient.conjugate_gradients import (
@@ -185,7 +186,7 @@ class NaturalGradient(UpdateRule):
         before = [weight.clone() for weight in weights]
         for weight, gradient in zip(weights, of_value, strict=True):
             weight.grad = gradient
-        self.optimizer.step()
+        take_step(self.optimizer)
         moved = [weight - start for weight, start in zip(weights, before, strict=True)]
         for weight, start in zip(weights, before, strict=True):
             weight.copy_(start)

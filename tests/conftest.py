@@ -1,5 +1,6 @@
 """Shared by all tests: one thread a process (the workers share the cores), and float64 where exactness is claimed."""
 
+import multiprocessing
 import signal
 import sys
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# environments in processes of their own come from a server that has imported what each would import for itself
+multiprocessing.set_forkserver_preload(["stable_baselines3", "sb3_relax"])
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

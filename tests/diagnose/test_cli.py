@@ -60,8 +60,20 @@ def test_normalisation_that_rl_zoo_laid_beside_the_agent(agent, tmp_path, capsys
     used = []
     read = "sb3_relax.diagnose.cli.load_vec_normalize"
     monkeypatch.setattr(read, lambda file, env: used.append(file) or VecNormalize(env))
-    command = ["--env", "Pendulum-v1", "--agent", str(tmp_path / agent), *LITTLE]
-    main(command)
+
+    @functools.wraps(diagnose)
+    def environments(model, make_env, **_):
+        normalised = [isinstance(env, VecNormalize) for env in (model.get_env(), make_env())]
+        assert normalised == [bool(used)] * 2
+        raise UsageError("enough")
+
+    monkeypatch.setattr("sb3_relax.diagnose.cli.diagnose", environments)
+
+    def run(*more):
+        with pytest.raises(SystemExit):
+            main(["--env", "Pendulum-v1", "--agent", str(tmp_path / agent), *more])
+
+    run()
     assert not used
     assert "vecnormalize" not in capsys.readouterr().err
 
@@ -69,12 +81,12 @@ def test_normalisation_that_rl_zoo_laid_beside_the_agent(agent, tmp_path, capsys
     beside.parent.mkdir()
     for file in (beside, given):
         env.save(str(file))
-    main(command)
+    run()
     assert set(used) == {str(beside)}
     assert f"… using {beside}\n" in capsys.readouterr().err
 
     used.clear()
-    main([*command, "--vecnormalize", str(given)])
+    run("--vecnormalize", str(given))
     assert set(used) == {str(given)}
     assert str(beside) not in capsys.readouterr().err
 

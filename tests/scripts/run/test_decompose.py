@@ -1,18 +1,17 @@
 """The variance taken apart, on a small budget."""
 
 from scripts.records import Records
-from tests.scripts.command import script
+from tests.scripts.command import called, script
 
 
 def test_an_agent_is_taken_apart_early_in_the_middle_and_late(tmp_path):
     """With VecNormalize, whose statistics belong to the stage; what has a record is left alone."""
-    sizes = (
-        "{n_states: 4, n_actions: 2, n_episodes: 2, n_rollouts: 4, n_fit_steps: 64, n_fit_updates: 2, lambdas: [0.5]}"
-    )
+    counts = "n_states: 6, n_actions: 2, n_futures: 2, n_episodes: 4, n_rollouts: 4, n_fit_steps: 64, n_fit_updates: 2"
+    sizes = f"{{{counts}, lambdas: [0.5]}}"
     agent = "{algorithm: laxa2c, policy: MlpPolicy, n_envs: 2, n_timesteps: 2000, n_steps: 8, normalize: true}"
     (tmp_path / "tiny.yml").write_text(f"Pendulum-v1:\n  agent: {agent}\n  sizes: {sizes}\n")
     arguments = ("--protocol", tmp_path / "tiny.yml", "--output", tmp_path, "--jobs", 1)
-    script("run.decompose", *arguments)
+    called("run.decompose", *arguments)
     store = Records(tmp_path / "tiny")
     records = {name: store.get(name) for name in sorted(store.names())}
     assert not store.unpacked()
@@ -28,8 +27,12 @@ def test_an_agent_is_taken_apart_early_in_the_middle_and_late(tmp_path):
     again.write("Pendulum-v1_early", records["Pendulum-v1_early"] | {"sentence": "kept"})
     again.write("Pendulum-v1_late", records["Pendulum-v1_late"] | {"hyperparams": {}})
     again.pack(["Pendulum-v1_early"])
-    script("run.decompose", *arguments, "--output", tmp_path / "again")
+    called("run.decompose", *arguments, "--output", tmp_path / "again")
     assert not again.unpacked()
     for name in ("Pendulum-v1_middle", "Pendulum-v1_late"):
         assert again.get(name)["rows"] == records[name]["rows"]
     assert again.get("Pendulum-v1_early")["sentence"] == "kept"
+    # in a process of its own, with nothing left to do
+    lines = (tmp_path / "again" / "tiny" / "runs.jsonl").read_bytes()
+    script("run.decompose", *arguments, "--output", tmp_path / "again")
+    assert (tmp_path / "again" / "tiny" / "runs.jsonl").read_bytes() == lines

@@ -11,11 +11,11 @@ from importlib.metadata import packages_distributions, requires
 import pytest
 
 from sb3_relax import RELAXA2C
-from tests.scripts.command import ROOT, script
+from tests.scripts.command import ROOT, called, script
 
 
 def test_demo_on_a_small_budget_says_that_it_did_not_get_there(tmp_path):
-    done = script("run.demo", "--timesteps", 600, "--output", tmp_path, check=False)
+    done = called("run.demo", "--timesteps", 600, "--output", tmp_path, check=False)
     assert done.returncode == 1
     assert re.search(r"95% interval\) after [\d,]+ steps in \d+ s; threshold 475 NOT reached", done.stdout)
     assert (tmp_path / "learning_curve.png").stat().st_size > 10_000

@@ -1,14 +1,12 @@
 """Learning runs, on small budgets."""
 
-import subprocess
-import sys
 import time
 
 import pytest
 
 from scripts.records import Records
 from scripts.run.rl import values_in
-from tests.scripts.command import ROOT, script
+from tests.scripts.command import called, forked, script
 
 PROTOCOL = """
 CartPole-v1:
@@ -53,7 +51,7 @@ def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
     protocol = tmp_path / "tiny.yml"
     protocol.write_text(PROTOCOL)
     common = ("--protocol", protocol, "--output", tmp_path, "--jobs", 1)
-    done = script("run.rl", *common, check=False)
+    done = called("run.rl", *common, check=False)
     assert done.returncode == 1
     assert "2 of 7 runs failed" in done.stderr
     assert "no_such_argument" in done.stdout
@@ -85,13 +83,13 @@ def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
         again.write(name, records[name] | {"seconds": -1})
     again.pack(["Pendulum-v1_laxa2c_0003"])
     only = ("--algorithm", "laxa2c", "--algorithm", "ppo", "--algorithm", "relaxa2c")
-    script("run.rl", *common, "--output", tmp_path / "again", *only)
+    called("run.rl", *common, "--output", tmp_path / "again", *only)
     assert again.names() == set(records) - {"CartPole-v0_own_0003"}
     assert not again.unpacked()
     assert [again.get(name)["seconds"] == -1 for name in sorted(again.names())] == [True, False, True, False]
-    wrong = script("run.rl", "--protocol", protocol, "--algorithm", "dqn", check=False)
+    wrong = called("run.rl", "--protocol", protocol, "--algorithm", "dqn", check=False)
     assert "dqn: of CartPole-v1, CartPole-v0, Pendulum-v1, tiny.yml has relaxa2c" in wrong.stderr
-    wrong = script("run.rl", "--protocol", protocol, "--env", "CartPole-v2", check=False)
+    wrong = called("run.rl", "--protocol", protocol, "--env", "CartPole-v2", check=False)
     assert "CartPole-v2 not in tiny.yml; it has CartPole-v1, CartPole-v0, Pendulum-v1" in wrong.stderr
 
 
@@ -99,16 +97,16 @@ def test_a_sweep_that_is_killed_goes_on_where_it_stopped(tmp_path):
     protocol, store = tmp_path / "tiny.yml", Records(tmp_path / "tiny")
     algorithm = "{algorithm: relaxa2c, policy: MlpPolicy, n_timesteps: 1000, n_steps: 32}"
     protocol.write_text(f"CartPole-v1: {{seeds: [0, 1, 2], threshold: 475, algorithms: {{short: {algorithm}}}}}")
-    command = [sys.executable, "-m", "scripts.run.rl", "--protocol", protocol, "--output", tmp_path, "--jobs", "1"]
-    sweep = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.DEVNULL)
+    command = ("run.rl", "--protocol", protocol, "--output", tmp_path, "--jobs", 1)
+    sweep = forked(*command)
     end = time.monotonic() + 120
-    while not store.names() and time.monotonic() < end and sweep.poll() is None:
+    while not store.names() and time.monotonic() < end and sweep.is_alive():
         time.sleep(0.01)
     sweep.kill()
-    sweep.wait()
+    sweep.join()
     before = store.unpacked()
     assert 1 <= len(before) < 3
-    subprocess.run(list(map(str, command)), cwd=ROOT, check=True)
+    called(*command)
     assert not store.unpacked()
     assert [record["seed"] for record in store.read()] == [0, 1, 2]
     for name, record in before.items():

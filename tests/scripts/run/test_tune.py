@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from scripts.records import Records
-from tests.scripts.command import script
+from tests.scripts.command import called, script
 
 SEARCH = """
 CartPole-v1:
@@ -27,11 +27,11 @@ CartPole-v1:
 """
 
 
-def searched(tmp_path, n_trials, *arguments, first=0, n_timesteps=400):
+def searched(tmp_path, n_trials, *arguments, first=0, n_timesteps=400, run=called):
     protocol = SEARCH.format(n_trials=n_trials, first=first).replace("n_timesteps: 400", f"n_timesteps: {n_timesteps}")
     (tmp_path / "search.yml").write_text(protocol)
     common = ("--protocol", tmp_path / "search.yml", "--output", tmp_path, "--jobs", 1)
-    return script("run.tune", *common, *arguments, check=False)
+    return run("run.tune", *common, *arguments, check=False)
 
 
 def record_of_search(tmp_path, name):
@@ -66,7 +66,7 @@ def test_every_method_is_searched_on_the_same_budget_and_a_search_goes_on(tmp_pa
         **best["params"],
         "n_timesteps": 800,
     }
-    script("run.rl", "--protocol", tmp_path / "search" / "tuned.yml", "--output", tmp_path, "--jobs", 1)
+    called("run.rl", "--protocol", tmp_path / "search" / "tuned.yml", "--output", tmp_path, "--jobs", 1)
     reported = Records(tmp_path / "tuned").get("CartPole-v1_a2c_0001")
     assert reported["hyperparams"]["cv_learning_rate"] == 0
     assert reported["hyperparams"]["learning_rate"] == a2c["best"]["params"]["learning_rate"]
@@ -82,6 +82,6 @@ def test_every_method_is_searched_on_the_same_budget_and_a_search_goes_on(tmp_pa
 
 
 def test_a_seed_for_reporting_is_not_tuned_on(tmp_path):
-    done = searched(tmp_path, 1, first=1001)
+    done = searched(tmp_path, 1, first=1001, run=script)
     assert done.returncode == 2
     assert "CartPole-v1: seeds [1001] are both for tuning and for reporting" in done.stderr

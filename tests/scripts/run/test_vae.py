@@ -12,12 +12,12 @@ from sb3_relax.tasks.vae import checkpoint
 from scripts.records import Records
 from scripts.run import vae
 from scripts.tables import vae as tables
-from tests.scripts.command import ROOT, script
+from tests.scripts.command import ROOT, called, script
 
 
-def sweep(folder, *arguments, check=True):
+def sweep(folder, *arguments, check=True, run=called):
     common = ("--output", folder, "--jobs", 1, "--dataset", "digits", "--every", 10)
-    return script("run.vae", *common, *arguments, check=check)
+    return run("run.vae", *common, *arguments, check=check)
 
 
 def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path):
@@ -59,7 +59,9 @@ def test_a_sweep_chooses_rates_continues_and_makes_a_table(tmp_path):
     shutil.rmtree(tmp_path / "vae" / "checkpoints")
     lines = tmp_path / "vae" / "runs.jsonl"
     written = lines.stat().st_mtime_ns
-    both = sweep(tmp_path, *arguments, *rates, "--iterations", "60", "--model", "linear1", "--estimator", "rebar")
+    both = sweep(
+        tmp_path, *arguments, *rates, "--iterations", "60", "--model", "linear1", "--estimator", "rebar", run=script
+    )
     assert "2 of 2 runs done" in both.stdout
     assert lines.stat().st_mtime_ns == written
 

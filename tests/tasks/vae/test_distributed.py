@@ -13,6 +13,7 @@ from torch import nn
 
 from sb3_relax.estimators import LogisticBernoulli
 from sb3_relax.tasks.vae import checkpoint
+from sb3_relax.tasks.vae.__main__ import main
 from sb3_relax.tasks.vae.cases import build
 from sb3_relax.tasks.vae.distributed import Worker, average, local_device, start
 from sb3_relax.tasks.vae.model import DiscreteVAE
@@ -56,8 +57,24 @@ def ddp_gradients(worker):
     return list(by_grad), by_hand, [p.grad for p in net.parameters()]
 
 
-def work(rank, port, folder):
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def in_two_forks(work, port, *arguments):
+    """``work(rank, port, *arguments)`` in two processes, which have what this one has imported."""
+    torch.multiprocessing.start_processes(work, (port, *arguments), nprocs=2, start_method="fork")
+
+
+def join(rank, port):
+    """What torchrun tells a process."""
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def work(rank, port, folder):
+    join(rank, port)
     torch.set_num_threads(1)
     worker = start(torch.device("cpu"))
     trainer = Trainer(Config("bits", "linear2", "nvil", units=8), bits(), worker=worker)
@@ -74,10 +91,8 @@ def work(rank, port, folder):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, folder), nprocs=2)
+    port = free_port()
+    in_two_forks(work, port, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -109,15 +124,21 @@ def test_ddp_passes_autograd_grad_by(results):
         assert torch.allclose(c, d)
 
 
+def command_line(rank, port, arguments):
+    join(rank, port)
+    main(arguments)
+
+
 def test_torchrun(tmp_path):
-    """The command line by torchrun: one checkpoint of two processes, and going on from it."""
-    for iterations in (6, 10):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        command += ["-m", "sb3_relax.tasks.vae", "train", "--output", str(tmp_path), "--units", "8"]
-        command += ["--iterations", str(iterations), "--every", "4"]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout.splitlines()[-1])["iteration"] == iterations
+    """The command line by torchrun: one checkpoint of two processes, and going on from one."""
+    train = ["train", "--output", str(tmp_path), "--units", "8", "--every", "4", "--iterations"]
+    in_two_forks(command_line, free_port(), [*train, "6"])
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["iteration"] == 6
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "sb3_relax.tasks.vae", *train, "10"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["iteration"] == 10
     state = checkpoint.load(tmp_path / "checkpoint.pt")
     assert (state["iteration"], state["processes"]) == (10, 2)
 

@@ -1,9 +1,8 @@
 """One step, the loop, and runs that die."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -19,17 +18,10 @@ from tests.tasks.vae.synthetic import bits
 
 CONFIG = Config("bits", units=8)
 
-CHILD = """
-import sys
-from pathlib import Path
-import torch
-from sb3_relax.tasks.vae.trainer import Config, Trainer
-from tests.tasks.vae.synthetic import bits
-torch.set_num_threads(1)
-trainer = Trainer(Config("bits", sys.argv[2], sys.argv[3], units=8, binarisation=sys.argv[4]),
-                  bits(binarised=sys.argv[4] == "fixed"))
-trainer.train(10**9, 5, Path(sys.argv[1]))
-"""
+
+def endless(path, config):
+    """A run that only a signal ends."""
+    Trainer(config, bits(binarised=config.binarisation == "fixed")).train(10**9, 5, path)
 
 
 @pytest.fixture(autouse=True)
@@ -69,22 +61,22 @@ def state(trainer):
 )
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, model, estimator, binarisation):
     path = tmp_path / "checkpoint.pt"
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path), model, estimator, binarisation])
+    config = replace(CONFIG, model=model, estimator=estimator, binarisation=binarisation)
+    child = multiprocessing.get_context("fork").Process(target=endless, args=(path, config))
+    child.start()
     try:
         deadline = time.monotonic() + 120
         while not path.exists() or checkpoint.load(path)["iteration"] < 20:
             assert time.monotonic() < deadline
-            assert child.poll() is None
+            assert child.is_alive()
             time.sleep(0.05)
         time.sleep(0.037)
     finally:
         os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
 
-    config, data = (
-        replace(CONFIG, model=model, estimator=estimator, binarisation=binarisation),
-        bits(binarised=binarisation == "fixed"),
-    )
+    data = bits(binarised=binarisation == "fixed")
     resumed = Trainer(config, data)
     resumed.load(path)
     stopped_at = resumed.iteration

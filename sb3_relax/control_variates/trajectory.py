@@ -20,6 +20,7 @@ from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
+from sb3_relax.policy_gradient.quick_step import take_step
 from sb3_relax.policy_gradient.rollout import Rollout
 
 
@@ -171,7 +172,7 @@ class Trajectory(ControlVariate):
         self.optimizer.zero_grad()
         for parameter, gradient in zip(self.phi, gradients, strict=True):
             parameter.grad = gradient
-        self.optimizer.step()
+        take_step(self.optimizer)
 
     def observe(self, estimate: Estimate) -> None:
         done, self.corrected = self.corrected, None

@@ -269,7 +269,9 @@ def test_enumeration_refuses_what_it_cannot_visit():
         LogisticBernoulli(torch.zeros(64)).support()
 
 
-@pytest.mark.parametrize("latent", [GumbelOneHot(torch.zeros(5, 2, 3)), LogisticBernoulli(torch.zeros(5, 4))], ids=repr)
+@pytest.mark.parametrize(
+    "latent", [GumbelOneHot(torch.zeros(5, 2, 3)), LogisticBernoulli(torch.zeros(5, 4))], ids=["one-hots", "bits"]
+)
 def test_the_curvature_of_a_relaxation_is_the_derivative_of_its_gradient(latent, float64):
     """In the relaxed sample, along any direction."""
     latent = type(latent)(latent.theta.double())

@@ -36,10 +36,10 @@ DRAWS = 4
 
 #: the least that each size may be
 LEAST = {
-    "n_states": 2,
+    "n_states": 3,
     "n_actions": 2,
     "n_futures": 2,
-    "n_episodes": 2,
+    "n_episodes": 3,
     "n_rollouts": 4,
     "n_fit_steps": 1,
     "n_fit_updates": 1,

@@ -11,7 +11,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_relax.diagnose.acting import act
 from sb3_relax.diagnose.parallel import stack
 from sb3_relax.diagnose.restore import EnvSource, Snapshot
+from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.action_latents import executable
+
+#: of one alone nothing is independent, and of two nothing that is left out leaves two
+LEAST_EPISODES = 3
 
 
 @dataclass
@@ -38,12 +42,15 @@ def visit(
 
     :param max_steps: where an episode is left if it has not ended
     :param seed: of the episodes (one after the other from here on) and of the draw
-    :raises ValueError: where the states cannot be continued from, or fewer than two episodes are asked for
+    :raises ValueError: where the states cannot be continued from, fewer than three episodes are asked for, or the
+        states happen to be of fewer
     """
     if source.restore is None:
         raise ValueError("this environment can be continued from a state neither by a copy nor by a replay")
-    if n_episodes < 2:
-        raise ValueError(f"n_episodes must be at least 2, since independence is between episodes; got {n_episodes}")
+    if n_episodes < LEAST_EPISODES:
+        raise ValueError(
+            f"n_episodes must be at least {LEAST_EPISODES}, since independence is between episodes; got {n_episodes}"
+        )
     rng = np.random.default_rng(seed)
     envs = [source.new(seed + i) for i in range(n_episodes)]
     observations: list[Any] = [env.reset() for env in envs]
@@ -68,4 +75,9 @@ def visit(
         if not active:
             break
     snapshots, kept_observations, episodes = zip(*kept, strict=True)
+    if len(set(episodes)) < LEAST_EPISODES:
+        raise UsageError(
+            f"the {n_states} states that were drawn are of {len(set(episodes))} episodes, and standard errors need "
+            f"{LEAST_EPISODES}: measure with a larger n_states"
+        )
     return States(list(snapshots), stack(kept_observations), np.unique(episodes, return_inverse=True)[1])

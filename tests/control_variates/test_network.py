@@ -19,7 +19,7 @@ LATENTS = {
 def test_the_closed_form_slope_is_autograds(name, float64):
     make, action_dim, temperature = LATENTS[name]
     latent = make()
-    cv = ControlVariateNetwork(5, action_dim, [8, 9], th.nn.ReLU, temperature)
+    cv = ControlVariateNetwork(5, action_dim, [8, 7, 9], th.nn.ReLU, temperature)
     th.nn.init.normal_(cv.output_layer.weight)
     cv.scale.fill_(3.0)
     c = cv.at_states(latent, th.randn(7, 5))
@@ -43,7 +43,7 @@ def test_the_closed_form_slope_is_autograds(name, float64):
 def test_the_backward_pass_by_hand_is_autograds(name, activation, frozen, float64):
     make, action_dim, temperature = LATENTS[name]
     latent = make()
-    cv = ControlVariateNetwork(5, action_dim, [8, 9], activation, temperature)
+    cv = ControlVariateNetwork(5, action_dim, [8, 7, 9], activation, temperature)
     th.nn.init.normal_(cv.output_layer.weight)
     cv.scale.fill_(3.0)
     for parameter, own in cv.named_parameters():
@@ -69,7 +69,7 @@ def test_the_backward_pass_by_hand_is_autograds(name, activation, frozen, float6
 def test_the_backward_pass_of_the_value_alone_is_autograds(name, activation, float64):
     make, action_dim, _ = LATENTS[name]
     latent = make()
-    cv = ControlVariateNetwork(5, action_dim, [8, 9], activation)
+    cv = ControlVariateNetwork(5, action_dim, [8, 7, 9], activation)
     th.nn.init.normal_(cv.output_layer.weight)
     cv.scale.fill_(3.0)
     c = cv.at_states(latent, th.randn(7, 5))

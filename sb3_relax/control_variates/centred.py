@@ -11,6 +11,9 @@ from torch import nn
 from sb3_relax.control_variates.network import LARGEST, ControlVariateNetwork, control_variate_arch
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 
+#: the least that a score is taken to be: that of an action which is hardly ever drawn is small while it is not drawn
+LEAST_SIZE = 0.1
+
 
 class CentredAction(nn.Module, ABC):
     """ã(s, a), of mean zero over the actions of every state, whatever its weights are.
@@ -85,8 +88,8 @@ class LinearInScore(CentredAction):
             return
         past = self.decay if self.seen_batches.item() > 0 else 0.0
         mean_square = past * self.size.square() + (1 - past) * square
-        # an entry that is always zero, such as a class that is never allowed, is left as it is
-        self.size.copy_(mean_square.sqrt().where(mean_square > 0, 1.0))
+        # divided by less, a rare action would have a ã as large as it is rare
+        self.size.copy_(mean_square.sqrt().clamp(min=LEAST_SIZE))
         self.seen_batches.add_(1)
 
 

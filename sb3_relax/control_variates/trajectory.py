@@ -151,11 +151,14 @@ class Trajectory(ControlVariate):
         done = self.corrected
         if done is None:  # a batch of nobody's rollout
             return log
-        log["trajectory_share"] = self.share
+        share = log["trajectory_share"] = self.share
+        change = 2 * share * done.cross + share**2 * done.change
+        log["trajectory_ratio"] = 1 + change / done.square if done.square > 0 else float("nan")
         self.scale.observe(done.plain)
         self.centred.observe(*done.known)
-        self.recent.add(*done.known, done.target)
-        for step in range(self.n_steps if self.phi else 0):
+        if all(bool(part.isfinite().all()) for part in (*done.known, done.target)):
+            self.recent.add(*done.known, done.target)
+        for step in range(self.n_steps if self.phi and len(self.recent) else 0):
             *known, target = self.recent.draw(self.batch_size, generator)
             loss = (self.centred(*known) - target / self.scale.value).square().mean()
             if step == 0:

@@ -36,6 +36,7 @@ class Estimate:
     :param value: f(b), ``[*batch]`` (the mean over samples where there are several), attached to f's own graph
     :param grad: ĝ per sample at θ, shape of ``latent.theta``; of its graph, only what leads to ``phi`` is ever used
     :param score: ∂θ log p(b|θ), shape of ``latent.theta``, where the estimate has one sample
+    :param score_term: what ĝ would be without a control variate, where that is another than f(b) times ``score``
     :param phi: the parameters of the control variate
     :param phi_vjp: of a cotangent of ĝ, pairs of a parameter in ``phi`` and its gradient, for what of ``phi`` the graph
         of ``grad`` does not lead to
@@ -50,6 +51,7 @@ class Estimate:
         grad: Tensor,
         *,
         score: Tensor | None = None,
+        score_term: Tensor | None = None,
         phi: Sequence[Tensor] = (),
         phi_vjp: VJP | None = None,
         phi_loss: Tensor | None = None,
@@ -58,6 +60,7 @@ class Estimate:
         self.latent = latent
         self.value = value
         self.score = score
+        self._score_term = score_term
         self.phi = phi
         self._grad = grad
         self._phi_vjp = phi_vjp
@@ -72,6 +75,8 @@ class Estimate:
     @kept
     def score_term(self) -> Tensor:
         """f(b) ∂θ log p(b|θ): what ĝ would be without a control variate (Eq 2), per sample, detached, as computed."""
+        if self._score_term is not None:
+            return self._score_term
         if self.score is None:
             raise AttributeError("an estimate of several samples has no single score term")
         return expand_to(self.value.detach(), self.latent) * self.score
@@ -231,6 +236,7 @@ def as_one_of(estimate: Estimate, latent: Latent) -> Estimate:
         estimate.value.sum(-1),
         estimate._grad.reshape(latent.theta.shape),
         score=None if score is None else score.reshape(latent.theta.shape),
+        score_term=None if score is None else estimate.score_term.reshape(latent.theta.shape),
         phi=estimate.phi,
         phi_vjp=None if vjp is None else lambda cotangent: vjp(cotangent.reshape(shape)),
         phi_loss=estimate.phi_loss,

@@ -9,7 +9,7 @@
 """
 
 from sb3_relax.files.archive import DATE, DIGEST, TORCH, NotWhole, array_in, bytes_of_array, read_archive, sealed
-from sb3_relax.files.pickled import OF_ARRAYS, Named, array_of, read_pickle
+from sb3_relax.files.pickled import OF_ARRAYS, Named, array_of, read_pickle, require_numbers
 from sb3_relax.files.whole import remove_leftovers, write_whole
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "read_archive",
     "read_pickle",
     "remove_leftovers",
+    "require_numbers",
     "sealed",
     "write_whole",
 ]

@@ -88,6 +88,8 @@ def read_pickle(content: bytes) -> tuple[Any, set[str]]:
     """
     try:
         for operation, argument, _ in pickletools.genops(content):
+            if operation.name.startswith("EXT"):  # by a number, which another pickle may have given a function
+                raise NotWhole("it names something by a number alone")
             # where it puts a value; the unpickler makes as many places
             if operation.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(content):
                 raise NotWhole("it asks for more memory than any pickle of its length needs")
@@ -122,6 +124,28 @@ def array_of(said: Any) -> np.ndarray:
     raise NotWhole(f"{said.name} is no array")
 
 
+def require_numbers(said: Any) -> None:
+    """Every array in what a pickle says is of numbers, as long as it should be, and nothing else is named.
+
+    NumPy itself would take the bytes of an array of objects for their addresses.
+
+    :param said: of :func:`read_pickle`
+    :raises NotWhole: for anything else
+    """
+    left, seen = [said], set()
+    while left:
+        part = left.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, dict):
+            left += [*part, *part.values()]
+        elif isinstance(part, (list, tuple, set, frozenset)):
+            left += part
+        elif isinstance(part, Named):
+            array_of(part)
+
+
 def _array(content: bytes, dtype: np.dtype, shape: Any, order: Any) -> np.ndarray:
     if len(content) != math.prod(shape) * dtype.itemsize:
         raise NotWhole(f"an array has {len(content):,} bytes, and should have shape {tuple(shape)} of {dtype}")
@@ -130,7 +154,8 @@ def _array(content: bytes, dtype: np.dtype, shape: Any, order: Any) -> np.ndarra
 
 def _dtype(said: Any) -> np.dtype:
     """Of the class of a number and, where that is longer than a byte, the order of its bytes."""
-    code, order = said.args[0], said.state[1]
-    if said.name != "numpy.dtype" or code[0] not in NUMBERS:
+    code, (_, order, *of_parts) = said.args[0], said.state
+    # what has parts, or names, is a record
+    if said.name != "numpy.dtype" or code[0] not in NUMBERS or any(part is not None for part in of_parts[:3]):
         raise NotWhole(f"an array is of {code!r}, and not of numbers")
     return np.dtype(code).newbyteorder(order)

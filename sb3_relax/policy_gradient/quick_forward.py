@@ -17,6 +17,7 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
+from torch.distributions import Categorical, Normal
 from torch.nn import functional as F
 from torch.nn.modules import module as every_module
 
@@ -43,9 +44,9 @@ METHODS = frozenset(
 AS_MADE = [
     (kind, name, getattr(kind, name))
     for kind in (
-        *SB3_POLICIES,
+        *(BaseModel, *SB3_POLICIES),
         *(MlpExtractor, FlattenExtractor, nn.Sequential, nn.Flatten, nn.Linear),
-        *(CategoricalDistribution, DiagGaussianDistribution),
+        *(CategoricalDistribution, DiagGaussianDistribution, Categorical, Normal),
     )
     for name in METHODS
     if hasattr(kind, name)

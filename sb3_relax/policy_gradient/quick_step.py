@@ -130,4 +130,5 @@ def _has_listeners(optimizer: th.optim.Optimizer) -> bool:
 
 def _are_alike(weights: list[th.Tensor]) -> bool:
     """Whether one kernel can step all of them."""
-    return len({(weight.dtype, weight.device) for weight in weights}) == 1
+    kinds = {(weight.dtype, weight.device) for weight in weights}
+    return len(kinds) == 1 and weights[0].is_floating_point()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import optuna
@@ -11,6 +12,7 @@ import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt
 import rl_zoo3.utils
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 
@@ -18,9 +20,9 @@ from sb3_relax import LAXA2C, RELAXA2C, HybridRELAXA2C, RecurrentLAXA2C, Recurre
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.checkpoints import ExactCheckpointCallback
 from sb3_relax.algorithm.vec_normalize import save_vec_normalize
-from sb3_relax.errors import UsageError, unknown_name
+from sb3_relax.errors import NeedsTrust, UsageError, unknown_name
 from sb3_relax.zoo.arguments import StoreDict, get_model_path
-from sb3_relax.zoo.entries import require_known
+from sb3_relax.zoo.entries import TRUST, require_known
 from sb3_relax.zoo.hyperparams import (
     RATES,
     check_keys,
@@ -117,6 +119,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             stop = {STOP: {"max_episodes": self.max_episodes, "verbose": 1}}
             hyperparams["callback"] = saved["callback"] = [*(before if isinstance(before, list) else [before]), stop]
         return hyperparams, saved
+
+    def _load_pretrained_agent(self, *args: Any, **kwargs: Any) -> BaseAlgorithm:
+        beside = Path(self.trained_agent).parent / "replay_buffer.pkl"
+        if beside.exists() and not self.trusted:
+            raise NeedsTrust(f"{beside} is a pickle, which would run what it holds when it is read; {TRUST}")
+        return super()._load_pretrained_agent(*args, **kwargs)
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
         env = showing_masks(super().create_envs(*args, **kwargs))

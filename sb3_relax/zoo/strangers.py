@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_relax.algorithm.safe_load import OF_POLICIES, load_without_code
 from sb3_relax.algorithm.vec_normalize import load_vec_normalize
 from sb3_relax.errors import NeedsTrust, UsageError
-from sb3_relax.files import OF_ARRAYS, NotWhole, read_pickle
+from sb3_relax.files import OF_ARRAYS, NotWhole, read_pickle, require_numbers
 from sb3_relax.zoo.entries import TRUST, require_known
 from sb3_relax.zoo.settings import nodes_in
 
@@ -101,7 +101,9 @@ def require_numbers_alone(file: Path) -> None:
     :raises UsageError: for what is no pickle
     """
     try:
-        _, names = read_pickle(file.read_bytes())
+        said, names = read_pickle(file.read_bytes())
+        if names <= OF_ARRAYS:
+            require_numbers(said)
     except NotWhole as error:
         raise UsageError(f"{file} is not what sb3-relax plot-eval -o writes ({error})") from error
     if not names <= OF_ARRAYS:

@@ -8,8 +8,9 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from torch import nn
+from torch.distributions import Categorical, Normal
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.policy_gradient.quick_forward import quick_passes
@@ -217,6 +218,17 @@ def test_a_replaced_method_of_the_distribution_is_called(name, where, monkeypatc
     replaced = policy.action_dist if where == "object" else type(policy.action_dist)
     method = getattr(replaced, name)
     monkeypatch.setattr(replaced, name, lambda *args, **kwargs: method(*args, **kwargs))
+    assert quick_passes(policy).forward is policy
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(Categorical, "sample"), (Normal, "log_prob"), (BaseModel, "extract_features")]
+)
+def test_a_replaced_method_of_a_class_beneath_is_called(kind, name, monkeypatch):
+    policy = RELAXA2C("MlpPolicy", "CartPole-v1").policy
+    assert quick_passes(policy).forward is not policy
+    method = getattr(kind, name)
+    monkeypatch.setattr(kind, name, lambda *args, **kwargs: method(*args, **kwargs))
     assert quick_passes(policy).forward is policy
 
 

@@ -234,3 +234,11 @@ def test_errors():
         PerVariable(Reinforce())(latent, lambda b: b, context=torch.zeros(6, 3, 1))
     with pytest.raises((TypeError, ValueError)):  # f of layers is one number
         layered([lambda: latent], [PerVariable(Reinforce())], lambda b: b.sum(-1))
+
+
+def test_without_a_control_variate_it_is_what_it_is_compared_with(float64):
+    latent = LogisticBernoulli(torch.randn(50, 3))
+    cost = lambda b: b * torch.tensor([1.0, -2.0, 3.0])  # noqa: E731
+    estimate = PerVariable(Reinforce())(latent, cost)
+    torch.testing.assert_close(estimate.score_term, estimate.grad)
+    assert estimate.moments.variance_at(1) == pytest.approx(estimate.moments.variance_at(0))

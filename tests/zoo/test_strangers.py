@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C
@@ -142,6 +142,20 @@ def test_going_on_to_train_runs_nothing_of_strangers(folder, tmp_path):
     (folder / "vecnormalize.pkl").write_bytes(pickle.dumps(Payload(mark)))
     assert not runs(mark, cli.main, command)[0]
     assert runs(mark, cli.main, [*command, "--trust"])[0]
+    (folder / "vecnormalize.pkl").unlink()
+
+
+def test_a_replay_buffer_beside_an_agent_is_not_read(tmp_path, capsys):
+    mark, agent = tmp_path / "mark", tmp_path / "logs" / "dqn" / "CartPole-v1_1" / "CartPole-v1.zip"
+    agent.parent.mkdir(parents=True)
+    model = DQN("MlpPolicy", "CartPole-v1", device="cpu", buffer_size=100)
+    model.save(agent, exclude=["replay_buffer_class"])
+    (agent.parent / "replay_buffer.pkl").write_bytes(pickle.dumps(Payload(mark)))
+    command = ["train", "--algo", "dqn", "--env", "CartPole-v1", "-i", str(agent), "-n", "16", "-f", "out"]
+    command += ["--eval-freq", "-1", "--device", "cpu"]
+    assert not runs(mark, cli.main, command)[0]
+    assert "replay_buffer.pkl is a pickle" in capsys.readouterr().err
+    assert runs(mark, cli.main, [*command, "--trust"])[0]
 
 
 @pytest.mark.parametrize("key", ["policy_kwargs", "normalize", "monitor_kwargs", "env_wrapper", "callback", "policy"])
@@ -165,12 +179,18 @@ def test_plot_file_runs_nothing(tmp_path, capsys):
     fine = {"CartPole-v1": {"logs-relaxa2c": numbers}, "results_table": table}
     (tmp_path / "fine.pkl").write_bytes(pickle.dumps(fine))
     (tmp_path / "other.pkl").write_bytes(pickle.dumps({**fine, "more": Payload(mark)}))
+    # its bytes would be taken for addresses
+    (tmp_path / "objects.pkl").write_bytes(pickle.dumps({**fine, "more": np.zeros(2, dtype=[("a", "O")])}))
+    (tmp_path / "record.pkl").write_bytes(pickle.dumps({**fine, "more": np.zeros(2, dtype=[("a", "i4"), ("b", "i4")])}))
     plot = ["plot-file", "--no-million", "-i"]
     cli.main([*plot, "fine"])
     for given in (["other"], ["fine", "--merge", "other.pkl"]):
         assert not runs(mark, cli.main, [*plot, *given])[0]
         assert "other.pkl would run" in capsys.readouterr().err
         assert runs(mark, cli.main, [*plot, *given, "--trust"])[0]
+    for given in ("objects", "record"):
+        assert not runs(mark, cli.main, [*plot, given])[0]
+        assert f"{given}.pkl is not what sb3-relax plot-eval -o writes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,13 @@ def state_of(layers: Sequence[Any]) -> bytes:
         raise NotSaved(_culprit(layers) or f"{type(error).__name__}: {error}") from error
 
 
+def _first_difference(given: Sequence[str], saved: Sequence[str]) -> str:
+    for ours, theirs in zip(given, saved, strict=False):
+        if ours != theirs:
+            return f"one of their layers is a {ours}, and saved was a {theirs}"
+    return f"they have {len(given)} layers, and saved were {len(saved)}"
+
+
 def restore(layers: Sequence[Any], state: bytes) -> None:
     """Put layers into a state of others of the same classes. Nothing is changed where that fails.
 
@@ -96,7 +103,7 @@ def restore(layers: Sequence[Any], state: bytes) -> None:
     try:
         kinds = unpickler.load()
         if kinds != _kinds(layers):
-            raise NotSaved(f"they are {' > '.join(_kinds(layers))}; saved were {' > '.join(kinds)}")
+            raise NotSaved(_first_difference(_kinds(layers), kinds))
         attributes = unpickler.load()
     except NotSaved:
         raise

@@ -188,9 +188,10 @@ def _require_own_class(kind: type[BaseAlgorithm], described: dict[str, Any], nam
     same_family = family_by_module(str(policy.get("__module__"))) == getattr(kind, "policy_base", None)
     takes = {space.__name__ for space in getattr(kind, "action_spaces", ())}
     if not same_family or (takes and class_in(described["action_space"]) not in takes):
+        ours = saver.startswith("sb3_relax.")
+        safely = f"{saver}.load(path, env, weights_only=True)" if ours else f"load_without_code({saver}, path, env)"
         raise UsageError(
-            f"{name} holds an agent of {saver} ({_name_in(policy)}), which {kind.__name__} cannot load: use "
-            f"{saver}.load()"
+            f"{name} holds an agent of {saver} ({_name_in(policy)}), which {kind.__name__} cannot load: use {safely}"
         )
 
 

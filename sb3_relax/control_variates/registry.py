@@ -105,7 +105,7 @@ def refuse_what_makes_none(spec: Any) -> None:
                 raise UsageError(
                     f"{spec!r} is an estimator of the core: give its class, control_variate={of_the_core.__name__}"
                 )
-            raise unknown_name("control_variate", spec, CONTROL_VARIATES)
+            raise unknown_name("control_variate", spec, [*CONTROL_VARIATES, BEFORE_ANOTHER + "relax"])
         return
     if isinstance(spec, ControlVariate):
         raise UsageError(

@@ -118,7 +118,13 @@ class Trajectory(ControlVariate):
         with th.no_grad(), evaluation_mode(self.view.policy):
             output = self.view.evaluate(batch.observations, batch.actions, **batch.context)
             known = self.centred.read(output, generator)
-            of_action = batch.in_time_order(self.scale.value * self.centred(*known))
+            of_action = self.centred(*known)
+            if of_action.shape != output.values.shape:
+                raise ValueError(
+                    f"{type(self.centred).__name__} must give one number for each step, of shape "
+                    f"{tuple(output.values.shape)}; it gave {tuple(of_action.shape)}"
+                )
+            of_action = batch.in_time_order(self.scale.value * of_action)
             score = output.latent.score(output.sample).flatten(1).square().sum(1)
         from_here = discounted_sums(of_action, rollout)
         later = from_here - of_action

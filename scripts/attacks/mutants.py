@@ -46,6 +46,7 @@ from parso.python.tree import Name
 from parso.tree import NodeOrLeaf
 from tqdm import tqdm
 
+from sb3_relax.processes import end_with, termination_as_interrupt
 from scripts.records import ROOT, add_output, provenance, read_record, write_record
 
 #: what every test process would import again; not the package, which is another one in each
@@ -181,11 +182,13 @@ def in_a_child(checkout: Path, action: Any, seconds: float) -> tuple[int, float]
     :param action: gives the status
     :param seconds: of the processor, after which it is killed; ten times as many may pass on the clock
     """
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         status = 70
         try:
             os.setsid()
+            end_with(parent)
             said = os.open(checkout / "said.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(said, 1)
             os.dup2(said, 2)
@@ -392,7 +395,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in PRELOADED:
         importlib.import_module(name)
-    with tempfile.TemporaryDirectory() as folder:
+    with termination_as_interrupt(), tempfile.TemporaryDirectory() as folder:
         checkout = copied_to(Path(folder))
         for part in arguments.part:
             tests = Tests(checkout, PARTS[part])

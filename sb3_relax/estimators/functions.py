@@ -244,9 +244,9 @@ def has_parameters(value: Tensor, of: Tensor) -> bool:
 def _closed_form(surrogate: Surrogate, name: str, overridden_by: tuple[str, ...]) -> Callable[..., Any] | None:
     """A method of the surrogate, unless a subclass has redefined c below the class that wrote it."""
     for cls in type(surrogate).__mro__:
-        if name in vars(cls):
+        if name in cls.__dict__:  # torch 2.8 compiles no vars()
             return getattr(surrogate, name)
-        if any(other in vars(cls) for other in overridden_by):
+        if any(other in cls.__dict__ for other in overridden_by):
             return None
     return None
 

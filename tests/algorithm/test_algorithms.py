@@ -382,6 +382,7 @@ def test_float64_policy_trains():
 
 
 def test_vec_normalize_subprocesses_callbacks_and_progress_bar(tmp_path):
+    pytest.importorskip("tqdm")
     env = VecNormalize(make_vec_env("Pendulum-v1", 2, seed=0, vec_env_cls=SubprocVecEnv))
     eval_env = VecNormalize(make_vec_env("Pendulum-v1", 1, seed=1), training=False, norm_reward=False)
     evaluation = EvalCallback(eval_env, n_eval_episodes=1, eval_freq=200, verbose=0, log_path=str(tmp_path))
@@ -411,6 +412,7 @@ KEYS = {
 
 
 def test_tensorboard_keys(tmp_path):
+    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     model = RELAXA2C("MlpPolicy", tiny("discrete"), seed=0, device="cpu", tensorboard_log=str(tmp_path))

@@ -285,6 +285,11 @@ def test_gsde_noise_is_drawn_when_it_should_be(n_episodes, sde_sample_freq, held
 @pytest.mark.parametrize("space", ACTION_SPACES)
 def test_it_trains_under_autocast_where_a2c_does(space, kwargs):
     algorithm = LAXA2C if space == "box" else RELAXA2C
+    with th.autocast("cpu", th.float16):
+        try:
+            A2C("MlpPolicy", TinyEnv(ACTION_SPACES[space]), device="cpu").learn(10)
+        except RuntimeError as error:  # torch 2.8 keeps the weights that a rollout has cast without a graph
+            pytest.skip(f"A2C does not either: {error}")
     model = algorithm("MlpPolicy", TinyEnv(ACTION_SPACES[space]), device="cpu", **kwargs)
     with th.autocast("cpu", th.float16):
         model.learn(20)

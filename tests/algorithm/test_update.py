@@ -1,5 +1,6 @@
 """What one update is made of, in float64: what φ descends, what V descends, and what reaches the policy."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -286,11 +287,11 @@ def test_gsde_noise_is_drawn_when_it_should_be(n_episodes, sde_sample_freq, held
 @pytest.mark.parametrize("space", ACTION_SPACES)
 def test_it_trains_under_autocast_where_a2c_does(space, kwargs):
     algorithm = LAXA2C if space == "box" else RELAXA2C
-    with th.autocast("cpu", th.float16):
-        try:
-            A2C("MlpPolicy", TinyEnv(ACTION_SPACES[space]), device="cpu").learn(10)
-        except RuntimeError as error:  # torch 2.8 keeps the weights that a rollout has cast without a graph
-            pytest.skip(f"A2C does not either: {error}")
+    theirs = A2C("MlpPolicy", TinyEnv(ACTION_SPACES[space]), device="cpu")
+    with th.autocast("cpu", th.float16), contextlib.suppress(RuntimeError):
+        theirs.learn(10)
+    if theirs.policy.action_net.weight.grad is None:  # torch 2.8 keeps what a rollout has cast, without a graph
+        pytest.skip("A2C does not train under autocast with this version of torch")
     model = algorithm("MlpPolicy", TinyEnv(ACTION_SPACES[space]), device="cpu", **kwargs)
     with th.autocast("cpu", th.float16):
         model.learn(20)

@@ -12,7 +12,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
-from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor, update_learning_rate
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor, update_learning_rate
 
 from sb3_relax.algorithm.collection import Collection
 from sb3_relax.algorithm.finite import require_finite_step
@@ -320,7 +320,8 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
 
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/explained_variance", rollout.explained_variance)
+        explained = explained_variance(rollout.values.ravel(), rollout.returns.ravel())
+        self.logger.record("train/explained_variance", explained)
         self.logger.record("train/entropy_loss", entropy_loss.item())
         self.logger.record("train/policy_loss", -(advantages * output.log_prob.detach()).mean().item())
         self.logger.record("train/value_loss", value_loss.item())

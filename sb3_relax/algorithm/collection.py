@@ -91,7 +91,7 @@ class Collection(OnPolicyAlgorithm):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             with th.no_grad():
-                obs_tensor = as_tensor(self._last_obs, self.device)
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
                 actions, values, log_probs = forward(obs_tensor)
             actions = actions.cpu().numpy()  # type: ignore[assignment]
             clipped_actions = executable(self.policy, actions)  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ class Collection(OnPolicyAlgorithm):
             n_steps += 1
 
         with th.no_grad():
-            values = predict_values(as_tensor(new_obs, self.device))
+            values = predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -160,13 +160,6 @@ class Collection(OnPolicyAlgorithm):
         finally:
             self.rollout_start = None
         return completed
-
-
-def as_tensor(observations: Any, device: th.device) -> PyTorchObs:
-    """SB3's ``obs_as_tensor()``; an array on the CPU without the search for what it might be."""
-    if device.type == "cpu" and type(observations) is np.ndarray:
-        return th.from_numpy(observations)
-    return obs_as_tensor(observations, device)
 
 
 def of_each(context: dict[str, Any], n_envs: int) -> list[dict[str, Any]]:

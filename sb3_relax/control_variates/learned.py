@@ -12,7 +12,7 @@ from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.network import AtStates, ControlVariateNetwork
 from sb3_relax.estimators import Estimate, TwoPhaseEstimator
 from sb3_relax.estimators.temperature import learned_temperature
-from sb3_relax.policy_gradient.gradients import parameters_of
+from sb3_relax.policy_gradient.gradients import clear_gradients, parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.quick_step import take_step
@@ -54,9 +54,7 @@ class LearnedControlVariate(ControlVariate):
             gradients = self.phi_gradients(again, objective, phi)
             if not fits_adam(gradients):
                 break  # φ stays as it is, and the policy goes on
-            for parameter, gradient in zip(phi, gradients, strict=True):
-                parameter.grad = gradient
-            take_step(self.optimizer)
+            descend(self.optimizer, phi, gradients)
         return log
 
     def objective(self, estimate: Estimate) -> th.Tensor | None:
@@ -86,6 +84,16 @@ class LearnedControlVariate(ControlVariate):
             retain_graph=True,
         )
         return th.stack([gradient.square().sum() for gradient in at_weights]).sum()
+
+
+def descend(
+    optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Parameter], gradients: Sequence[th.Tensor | None]
+) -> None:
+    """One step of these parameters, and of no others that the optimizer may have."""
+    clear_gradients(optimizer)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    take_step(optimizer)
 
 
 def fits_adam(gradients: Sequence[th.Tensor | None]) -> bool:

@@ -8,7 +8,7 @@ import torch as th
 from torch import nn
 
 #: more than that many times ‖g‖² is no ‖d‖² that is averaged: ten of them would be no float32
-LARGEST = 1e37
+LARGEST_SQUARE = 1e37
 
 
 class LearnedShare(nn.Module):
@@ -54,7 +54,7 @@ class LearnedShare(nn.Module):
         if not (divisor > 0 and math.isfinite(divisor)):
             return
         cross, square = cross / divisor, square / divisor
-        if not (math.isfinite(cross) and square < LARGEST):
+        if not (math.isfinite(cross) and square < LARGEST_SQUARE):
             # of what is beyond all measure, no share would be small enough: η = 0, and what was known is forgotten
             self.cross.zero_()
             self.square.zero_()

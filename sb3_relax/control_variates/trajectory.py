@@ -11,7 +11,7 @@ import torch as th
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.centred import CentredAction, LinearInScore
 from sb3_relax.control_variates.from_estimator import FromEstimator
-from sb3_relax.control_variates.learned import fits_adam
+from sb3_relax.control_variates.learned import descend, fits_adam
 from sb3_relax.control_variates.recent_steps import RecentSteps
 from sb3_relax.control_variates.share import LearnedShare
 from sb3_relax.errors import UsageError
@@ -20,7 +20,6 @@ from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
-from sb3_relax.policy_gradient.quick_step import take_step
 from sb3_relax.policy_gradient.rollout import Rollout
 
 
@@ -172,16 +171,9 @@ class Trajectory(ControlVariate):
             gradients = th.autograd.grad(loss, self.phi)
             if not fits_adam(gradients):
                 break
-            self.descend(gradients)
+            assert self.optimizer is not None  # as long as there are weights to fit
+            descend(self.optimizer, self.phi, gradients)
         return log
-
-    def descend(self, gradients: tuple[th.Tensor, ...]) -> None:
-        """One step of ã's weights alone."""
-        assert self.optimizer is not None
-        self.optimizer.zero_grad()
-        for parameter, gradient in zip(self.phi, gradients, strict=True):
-            parameter.grad = gradient
-        take_step(self.optimizer)
 
     def observe(self, estimate: Estimate) -> None:
         done, self.corrected = self.corrected, None

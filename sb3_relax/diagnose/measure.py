@@ -23,7 +23,7 @@ from sb3_relax.diagnose.parallel import Parallel
 from sb3_relax.diagnose.report import Diagnosis, Number, Row
 from sb3_relax.diagnose.restore import EnvSource
 from sb3_relax.diagnose.rollout_gradients import StepGradient, gradient_grams, rollouts, score_term
-from sb3_relax.diagnose.states import visit
+from sb3_relax.diagnose.states import LEAST_EPISODES, visit
 from sb3_relax.diagnose.variates import FITTING, STATE, corrections, fit, pooled, variates_of
 from sb3_relax.diagnose.verdict import verdict
 from sb3_relax.errors import require_count, require_within
@@ -36,10 +36,10 @@ DRAWS = 4
 
 #: the least that each size may be
 LEAST = {
-    "n_states": 3,
+    "n_states": LEAST_EPISODES,
     "n_actions": 2,
     "n_futures": 2,
-    "n_episodes": 3,
+    "n_episodes": LEAST_EPISODES,
     "n_rollouts": 4,
     "n_fit_steps": 1,
     "n_fit_updates": 1,

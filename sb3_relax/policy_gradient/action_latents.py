@@ -152,5 +152,4 @@ def executable(policy: ActorCriticPolicy, actions: np.ndarray) -> Any:
         return actions
     if policy.squash_output:
         return policy.unscale_action(actions)
-    # np.clip() takes longer to look at its arguments than to clip them
-    return np.minimum(np.maximum(actions, policy.action_space.low), policy.action_space.high)
+    return np.clip(actions, policy.action_space.low, policy.action_space.high)

@@ -194,12 +194,6 @@ class Rollout:
         """T and E."""
         return self.values.shape
 
-    @property
-    def explained_variance(self) -> float:
-        """1 - Var[return - V(s)] / Var[return], NaN where returns do not vary: SB3's function without ``numpy.var``."""
-        of_returns = _variance(self.returns)
-        return 1 - _variance(self.returns - self.values) / of_returns if of_returns > 0 else float("nan")
-
     def batches(self, dtype: th.dtype) -> Iterator[Batch]:
         """One batch of all steps, in the order of SB3's own permutation, which A2C's sums depend on to the last bit.
 
@@ -252,11 +246,6 @@ class TimeLimits:
         for step, env, reward in self.cuts:
             added[step, env] = rewards[step, env] - reward
         return added
-
-
-def _variance(numbers: np.ndarray) -> float:
-    centred = numbers - numbers.sum() / numbers.size
-    return float(np.vdot(centred, centred)) / numbers.size
 
 
 def by_environment(array: np.ndarray) -> np.ndarray:

@@ -49,10 +49,7 @@ def with_environments(command: str, arguments: Sequence[str]) -> list[str]:
     :param arguments: with ``--gym-packages mine``, or ``--env mine:MyEnv-v0``
     :raises UsageError: for a module that does not exist
     """
-    parser = _parser()
-    parser.add_argument("-e", "--env", nargs="+", default=[])
-    parser.add_argument("--gym-packages", nargs="+", default=[])
-    parsed, _ = parser.parse_known_args(arguments)
+    parsed = _environments_and_packages(arguments)
     import_packages(parsed.gym_packages)
     prepared = list(arguments) if command in KNOW_GYM_PACKAGES else _without("--gym-packages", arguments)
     for given in parsed.env:
@@ -63,10 +60,7 @@ def with_environments(command: str, arguments: Sequence[str]) -> list[str]:
 
 def packages_in(arguments: Sequence[str]) -> list[str]:
     """Modules that the user names, by ``--gym-packages mine`` or ``--env mine:MyEnv-v0``."""
-    parser = _parser()
-    parser.add_argument("-e", "--env", nargs="+", default=[])
-    parser.add_argument("--gym-packages", nargs="+", default=[])
-    parsed, _ = parser.parse_known_args(arguments)
+    parsed = _environments_and_packages(arguments)
     return [*parsed.gym_packages, *(module for env in parsed.env if (module := env.rpartition(":")[0]))]
 
 
@@ -133,6 +127,13 @@ def _of_folder(agent: str | None) -> tuple[str, str] | None:
     if len(folders) > 1 and folders[1].name in rl_zoo3.utils.ALGOS:
         return folders[1].name, f"{agent} lies in its folder"
     return None
+
+
+def _environments_and_packages(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _parser()
+    parser.add_argument("-e", "--env", nargs="+", default=[])
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    return parser.parse_known_args(arguments)[0]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -74,13 +74,13 @@ STOP = "stable_baselines3.common.callbacks.StopTrainingOnMaxEpisodes"
 
 
 #: the environment that a command has made, for its agent, whose ``load()`` gets none from ``enjoy``
-made: list[VecEnv] = []
+made_environments: list[VecEnv] = []
 
 
 def create_test_env_with_masks(*args: Any, **kwargs: Any) -> VecEnv:
     """rl_zoo3's environment for ``enjoy`` and ``record``, whose masks an agent finds."""
-    made[:] = [showing_masks(create_test_env(*args, **kwargs))]
-    return made[0]
+    made_environments[:] = [showing_masks(create_test_env(*args, **kwargs))]
+    return made_environments[0]
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
@@ -214,7 +214,9 @@ def register(max_episodes: int | None = None, trusted: bool = False, packages: S
     :param trusted: whether files may run the code that they hold
     :param packages: modules that the user names, whose wrappers and callbacks files may name
     """
-    rl_zoo3.utils.ALGOS.update(ALL if trusted else {name: loading_plainly(kind, made) for name, kind in ALL.items()})
+    rl_zoo3.utils.ALGOS.update(
+        ALL if trusted else {name: loading_plainly(kind, made_environments) for name, kind in ALL.items()}
+    )
     rl_zoo3.utils.VecNormalize = rl_zoo3.exp_manager.VecNormalize = (  # type: ignore[misc]
         VecNormalize if trusted else PlainVecNormalize
     )

@@ -11,7 +11,10 @@ class RecentSteps:
     :param size: rows that are kept
     """
 
-    def __init__(self, size: int):
+    #: rows that are drawn at once
+    batch_size = 1024
+
+    def __init__(self, size: int = 8192):
         self.size = size
         self.columns: tuple[th.Tensor, ...] = ()
         self.n_added = 0
@@ -32,9 +35,9 @@ class RecentSteps:
             kept[rows] = column[-self.size :]
         self.n_added += n_rows
 
-    def draw(self, n_rows: int, generator: th.Generator) -> tuple[th.Tensor, ...]:
-        """Rows at random, each as likely as any other; all of them, where there are no more."""
-        if len(self) <= n_rows:
+    def draw(self, generator: th.Generator) -> tuple[th.Tensor, ...]:
+        """A batch of rows at random, each as likely as any other; all of them, where there are no more."""
+        if len(self) <= self.batch_size:
             return tuple(column[: len(self)] for column in self.columns)
-        rows = th.randint(len(self), (n_rows,), generator=generator, device=self.columns[0].device)
+        rows = th.randint(len(self), (self.batch_size,), generator=generator, device=self.columns[0].device)
         return tuple(column[rows] for column in self.columns)

@@ -11,9 +11,11 @@ from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.exact import ExactControlVariate
 from sb3_relax.control_variates.from_estimator import FromEstimator
 from sb3_relax.control_variates.lax import LAXControlVariate
+from sb3_relax.control_variates.model_based import ModelBased
 from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.control_variates.state_baseline import StateBaseline
 from sb3_relax.control_variates.trajectory import Trajectory
+from sb3_relax.control_variates.trajectory_model import TrajectoryByModel
 from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.estimators import ESTIMATORS, Estimator, Reinforce, TwoPhaseEstimator
 from sb3_relax.estimators.centred import CentredEstimator
@@ -23,6 +25,13 @@ from sb3_relax.policy_gradient.policy_view import PolicyView
 #: makes a control variate for a policy
 Maker = Callable[[PolicyView, Hyperparameters], Any]
 
+#: those that take care of later actions, and may stand before another's name, which then takes care of the step's own
+#: action: "trajectory+relax"
+OF_LATER_ACTIONS: dict[str, type[Trajectory]] = {
+    "trajectory": Trajectory,
+    "trajectory_model": TrajectoryByModel,
+}
+
 #: name → what makes it. A new control variate's one line: every shared test finds it here
 CONTROL_VARIATES: dict[str, Maker] = {
     "none": lambda view, hyperparameters: Reinforce(),
@@ -30,10 +39,9 @@ CONTROL_VARIATES: dict[str, Maker] = {
     "lax": LAXControlVariate,
     "relax": RELAXControlVariate,
     "exact": ExactControlVariate,
-    "trajectory": Trajectory,
+    "model": ModelBased,
+    **OF_LATER_ACTIONS,
 }
-#: what stands before the name of another, which then takes care of the step's own action: "trajectory+relax"
-BEFORE_ANOTHER = "trajectory+"
 
 
 WHAT_IT_MUST_BE = (
@@ -49,8 +57,8 @@ def make_control_variate(
 ) -> ControlVariate:
     """The control variate that an algorithm was given, of the policy's type and on its device.
 
-    :param spec: a name of :data:`CONTROL_VARIATES`, with "trajectory+" before it where later actions are to be taken
-        care of too; a function of (view, hyperparameters) that makes a control variate or an estimator of the core,
+    :param spec: a name of :data:`CONTROL_VARIATES`, with one of :data:`OF_LATER_ACTIONS` and a plus before it where
+        later actions are to be taken care of too ("trajectory+relax"); a function of (view, hyperparameters) that makes a control variate or an estimator of the core,
         such as a class of control variates; an estimator's class, whose default parts are made to fit; or an estimator
         already made, which is copied
     :raises UsageError: for an unknown name, a control variate that does not take the policy's actions, or an estimator
@@ -59,9 +67,11 @@ def make_control_variate(
     """
     refuse_what_makes_none(spec)
     if isinstance(spec, str):
-        made: Any = CONTROL_VARIATES[spec.removeprefix(BEFORE_ANOTHER)](view, hyperparameters)
-        if spec.startswith(BEFORE_ANOTHER):
-            made = Trajectory(view, hyperparameters, as_control_variate(made, view, hyperparameters))
+        of_later, _, of_own = spec.rpartition("+")
+        made: Any = CONTROL_VARIATES[of_own](view, hyperparameters)
+        if of_later:
+            own_step = as_control_variate(made, view, hyperparameters)
+            made = OF_LATER_ACTIONS[of_later](view, hyperparameters, own_step)
     elif isinstance(spec, TwoPhaseEstimator):
         made = copy.deepcopy(spec)
     elif isclass(spec) and issubclass(spec, TwoPhaseEstimator):
@@ -99,13 +109,15 @@ def refuse_what_makes_none(spec: Any) -> None:
     :raises TypeError: for another class, or what cannot be called
     """
     if isinstance(spec, str):
-        if spec.removeprefix(BEFORE_ANOTHER) not in CONTROL_VARIATES or spec == BEFORE_ANOTHER + "trajectory":
+        of_later, plus, of_own = spec.rpartition("+")
+        of_both = of_later in OF_LATER_ACTIONS and of_own not in OF_LATER_ACTIONS
+        if of_own not in CONTROL_VARIATES or (plus and not of_both):
             of_the_core = ESTIMATORS.get(spec)
             if of_the_core is not None:
                 raise UsageError(
                     f"{spec!r} is an estimator of the core: give its class, control_variate={of_the_core.__name__}"
                 )
-            raise unknown_name("control_variate", spec, [*CONTROL_VARIATES, BEFORE_ANOTHER + "relax"])
+            raise unknown_name("control_variate", spec, [*CONTROL_VARIATES, "trajectory+relax"])
         return
     if isinstance(spec, ControlVariate):
         raise UsageError(

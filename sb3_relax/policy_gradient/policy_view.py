@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Latent
 from sb3_relax.policy_gradient.action_latents import latent_like, to_latent, to_sample
 from sb3_relax.policy_gradient.action_spaces import starts_of
@@ -150,6 +151,31 @@ class PolicyView:
     def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
         """V, ``[N]``; arguments as :meth:`evaluate`'s."""
         return self.policy.predict_values(observations).flatten()
+
+    def value_of(self, features: th.Tensor) -> th.Tensor:
+        """V of states by their features alone, ``[..., F]`` → ``[...]``, attached to them; not of recurrent policies.
+
+        They need not be of a state that was met: a model's prediction has a value as well.
+
+        :raises UsageError: for a policy whose V is no function of them
+        """
+        return self.reader.value_of(self.policy, features)
+
+    def require_value_of_features(self) -> None:
+        """:raises UsageError: for a policy whose V cannot be computed from :attr:`PolicyOutput.features`."""
+        with evaluation_mode(self.policy), th.no_grad():
+            output = self.evaluate(*step_of_zeros(self.policy), **self.context_of_zeros())
+            try:
+                as_known = th.allclose(self.value_of(output.features), output.values, rtol=1e-4, atol=1e-4)
+            except (AttributeError, RuntimeError, TypeError):  # layers of other names, or of other sizes
+                as_known = False
+        forget_graph(self.policy.action_dist)
+        if not as_known:
+            raise UsageError(
+                f"the V of {type(self.policy).__name__} is not value_net(mlp_extractor.forward_critic(features)), so "
+                "that a predicted state has no value: keep SB3's names of both, or use another control variate than "
+                "one with a learned model"
+            )
 
     def make_reader(self) -> StateReader:
         """What reads the features of one pass: for views of other policies."""

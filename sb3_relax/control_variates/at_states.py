@@ -13,10 +13,10 @@ from sb3_relax.estimators.functions import SurrogateVJP, ValueVJP
 ActionValue = Callable[[th.Tensor, th.Tensor], th.Tensor]
 
 
-class FittedAtStates:
+class QAtStates:
     """q at the states of a batch, as the core's c: of the relaxed action where there is a temperature.
 
-    Whoever fits q does so elsewhere: what is given here has no graph.
+    Whoever fits q does so elsewhere.
 
     :param q: fixed before the batch
     :param latent: of the batch
@@ -34,6 +34,10 @@ class FittedAtStates:
             assert isinstance(self.latent, ConditionedLatent)
             z = self.latent.relax(z, self.temperature)
         return self.q(self.features, z.flatten(-self.latent.sample_ndim))
+
+
+class FittedAtStates(QAtStates):
+    """The same of a q that is fitted by regression, not by the variance of ĝ: what is given here has no graph to it."""
 
     def value_vjp(self, z: th.Tensor) -> tuple[th.Tensor, ValueVJP]:
         """c, and that it has nothing to learn from it."""

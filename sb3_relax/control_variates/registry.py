@@ -9,11 +9,14 @@ from typing import Any
 
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.exact import ExactControlVariate
+from sb3_relax.control_variates.factorised import Factorised
 from sb3_relax.control_variates.from_estimator import FromEstimator
 from sb3_relax.control_variates.lax import LAXControlVariate
 from sb3_relax.control_variates.model_based import ModelBased
+from sb3_relax.control_variates.q_prop import ConservativeQProp, QProp
 from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.control_variates.state_baseline import StateBaseline
+from sb3_relax.control_variates.stein import QuadraticStein, QuadraticSteinByVariance, Stein
 from sb3_relax.control_variates.trajectory import Trajectory
 from sb3_relax.control_variates.trajectory_model import TrajectoryByModel
 from sb3_relax.errors import UsageError, unknown_name
@@ -40,6 +43,12 @@ CONTROL_VARIATES: dict[str, Maker] = {
     "relax": RELAXControlVariate,
     "exact": ExactControlVariate,
     "model": ModelBased,
+    "qprop": QProp,
+    "qprop_conservative": ConservativeQProp,
+    "factorised": Factorised,
+    "stein": Stein,
+    "stein_quadratic": QuadraticStein,
+    "stein_quadratic_variance": QuadraticSteinByVariance,
     **OF_LATER_ACTIONS,
 }
 

@@ -3,6 +3,7 @@
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.centred import CentredAction, EnumeratedMean, LinearInScore, SampledMean
 from sb3_relax.control_variates.exact import ExactControlVariate
+from sb3_relax.control_variates.factorised import Factorised
 from sb3_relax.control_variates.from_estimator import FromEstimator
 from sb3_relax.control_variates.guard import Guarded
 from sb3_relax.control_variates.lax import LAXControlVariate
@@ -10,19 +11,25 @@ from sb3_relax.control_variates.learned import LearnedControlVariate
 from sb3_relax.control_variates.model_based import ModelBased
 from sb3_relax.control_variates.network import ControlVariateNetwork
 from sb3_relax.control_variates.one_step_model import OneStepModel
+from sb3_relax.control_variates.q_prop import ConservativeQProp, QProp
 from sb3_relax.control_variates.registry import CONTROL_VARIATES, make_control_variate
+from sb3_relax.control_variates.regressed import RegressedControlVariate
 from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.control_variates.state_baseline import StateBaseline
+from sb3_relax.control_variates.stein import QuadraticStein, QuadraticSteinByVariance, Stein
 from sb3_relax.control_variates.trajectory import Trajectory
 from sb3_relax.control_variates.trajectory_model import TrajectoryByModel
+from sb3_relax.control_variates.trajectory_variance import TrajectoryByVariance
 
 __all__ = [
     "CONTROL_VARIATES",
     "CentredAction",
+    "ConservativeQProp",
     "ControlVariate",
     "ControlVariateNetwork",
     "EnumeratedMean",
     "ExactControlVariate",
+    "Factorised",
     "FromEstimator",
     "Guarded",
     "LAXControlVariate",
@@ -30,10 +37,16 @@ __all__ = [
     "LinearInScore",
     "ModelBased",
     "OneStepModel",
+    "QProp",
+    "QuadraticStein",
+    "QuadraticSteinByVariance",
     "RELAXControlVariate",
+    "RegressedControlVariate",
     "SampledMean",
     "StateBaseline",
+    "Stein",
     "Trajectory",
     "TrajectoryByModel",
+    "TrajectoryByVariance",
     "make_control_variate",
 ]

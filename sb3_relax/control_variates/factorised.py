@@ -68,7 +68,9 @@ class Factorised(RegressedControlVariate):
         action = output.sample.reshape(n_rows, variables, -1)
         weight, bias, _ = self.network.output()
         found = []
-        for part in th.arange(n_rows, device=action.device).split(max(MOST_HELD // (weights[0].numel() * len(layer)), 1)):
+        for part in th.arange(n_rows, device=action.device).split(
+            max(MOST_HELD // (weights[0].numel() * len(layer)), 1)
+        ):
             own = th.einsum("ndk,hdk->ndh", action[part], layer)
             before_tanh = (of_state[part] + own.sum(1)).unsqueeze(1) - own  # without variable i, [n, D, H]
             of_values = th.einsum("ndvk,hdk->ndvh", values[part if len(values) > 1 else [0]], layer)

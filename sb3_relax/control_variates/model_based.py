@@ -30,8 +30,8 @@ class ModelBased(ControlVariate):
     """ĝ = [Â - q(s, a)] ∂θ log π(a|s) + ∂θ E_π q(s, ·), q(s, a) = r̂ + γ (1 - d̂) V(ŝ') - V(s) by a model of one step.
 
     The model (:class:`~sb3_relax.control_variates.one_step_model.OneStepModel`) is fitted by regression on recent
-    steps, those of a rollout after it was used on this. Model-based values as control variates: Cheng et al. 2019
-    (https://arxiv.org/abs/1908.03263), whose q comes of learned dynamics as well.
+    steps, those of a rollout after it was used on this. Such a q is the model-based value expansion of one step
+    (Feinberg et al. 2018, https://arxiv.org/abs/1803.00101), used here where its errors cost variance alone.
 
     q's mean is added again by a sum over all joint actions where there are at most 64, by LAX for Box actions, and by
     RELAX otherwise. q is of use where the action shows in what comes next; the smaller λ, the more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from sb3_relax.control_variates.network import LARGEST, control_variate_arch
 from sb3_relax.control_variates.recent_steps import RecentSteps
-from sb3_relax.control_variates.regression import fit_to_recent
+from sb3_relax.control_variates.regression import descend_on
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.policy_view import PolicyView
 from sb3_relax.policy_gradient.rollout import Rollout
@@ -128,9 +129,7 @@ class OneStepModel(nn.Module):
             features[:, :-1][known], actions[:, :-1][known], rewards[known], starts[known], features[:, 1:][known]
         )
 
-    def fit(
-        self, optimizer: th.optim.Optimizer | None, n_steps: int, generator: th.Generator
-    ) -> dict[str, float]:
+    def fit(self, optimizer: th.optim.Optimizer | None, n_steps: int, generator: th.Generator) -> dict[str, float]:
         """Learn from recent steps, those of the last :meth:`prepare` included, once for each of these.
 
         :param optimizer: of the model's weights, and maybe others
@@ -144,7 +143,8 @@ class OneStepModel(nn.Module):
         if len(done.rewards) and all(bool(part.isfinite().all()) for part in done):
             self.take_in(done)
             self.recent.add(*done)
-        loss = fit_to_recent(self.recent, self.loss, list(self.parameters()), optimizer, n_steps, generator)
+        draw = partial(self.recent.draw, generator)
+        loss = descend_on(draw, self.loss, list(self.parameters()), optimizer, n_steps)
         return {} if loss is None else {"model_loss": loss}
 
     def take_in(self, done: Transitions) -> None:

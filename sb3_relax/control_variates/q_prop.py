@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
@@ -39,7 +37,6 @@ class QProp(RegressedControlVariate):
 
     :param view: of the policy
     :param hyperparameters: ``n_cv_steps``
-    :param conservative: whether η is 0 or 1
 
     Example::
 
@@ -48,10 +45,11 @@ class QProp(RegressedControlVariate):
 
     latents = (Gaussian, RelaxedLatent)
     network: ControlVariateNetwork
+    #: whether η is 0 or 1
+    conservative = False
 
-    def __init__(self, view: PolicyView, hyperparameters: Hyperparameters, conservative: bool = False):
+    def __init__(self, view: PolicyView, hyperparameters: Hyperparameters):
         super().__init__(ControlVariateNetwork.of(view), hyperparameters)
-        self.conservative = conservative
         arch = control_variate_arch(getattr(view.policy, "net_arch", []))
         self.of_share = nn.Sequential(*create_mlp(view.features_dim, 1, arch, view.policy.activation_fn))
         last = self.of_share[-1]
@@ -96,5 +94,7 @@ class QProp(RegressedControlVariate):
         return super().loss(*rows) + of_share
 
 
-#: the paper's second form
-ConservativeQProp = partial(QProp, conservative=True)
+class ConservativeQProp(QProp):
+    """:class:`QProp` with η(s) = 1 where the covariance is above 0, and 0 elsewhere."""
+
+    conservative = True

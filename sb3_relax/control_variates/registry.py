@@ -19,6 +19,7 @@ from sb3_relax.control_variates.state_baseline import StateBaseline
 from sb3_relax.control_variates.stein import QuadraticStein, QuadraticSteinByVariance, Stein
 from sb3_relax.control_variates.trajectory import Trajectory
 from sb3_relax.control_variates.trajectory_model import TrajectoryByModel
+from sb3_relax.control_variates.trajectory_variance import TrajectoryByVariance
 from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.estimators import ESTIMATORS, Estimator, Reinforce, TwoPhaseEstimator
 from sb3_relax.estimators.centred import CentredEstimator
@@ -32,6 +33,7 @@ Maker = Callable[[PolicyView, Hyperparameters], Any]
 #: action: "trajectory+relax"
 OF_LATER_ACTIONS: dict[str, type[Trajectory]] = {
     "trajectory": Trajectory,
+    "trajectory_variance": TrajectoryByVariance,
     "trajectory_model": TrajectoryByModel,
 }
 
@@ -67,9 +69,9 @@ def make_control_variate(
     """The control variate that an algorithm was given, of the policy's type and on its device.
 
     :param spec: a name of :data:`CONTROL_VARIATES`, with one of :data:`OF_LATER_ACTIONS` and a plus before it where
-        later actions are to be taken care of too ("trajectory+relax"); a function of (view, hyperparameters) that makes a control variate or an estimator of the core,
-        such as a class of control variates; an estimator's class, whose default parts are made to fit; or an estimator
-        already made, which is copied
+        later actions are to be taken care of too ("trajectory+relax"); a function of (view, hyperparameters) that makes
+        a control variate or an estimator of the core, such as a class of control variates; an estimator's class, whose
+        default parts are made to fit; or an estimator already made, which is copied
     :raises UsageError: for an unknown name, a control variate that does not take the policy's actions, or an estimator
         that needs several of them
     :raises TypeError: for what makes neither

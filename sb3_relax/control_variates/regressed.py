@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch as th
@@ -9,7 +10,7 @@ import torch as th
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.network import ScaledNetwork
 from sb3_relax.control_variates.recent_steps import RecentSteps
-from sb3_relax.control_variates.regression import fit_to_recent
+from sb3_relax.control_variates.regression import descend_on
 from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput
@@ -47,7 +48,7 @@ class RegressedControlVariate(ControlVariate):
         return output.features, output.sample.flatten(1), signal
 
     def loss(self, *rows: th.Tensor) -> th.Tensor:
-        """What is descended on, of some rows as :meth:`rows` gave them: a scalar, 1 or so where nothing is explained."""
+        """What is descended on, of some rows as :meth:`rows` gave them: about 1 where nothing is explained."""
         features, action, signal = rows[:3]
         return ((signal - self.network(features, action)) / self.network.scale).square().mean()
 
@@ -57,7 +58,8 @@ class RegressedControlVariate(ControlVariate):
         rows = self.rows(output, signal)
         if all(bool(part.isfinite().all()) for part in rows):
             self.recent.add(*rows)
-        loss = fit_to_recent(self.recent, self.loss, self.trained, self.optimizer, self.n_steps, generator)
+        draw = partial(self.recent.draw, generator)
+        loss = descend_on(draw, self.loss, self.trained, self.optimizer, self.n_steps)
         return {} if loss is None else {"cv_loss": loss}
 
     def observe(self, estimate: Estimate) -> None:

@@ -1,4 +1,4 @@
-"""A fit to recent steps by gradient descent."""
+"""A fit by gradient descent on rows that are drawn anew for every step."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Callable, Sequence
 import torch as th
 
 from sb3_relax.control_variates.learned import descend, fits_adam
-from sb3_relax.control_variates.recent_steps import RecentSteps
 
 
-def fit_to_recent(
-    recent: RecentSteps,
+def descend_on(
+    draw: Callable[[], tuple[th.Tensor, ...]],
     loss_of: Callable[..., th.Tensor],
     parameters: Sequence[th.nn.Parameter],
     optimizer: th.optim.Optimizer | None,
     n_steps: int,
-    generator: th.Generator,
 ) -> float | None:
-    """So many steps of these parameters, each down the loss of rows that are drawn anew.
+    """So many steps of these parameters, each down the loss of other rows.
 
     It ends where a gradient is too large to be squared: the parameters stay as they are then.
 
-    :param recent: the rows
-    :param loss_of: of rows as they were added, a scalar
+    :param draw: gives rows; none at all where there are none
+    :param loss_of: of rows, a scalar
     :param parameters: none at all is no error
     :param optimizer: of these parameters, and maybe others, which stay as they are
-    :param generator: draws the rows
     :return: the loss before the first step; ``None`` where there was none
     """
     first = None
-    for step in range(n_steps if parameters and len(recent) else 0):
-        loss = loss_of(*recent.draw(generator))
+    for step in range(n_steps if parameters else 0):
+        rows = draw()
+        if not rows:
+            break
+        loss = loss_of(*rows)
         if step == 0:
             first = loss.item()
         gradients = th.autograd.grad(loss, parameters, allow_unused=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.centred import CentredAction, LinearInScore
 from sb3_relax.control_variates.from_estimator import FromEstimator
 from sb3_relax.control_variates.recent_steps import RecentSteps
-from sb3_relax.control_variates.regression import fit_to_recent
+from sb3_relax.control_variates.regression import descend_on
 from sb3_relax.control_variates.share import LearnedShare
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Estimate, Reinforce
@@ -177,11 +179,19 @@ class Trajectory(ControlVariate):
         self.centred.observe(*done.known)
         if all(bool(part.isfinite().all()) for part in (*done.known, done.target)):
             self.recent.add(*done.known, done.target)
-        loss = fit_to_recent(self.recent, self.loss, self.phi, self.optimizer, self.n_steps, generator)
+        return self.descend(partial(self.recent.draw, generator))
+
+    def descend(self, draw: Callable[[], tuple[th.Tensor, ...]]) -> dict[str, float]:
+        """``n_cv_steps`` steps of ã on :meth:`loss`.
+
+        :param draw: gives rows for it
+        :return: what to log, by name
+        """
+        loss = descend_on(draw, self.loss, self.phi, self.optimizer, self.n_steps)
         return {} if loss is None else {"trajectory_loss": loss}
 
     def loss(self, *rows: th.Tensor) -> th.Tensor:
-        """What ã descends on, of rows as :meth:`learn` has kept them."""
+        """What ã descends on, of rows as :meth:`learn` keeps them."""
         *known, target = rows
         return (self.centred(*known) - target / self.unit).square().mean()
 
@@ -205,8 +215,14 @@ def discounted_sums(of_steps: np.ndarray, rollout: Rollout) -> np.ndarray:
     :param of_steps: x, ``[T, E]``
     :param rollout: the same steps
     """
-    sums = of_steps.astype(np.float64)
-    goes_on = rollout.buffer.gamma * rollout.buffer.gae_lambda * (1.0 - rollout.episode_starts[1:].astype(np.float64))
+    sums, goes_on = of_steps.astype(np.float64), continuation(rollout)
     for step in reversed(range(len(sums) - 1)):
         sums[step] += goes_on[step] * sums[step + 1]
     return sums
+
+
+def continuation(rollout: Rollout) -> np.ndarray:
+    """γλ where a step's sum goes on with the next one's, and 0 where episode or rollout end with it, ``[T, E]``."""
+    goes_on = np.zeros(rollout.shape)
+    goes_on[:-1] = rollout.buffer.gamma * rollout.buffer.gae_lambda * (1.0 - rollout.episode_starts[1:])
+    return goes_on

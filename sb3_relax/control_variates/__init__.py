@@ -17,6 +17,7 @@ from sb3_relax.control_variates.regressed import RegressedControlVariate
 from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.control_variates.state_baseline import StateBaseline
 from sb3_relax.control_variates.stein import QuadraticStein, QuadraticSteinByVariance, Stein
+from sb3_relax.control_variates.together import Together
 from sb3_relax.control_variates.trajectory import Trajectory
 from sb3_relax.control_variates.trajectory_model import TrajectoryByModel
 from sb3_relax.control_variates.trajectory_variance import TrajectoryByVariance
@@ -45,6 +46,7 @@ __all__ = [
     "SampledMean",
     "StateBaseline",
     "Stein",
+    "Together",
     "Trajectory",
     "TrajectoryByModel",
     "TrajectoryByVariance",

@@ -149,14 +149,12 @@ class EnumeratedMean(CentredAction):
     :param q: as :class:`SampledMean`'s
     """
 
-    support: th.Tensor
-
     def __init__(self, view: PolicyView, q: nn.Module | None = None):
         super().__init__()
         self.q = ControlVariateNetwork.of(view) if q is None else q
         latent = view.latent
         assert isinstance(latent, RelaxedLatent)
-        self.register_buffer("support", latent.support(), persistent=False)
+        self.support = latent.support()
 
     def read(self, output: PolicyOutput, generator: th.Generator) -> tuple[th.Tensor, ...]:
         support = self.support.to(output.sample).unsqueeze(1).expand(-1, *output.sample.shape)

@@ -9,6 +9,7 @@ import torch as th
 from sb3_relax.control_variates.at_states import FittedAtStates
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.enumeration import has_few_actions
+from sb3_relax.control_variates.learned import one_optimizer
 from sb3_relax.control_variates.one_step_model import OneStepModel
 from sb3_relax.estimators import (
     LAX,
@@ -60,7 +61,7 @@ class ModelBased(ControlVariate):
         # q is in the unit of rewards, and Â in that of normalize_advantage
         self.plain_scale, self.signal_scale = AdvantageScale(), AdvantageScale()
         self.plain: th.Tensor | None = None
-        self.optimizer = th.optim.Adam(self.model.parameters(), lr=0.0, fused=True)
+        self.optimizer = one_optimizer(None, list(self.model.parameters()))
 
     def prepare(self, rollout: Rollout, generator: th.Generator) -> None:
         self.model.prepare(rollout)

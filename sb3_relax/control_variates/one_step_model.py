@@ -15,7 +15,7 @@ from sb3_relax.control_variates.network import LARGEST, control_variate_arch
 from sb3_relax.control_variates.recent_steps import RecentSteps
 from sb3_relax.control_variates.regression import descend_on
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
-from sb3_relax.policy_gradient.policy_view import PolicyView
+from sb3_relax.policy_gradient.policy_view import PolicyView, require_value_of_features
 from sb3_relax.policy_gradient.rollout import Rollout
 
 #: of d̂ before anything is learned, before the sigmoid: episodes are long
@@ -58,7 +58,7 @@ class OneStepModel(nn.Module):
 
     def __init__(self, view: PolicyView, decay: float = 0.99):
         super().__init__()
-        view.require_value_of_features()
+        require_value_of_features(view)
         self.view, self.decay = view, decay
         size = view.features_dim
         arch = control_variate_arch(getattr(view.policy, "net_arch", []))
@@ -87,8 +87,9 @@ class OneStepModel(nn.Module):
         """
         reward, ends, change = self.predict(features, actions)
         reward_scale, change_scale = self.scales()
-        after = self.view.value_of(features + change_scale * change)
-        return reward_scale * reward + self.gamma * (1 - ends.sigmoid()) * after - self.view.value_of(features)
+        value_of, policy = self.view.reader.value_of, self.view.policy
+        after = value_of(policy, features + change_scale * change)
+        return reward_scale * reward + self.gamma * (1 - ends.sigmoid()) * after - value_of(policy, features)
 
     def predict(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """The reward and the change of the features, each in its scale, and the end's logit."""

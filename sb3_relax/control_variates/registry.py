@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import isclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from sb3_relax.control_variates.q_prop import ConservativeQProp, QProp
 from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.control_variates.state_baseline import StateBaseline
 from sb3_relax.control_variates.stein import QuadraticStein, QuadraticSteinByVariance, Stein
+from sb3_relax.control_variates.together import Together
 from sb3_relax.control_variates.trajectory import Trajectory
 from sb3_relax.control_variates.trajectory_model import TrajectoryByModel
 from sb3_relax.control_variates.trajectory_variance import TrajectoryByVariance
@@ -68,21 +69,18 @@ def make_control_variate(
 ) -> ControlVariate:
     """The control variate that an algorithm was given, of the policy's type and on its device.
 
-    :param spec: a name of :data:`CONTROL_VARIATES`, with one of :data:`OF_LATER_ACTIONS` and a plus before it where
-        later actions are to be taken care of too ("trajectory+relax"); a function of (view, hyperparameters) that makes
-        a control variate or an estimator of the core, such as a class of control variates; an estimator's class, whose
-        default parts are made to fit; or an estimator already made, which is copied
+    :param spec: a name of :data:`CONTROL_VARIATES`, or several with a plus between them, of which the first may be one
+        of :data:`OF_LATER_ACTIONS` ("trajectory+relax", "model+state", "trajectory_model+model+state"); a function of
+        (view, hyperparameters) that makes a control variate or an estimator of the core, such as a class of control
+        variates; an estimator's class, whose default parts are made to fit; or an estimator already made, which is
+        copied
     :raises UsageError: for an unknown name, a control variate that does not take the policy's actions, or an estimator
         that needs several of them
     :raises TypeError: for what makes neither
     """
     refuse_what_makes_none(spec)
     if isinstance(spec, str):
-        of_later, _, of_own = spec.rpartition("+")
-        made: Any = CONTROL_VARIATES[of_own](view, hyperparameters)
-        if of_later:
-            own_step = as_control_variate(made, view, hyperparameters)
-            made = OF_LATER_ACTIONS[of_later](view, hyperparameters, own_step)
+        made: Any = by_names(spec.split("+"), view, hyperparameters)
     elif isinstance(spec, TwoPhaseEstimator):
         made = copy.deepcopy(spec)
     elif isclass(spec) and issubclass(spec, TwoPhaseEstimator):
@@ -105,6 +103,18 @@ def make_control_variate(
     return made.to(view.device, dtype=view.dtype)
 
 
+def by_names(names: Sequence[str], view: PolicyView, hyperparameters: Hyperparameters) -> Any:
+    """What names of :data:`CONTROL_VARIATES` make together, those of the step's own action last."""
+    first, *others = names
+    if not others:
+        return CONTROL_VARIATES[first](view, hyperparameters)
+    if first in OF_LATER_ACTIONS:
+        own_step = as_control_variate(by_names(others, view, hyperparameters), view, hyperparameters)
+        return OF_LATER_ACTIONS[first](view, hyperparameters, own_step)
+    parts = [as_control_variate(CONTROL_VARIATES[name](view, hyperparameters), view, hyperparameters) for name in names]
+    return Together(view, hyperparameters, parts)
+
+
 def as_control_variate(made: Any, view: PolicyView, hyperparameters: Hyperparameters) -> Any:
     """An estimator of the core as a control variate, and anything else as it is."""
     if isinstance(made, TwoPhaseEstimator):
@@ -120,9 +130,10 @@ def refuse_what_makes_none(spec: Any) -> None:
     :raises TypeError: for another class, or what cannot be called
     """
     if isinstance(spec, str):
-        of_later, plus, of_own = spec.rpartition("+")
-        of_both = of_later in OF_LATER_ACTIONS and of_own not in OF_LATER_ACTIONS
-        if of_own not in CONTROL_VARIATES or (plus and not of_both):
+        names = spec.split("+")
+        of_own = names[1:] if names[0] in OF_LATER_ACTIONS else names
+        known = all(name in CONTROL_VARIATES and name not in OF_LATER_ACTIONS for name in of_own)
+        if not known or len({*names}) < len(names):
             of_the_core = ESTIMATORS.get(spec)
             if of_the_core is not None:
                 raise UsageError(

@@ -8,6 +8,7 @@ from typing import Any
 import torch as th
 
 from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.learned import one_optimizer
 from sb3_relax.control_variates.network import ScaledNetwork
 from sb3_relax.control_variates.recent_steps import RecentSteps
 from sb3_relax.control_variates.regression import descend_on
@@ -41,7 +42,7 @@ class RegressedControlVariate(ControlVariate):
     def optimize(self) -> None:
         """Make the optimizer, of all that is trained; its rate is set before every step."""
         self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        self.optimizer = th.optim.Adam(self.trained, lr=0.0, fused=True) if self.trained else None
+        self.optimizer = one_optimizer(None, self.trained)
 
     def rows(self, output: PolicyOutput, signal: th.Tensor) -> tuple[th.Tensor, ...]:
         """What is kept of a batch, detached: features ``[N, F]``, flattened actions ``[N, A]``, and Â ``[N]``."""

@@ -13,6 +13,7 @@ import torch as th
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.centred import CentredAction, LinearInScore
 from sb3_relax.control_variates.from_estimator import FromEstimator
+from sb3_relax.control_variates.learned import one_optimizer
 from sb3_relax.control_variates.recent_steps import RecentSteps
 from sb3_relax.control_variates.regression import descend_on
 from sb3_relax.control_variates.share import LearnedShare
@@ -20,7 +21,6 @@ from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Estimate, Reinforce
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
-from sb3_relax.policy_gradient.gradients import parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Rollout
@@ -99,15 +99,7 @@ class Trajectory(ControlVariate):
         self.latents, self.draws_noise = self.own_step.latents, self.own_step.draws_noise
         self.needs_second_derivative = self.own_step.needs_second_derivative
         self.phi = list(self.centred.parameters())
-        # one for both, so that one learning rate and one state serve
-        self.optimizer = self.own_step.optimizer
-        if self.optimizer is None:
-            self.optimizer = th.optim.Adam(self.phi, lr=0.0, fused=True) if self.phi else None
-        else:
-            theirs = {id(weight) for weight in parameters_of(self.optimizer)}
-            further = [weight for weight in self.phi if id(weight) not in theirs]  # but for those that both have
-            if further:
-                self.optimizer.add_param_group({"params": further})
+        self.optimizer = one_optimizer(self.own_step.optimizer, self.phi)
 
     @property
     def share(self) -> float:
@@ -224,5 +216,5 @@ def discounted_sums(of_steps: np.ndarray, rollout: Rollout) -> np.ndarray:
 def continuation(rollout: Rollout) -> np.ndarray:
     """γλ where a step's sum goes on with the next one's, and 0 where episode or rollout end with it, ``[T, E]``."""
     goes_on = np.zeros(rollout.shape)
-    goes_on[:-1] = rollout.buffer.gamma * rollout.buffer.gae_lambda * (1.0 - rollout.episode_starts[1:])
-    return goes_on
+    goes_on[:-1] = 1.0 - rollout.episode_starts[1:]
+    return rollout.buffer.gamma * rollout.buffer.gae_lambda * goes_on

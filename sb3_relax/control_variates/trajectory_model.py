@@ -9,7 +9,6 @@ import torch as th
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.centred import EnumeratedMean, SampledMean
 from sb3_relax.control_variates.enumeration import has_few_actions
-from sb3_relax.control_variates.model_based import ModelBased
 from sb3_relax.control_variates.one_step_model import OneStepModel
 from sb3_relax.control_variates.trajectory import Corrected, Trajectory
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
@@ -38,7 +37,8 @@ class TrajectoryByModel(Trajectory):
     """
 
     def __init__(self, view: PolicyView, hyperparameters: Hyperparameters, own_step: ControlVariate | None = None):
-        model = own_step.model if isinstance(own_step, ModelBased) else OneStepModel(view)
+        parts = [] if own_step is None else own_step.modules()
+        model = next((part for part in parts if isinstance(part, OneStepModel)), None) or OneStepModel(view)
         centred = EnumeratedMean(view, model) if has_few_actions(view) else SampledMean(view, model)
         super().__init__(view, hyperparameters, own_step, centred)
 

@@ -152,31 +152,6 @@ class PolicyView:
         """V, ``[N]``; arguments as :meth:`evaluate`'s."""
         return self.policy.predict_values(observations).flatten()
 
-    def value_of(self, features: th.Tensor) -> th.Tensor:
-        """V of states by their features alone, ``[..., F]`` → ``[...]``, attached to them; not of recurrent policies.
-
-        They need not be of a state that was met: a model's prediction has a value as well.
-
-        :raises UsageError: for a policy whose V is no function of them
-        """
-        return self.reader.value_of(self.policy, features)
-
-    def require_value_of_features(self) -> None:
-        """:raises UsageError: for a policy whose V cannot be computed from :attr:`PolicyOutput.features`."""
-        with evaluation_mode(self.policy), th.no_grad():
-            output = self.evaluate(*step_of_zeros(self.policy), **self.context_of_zeros())
-            try:
-                as_known = th.allclose(self.value_of(output.features), output.values, rtol=1e-4, atol=1e-4)
-            except (AttributeError, RuntimeError, TypeError):  # layers of other names, or of other sizes
-                as_known = False
-        forget_graph(self.policy.action_dist)
-        if not as_known:
-            raise UsageError(
-                f"the V of {type(self.policy).__name__} is not value_net(mlp_extractor.forward_critic(features)), so "
-                "that a predicted state has no value: keep SB3's names of both, or use another control variate than "
-                "one with a learned model"
-            )
-
     def make_reader(self) -> StateReader:
         """What reads the features of one pass: for views of other policies."""
         return reader_of(self.policy)
@@ -194,6 +169,25 @@ class PolicyView:
     def context_of_zeros(self) -> dict[str, Any]:
         """What :meth:`evaluate` needs for that step beside it."""
         return {}
+
+
+def require_value_of_features(view: PolicyView) -> None:
+    """:raises UsageError: for a policy whose V is no function of its features, ``view.reader.value_of()``."""
+    policy = view.policy
+    with evaluation_mode(policy), th.no_grad():
+        output = view.evaluate(*step_of_zeros(policy), **view.context_of_zeros())
+        try:
+            values = view.reader.value_of(policy, output.features)
+            as_known = th.allclose(values, output.values, rtol=1e-4, atol=1e-4)
+        except (AttributeError, RuntimeError, TypeError):  # layers of other names, or of other sizes
+            as_known = False
+    forget_graph(policy.action_dist)
+    if not as_known:
+        raise UsageError(
+            f"the V of {type(policy).__name__} is not value_net(mlp_extractor.forward_critic(features)), so that a "
+            "predicted state has no value: keep SB3's names of both, or use another control variate than one with a "
+            "learned model"
+        )
 
 
 def step_of_zeros(policy: ActorCriticPolicy) -> tuple[PyTorchObs, th.Tensor]:

@@ -21,6 +21,7 @@ from sb3_relax.control_variates import (
 )
 from sb3_relax.control_variates.proofs import actions_of, measure_bias
 from sb3_relax.control_variates.relax import RELAXControlVariate
+from sb3_relax.control_variates.share import LearnedShares
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import DLAX, ESTIMATORS, LAX, NVIL, RELAX, Estimate, Reinforce, TwoPhaseEstimator
 from sb3_relax.estimators.control_variates import MLPSurrogate, ThetaSurrogate
@@ -73,6 +74,10 @@ def anything(variate):
     for number in (*variate.parameters(), *variate.buffers()):
         if number.is_floating_point():
             number.copy_(0.5 * th.rand(number.shape, generator=generator) - 0.1)
+    for part in variate.modules():
+        if isinstance(part, LearnedShares):
+            part.cross.fill_(-0.4)
+            part.square.copy_(th.eye(len(part.cross)))
     if isinstance(variate, Guarded):
         variate.cross.fill_(-0.4)
         variate.square.fill_(1.0)

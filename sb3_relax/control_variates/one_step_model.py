@@ -131,7 +131,7 @@ class OneStepModel(nn.Module):
         )
 
     def fit(self, optimizer: th.optim.Optimizer | None, n_steps: int, generator: th.Generator) -> dict[str, float]:
-        """Learn from recent steps, those of the last :meth:`prepare` included, once for each of these.
+        """Learn from recent steps, those of the last :meth:`prepare` included.
 
         :param optimizer: of the model's weights, and maybe others
         :param n_steps: of gradient descent
@@ -139,9 +139,7 @@ class OneStepModel(nn.Module):
         :return: ``model_loss``, the sum of the three losses before it: about 2 where nothing is explained
         """
         done, self.transitions, self.seen = self.transitions, None, None
-        if done is None:
-            return {}
-        if len(done.rewards) and all(bool(part.isfinite().all()) for part in done):
+        if done is not None and len(done.rewards) and all(bool(part.isfinite().all()) for part in done):
             self.take_in(done)
             self.recent.add(*done)
         draw = partial(self.recent.draw, generator)

@@ -38,9 +38,11 @@ class TrajectoryByModel(Trajectory):
 
     def __init__(self, view: PolicyView, hyperparameters: Hyperparameters, own_step: ControlVariate | None = None):
         parts = [] if own_step is None else own_step.modules()
-        model = next((part for part in parts if isinstance(part, OneStepModel)), None) or OneStepModel(view)
+        theirs = next((part for part in parts if isinstance(part, OneStepModel)), None)
+        model = OneStepModel(view) if theirs is None else theirs
         centred = EnumeratedMean(view, model) if has_few_actions(view) else SampledMean(view, model)
         super().__init__(view, hyperparameters, own_step, centred)
+        self.fits_model = theirs is None
 
     @property
     def model(self) -> OneStepModel:
@@ -60,8 +62,8 @@ class TrajectoryByModel(Trajectory):
         super().prepare(rollout, generator)
 
     def learn(self, done: Corrected, generator: th.Generator) -> dict[str, float]:
-        """Of what was seen to follow each step, which the own step's control variate may have done already."""
-        return self.model.fit(self.optimizer, self.n_steps, generator)
+        """Of what was seen to follow each step, unless the own step's control variate has done so."""
+        return self.model.fit(self.optimizer, self.n_steps, generator) if self.fits_model else {}
 
     def between_updates(self) -> Any:
         return {**super().between_updates(), "model": self.model.recent}

@@ -87,6 +87,13 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         size = default[name.replace("-", "_")]
         command.add_argument(f"--{name}", type=int, default=size, help=f"{what} (default: %(default)s)")
     command.add_argument(
+        "--control-variates",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="further ones to measure, of CONTROL_VARIATES: model, qprop, factorised, ... (default: none)",
+    )
+    command.add_argument(
         "--seed", type=int, default=default["seed"], help="of all that is random (default: %(default)s)"
     )
     command.add_argument("--json", type=Path, help="write the result there, with versions and arguments (default: no)")
@@ -96,7 +103,17 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 PICTURES = (".png", ".svg", ".pdf")
-SIZES = ("lambdas", "n_states", "n_actions", "n_futures", "n_episodes", "n_rollouts", "n_fit_steps", "n_fit_updates")
+SIZES = (
+    "lambdas",
+    "n_states",
+    "n_actions",
+    "n_futures",
+    "n_episodes",
+    "n_rollouts",
+    "n_fit_steps",
+    "n_fit_updates",
+    "control_variates",
+)
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:

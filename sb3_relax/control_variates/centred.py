@@ -117,14 +117,14 @@ class SampledMean(CentredAction):
     For a q of any form, where its mean has no closed form.
 
     :param view: of the policy
+    :param n_samples: K
     :param q: of features ``[N, F]`` and flattened actions ``[..., N, A]`` → ``[..., N]``; ``None``:
         :class:`~sb3_relax.control_variates.network.ControlVariateNetwork`
-    :param n_samples: K
     """
 
     draws_noise = True
 
-    def __init__(self, view: PolicyView, q: nn.Module | None = None, n_samples: int = 16):
+    def __init__(self, view: PolicyView, n_samples: int = 16, q: nn.Module | None = None):
         super().__init__()
         self.n_samples = n_samples
         self.q = ControlVariateNetwork.of(view) if q is None else q

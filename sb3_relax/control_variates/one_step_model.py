@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
@@ -14,7 +13,6 @@ from torch.nn import functional as F
 from sb3_relax.control_variates.network import LARGEST, control_variate_arch
 from sb3_relax.control_variates.recent_steps import RecentSteps
 from sb3_relax.control_variates.regression import descend_on
-from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.policy_view import PolicyView, require_value_of_features
 from sb3_relax.policy_gradient.rollout import Rollout
 
@@ -115,10 +113,7 @@ class OneStepModel(nn.Module):
         self.seen = rollout
         self.gamma.fill_(rollout.buffer.gamma)
         length, envs = rollout.shape
-        # environment after environment
-        batch = rollout.batch(np.arange(length * envs), self.view.dtype)
-        with th.no_grad(), evaluation_mode(self.view.policy):
-            output = self.view.evaluate(batch.observations, batch.actions, **batch.context)
+        _, output = rollout.as_acted(self.view)
         features = output.features.reshape(envs, length, -1)
         actions = output.sample.reshape(envs, length, -1)
         known = th.as_tensor(~rollout.truncations[:-1].T.copy(), device=features.device)
@@ -139,25 +134,31 @@ class OneStepModel(nn.Module):
         :return: ``model_loss``, the sum of the three losses before it: about 2 where nothing is explained
         """
         done, self.transitions, self.seen = self.transitions, None, None
-        if done is not None and len(done.rewards) and all(bool(part.isfinite().all()) for part in done):
-            self.take_in(done)
+        if done is not None and len(done.rewards) and self.take_in(done):
             self.recent.add(*done)
         draw = partial(self.recent.draw, generator)
         loss = descend_on(draw, self.loss, list(self.parameters()), optimizer, n_steps)
         return {} if loss is None else {"model_loss": loss}
 
-    def take_in(self, done: Transitions) -> None:
-        """Let the scales learn."""
+    def take_in(self, done: Transitions) -> bool:
+        """Let the scales learn, unless a square of these steps is beyond their dtype, or a number none at all.
+
+        :return: whether they did
+        """
         change = (done.following - done.features).square() * (1 - done.ended).unsqueeze(-1)
-        going_on = (1 - done.ended).mean().clamp(min=1e-8)
-        for average, newest in (
-            (self.mean, done.features.mean(0)),
-            (self.square, done.features.square().mean(0)),
-            (self.change_square, change.mean(0) / going_on),
-            (self.reward_square, done.rewards.square().mean()),
-            (self.weight, th.ones(())),
-        ):
-            average.mul_(self.decay).add_((1 - self.decay) * newest.to(average))
+        newest = {
+            "mean": done.features.mean(0),
+            "square": done.features.square().mean(0),
+            "change_square": change.mean(0) / (1 - done.ended).mean().clamp(min=1e-8),
+            "reward_square": done.rewards.square().mean(),
+            "weight": th.ones_like(self.weight),
+        }
+        if not all(bool(part.isfinite().all()) for part in (*newest.values(), done.actions)):
+            return False
+        for name, part in newest.items():
+            average = self.get_buffer(name)
+            average.mul_(self.decay).add_((1 - self.decay) * part.to(average))
+        return True
 
     def loss(self, *rows: th.Tensor) -> th.Tensor:
         """Squared errors of reward and change in their scales, and the cross entropy of the end."""

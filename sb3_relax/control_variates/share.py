@@ -54,8 +54,8 @@ class LearnedShare(nn.Module):
         past = self.size.item()
         # a batch whose advantages happen to vanish says nothing of d: divided by its own size it would drown the others
         divisor = max(size, 0.1 * past)
-        # nor does one whose own square overflows
-        if not (divisor > 0 and math.isfinite(divisor)):
+        # nor does one whose own square no float32 holds
+        if not 0 < divisor < LARGEST_SQUARE:
             return
         cross, square = cross / divisor, square / divisor
         if not (math.isfinite(cross) and square < LARGEST_SQUARE):

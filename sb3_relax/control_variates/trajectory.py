@@ -20,7 +20,6 @@ from sb3_relax.control_variates.share import LearnedShare
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Estimate, Reinforce
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
-from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Rollout
@@ -112,9 +111,8 @@ class Trajectory(ControlVariate):
         return self.scale.value
 
     def prepare(self, rollout: Rollout, generator: th.Generator) -> None:
-        batch = rollout.batch(np.arange(rollout.values.size), self.view.dtype)
-        with th.no_grad(), evaluation_mode(self.view.policy):
-            output = self.view.evaluate(batch.observations, batch.actions, **batch.context)
+        batch, output = rollout.as_acted(self.view)
+        with th.no_grad():
             known = self.centred.read(output, generator)
             of_action = self.centred(*known)
             if of_action.shape != output.values.shape:
@@ -126,7 +124,7 @@ class Trajectory(ControlVariate):
             score = output.latent.score(output.sample).flatten(1).square().sum(1)
         from_here = discounted_sums(of_action, rollout)
         later = from_here - of_action
-        weight, plain = batch.in_time_order(score), rollout.advantages
+        weight, plain = batch.in_time_order(score).astype(np.float64), rollout.advantages
         share = self.share if np.isfinite(from_here).all() else 0.0
         if share > 0:
             rollout.advantages = plain - (share * later).astype(plain.dtype)
@@ -139,7 +137,7 @@ class Trajectory(ControlVariate):
             known,
             in_batch_order(rollout.advantages),
             in_batch_order(plain),
-            float((weight * plain**2).mean()),
+            float((weight * np.square(plain, dtype=np.float64)).mean()),
             float(-(weight * plain * later).mean()),
             float((weight * later**2).mean()),
         )

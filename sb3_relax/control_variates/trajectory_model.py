@@ -40,7 +40,7 @@ class TrajectoryByModel(Trajectory):
         parts = [] if own_step is None else own_step.modules()
         theirs = next((part for part in parts if isinstance(part, OneStepModel)), None)
         model = OneStepModel(view) if theirs is None else theirs
-        centred = EnumeratedMean(view, model) if has_few_actions(view) else SampledMean(view, model)
+        centred = EnumeratedMean(view, model) if has_few_actions(view) else SampledMean(view, q=model)
         super().__init__(view, hyperparameters, own_step, centred)
         self.fits_model = theirs is None
 

@@ -132,7 +132,7 @@ def diagnose(
         "lambdas": list(lambdas), "n_steps": n_steps or model.n_steps, "n_envs": model.n_envs, "gamma": model.gamma,
         "n_states": n_states, "n_actions": n_actions, "n_futures": n_futures, "n_episodes": n_episodes,
         "max_episode_steps": max_episode_steps, "n_rollouts": n_rollouts, "n_fit_steps": n_fit_steps,
-        "n_fit_updates": n_fit_updates, "control_variates": list(control_variates),
+        "n_fit_updates": n_fit_updates, "control_variates": [*dict.fromkeys(control_variates)],
         "confidence": confidence, "seed": seed,
     }  # fmt: skip
     check_settings(settings)

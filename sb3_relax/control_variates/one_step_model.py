@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sb3_relax.control_variates.network import LARGEST, control_variate_arch
 from sb3_relax.control_variates.recent_steps import RecentSteps
 from sb3_relax.control_variates.regression import descend_on
+from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.policy_view import PolicyView, require_value_of_features
 from sb3_relax.policy_gradient.rollout import Rollout
 
@@ -86,8 +87,9 @@ class OneStepModel(nn.Module):
         reward, ends, change = self.predict(features, actions)
         reward_scale, change_scale = self.scales()
         value_of, policy = self.view.reader.value_of, self.view.policy
-        after = value_of(policy, features + change_scale * change)
-        return reward_scale * reward + self.gamma * (1 - ends.sigmoid()) * after - value_of(policy, features)
+        with evaluation_mode(policy):  # V as in a rollout: no state may tell of the others of its batch
+            now, after = value_of(policy, features), value_of(policy, features + change_scale * change)
+        return reward_scale * reward + self.gamma * (1 - ends.sigmoid()) * after - now
 
     def predict(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """The reward and the change of the features, each in its scale, and the end's logit."""

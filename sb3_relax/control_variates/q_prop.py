@@ -25,13 +25,12 @@ class QProp(RegressedControlVariate):
     et al. 2016, https://arxiv.org/abs/1511.05176).
 
     η(s) = Cov(Â, q'·(a - μ) | s) / Var(q'·(a - μ) | s) is the paper's adaptive form; its conservative form has η(s) = 1
-    where the covariance is above 0, and 0 elsewhere. The paper estimates the covariance by the very action that is
-    corrected, which makes η a function of that action, and so ĝ biased. Here it is a function of the state alone, a
-    network that is fitted to earlier steps as q is: η(s) is the slope of the regression of Â on q'·(a - μ). The paper
-    fits q by temporal differences on a replay of all that was ever done; here it is fitted by regression on recent
-    advantages.
+    where the covariance is above 0, and 0 elsewhere. Where it is estimated by the one action that was drawn, η is a
+    function of that action, and ĝ is biased. So it is a function of the state alone here, a network that is fitted to
+    earlier steps as q is: η(s) is the slope of the regression of Â on q'·(a - μ). The paper fits q by temporal
+    differences on a replay of all that was ever done; here it is fitted by regression on recent advantages.
 
-    Public code divided Â - q'·(a - μ) by its standard deviation and left q'·∂θ μ as it was, a bias (Tucker et al. 2018,
+    Public code normalised the advantage and not the correction, which is a bias as well (Tucker et al. 2018,
     https://arxiv.org/abs/1802.10031). Here q has the unit of the Â that it is subtracted from, whatever
     ``normalize_advantage`` is.
 

@@ -70,7 +70,7 @@ class Stein(RegressedControlVariate):
 
 
 class QuadraticStein(Stein):
-    """:class:`Stein` with the paper's quadratic form, :class:`QuadraticNetwork`."""
+    """:class:`Stein` with a ĉ that is quadratic in the action, :class:`QuadraticNetwork`: the paper's second form."""
 
     def form(self, view: PolicyView) -> ScaledNetwork:
         return QuadraticNetwork(view)

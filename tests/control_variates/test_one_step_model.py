@@ -153,6 +153,24 @@ def test_an_exact_q_leaves_nothing_to_the_action(normalised):
     assert estimate.grad.std(0).max() < 1e-7
 
 
+def test_v_is_that_of_a_rollout():
+    """A value head that drops units while it is trained drops none of them here."""
+    policy = dict(activation_fn=lambda: th.nn.Sequential(th.nn.Tanh(), th.nn.Dropout(0.5)))
+    made = RELAXA2C("MlpPolicy", TinyEnv(spaces.Discrete(3)), policy_kwargs=policy, control_variate="model",
+                    device="cpu")  # fmt: skip
+    made.policy.set_training_mode(True)
+    model = in_full(made).model
+    with th.no_grad():
+        model.gamma.fill_(0.9)
+        features, actions = th.rand(4, 3), th.eye(3)[[0, 1, 2, 0]]
+        # the model's own network has the policy's activations
+        model.network.eval()
+        assert th.equal(model(features, actions), model(features, actions))
+        values = made.policy.predict_values(features)
+        assert not th.equal(values, made.policy.predict_values(features))
+    assert made.policy.training
+
+
 def test_policies_whose_v_cannot_be_asked_are_refused():
     with pytest.raises(UsageError, match="a predicted state has no value"):
         RELAXA2C(AllShared, TinyEnv(spaces.Discrete(2)), control_variate="model", device="cpu")

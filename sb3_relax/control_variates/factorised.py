@@ -44,7 +44,7 @@ class Factorised(RegressedControlVariate):
     def __init__(self, view: PolicyView, hyperparameters: Hyperparameters):
         if view.latent.variables < 2:
             raise UsageError(
-                "control_variate='factorised' takes actions of several variables, whose baselines read each other; "
+                "control_variate 'factorised' takes actions of several variables, whose baselines read each other; "
                 f"{view.policy.action_space} has one: use 'state', or the algorithm's own"
             )
         super().__init__(ControlVariateNetwork.of(view), hyperparameters)

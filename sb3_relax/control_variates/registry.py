@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from inspect import isclass
 from typing import Any
 
-from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.base import ControlVariate, require_actions
 from sb3_relax.control_variates.exact import ExactControlVariate
 from sb3_relax.control_variates.factorised import Factorised
 from sb3_relax.control_variates.from_estimator import FromEstimator
@@ -95,11 +95,7 @@ def make_control_variate(
             f"{WHAT_IT_MUST_BE}; it gave "
             + (f"the class {made.__name__}, not one made of it" if isclass(made) else f"a {type(made).__name__}")
         )
-    if not isinstance(view.latent, made.latents):
-        accepted = ", ".join(kind.__name__ for kind in made.latents)
-        raise UsageError(
-            f"control_variate {spec!r} takes {accepted}; the actions of this policy are a {type(view.latent).__name__}"
-        )
+    require_actions(repr(spec), made, view)
     return made.to(view.device, dtype=view.dtype)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.base import ControlVariate, require_actions
 from sb3_relax.control_variates.learned import one_optimizer
 from sb3_relax.control_variates.share import LearnedShares
-from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Estimate
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
@@ -48,6 +47,7 @@ class Together(ControlVariate):
     :param view: of the policy
     :param hyperparameters: ``cv_guard``
     :param parts: at least one
+    :raises UsageError: for a part that does not take the policy's actions
 
     Example::
 
@@ -61,13 +61,7 @@ class Together(ControlVariate):
         self.draws_noise = any(part.draws_noise for part in parts)
         self.needs_second_derivative = any(part.needs_second_derivative for part in parts)
         for part in parts:
-            if not isinstance(view.latent, part.latents):
-                accepted = ", ".join(kind.__name__ for kind in part.latents)
-                raise UsageError(
-                    f"{type(part).__name__} takes {accepted}; the actions of this policy are a "
-                    f"{type(view.latent).__name__}"
-                )
-        for part in parts:
+            require_actions(type(part).__name__, part, view)
             self.optimizer = one_optimizer(self.optimizer, list(part.parameters()))
         for part in parts:
             if part.optimizer is not None:

@@ -302,7 +302,7 @@ def test_one_that_is_made_already():
         (
             "lax",
             UsageError,
-            "control_variate 'lax' takes ReparameterisedLatent; the actions of this",
+            "control_variate 'lax' takes Box actions; those of this policy are Discrete",
         ),
         (lambda view, hyperparameters: 3, TypeError, "it gave a int"),
         (LAX, TypeError, "LAX takes ReparameterisedLatent; got GumbelOneHot"),

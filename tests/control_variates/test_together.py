@@ -120,7 +120,9 @@ def test_names_that_make_nothing(name):
 
 
 def test_a_part_that_does_not_take_the_actions_is_named():
-    with pytest.raises(UsageError, match="RELAXControlVariate takes RelaxedLatent"):
+    with pytest.raises(
+        UsageError, match="RELAXControlVariate takes Discrete, MultiDiscrete and MultiBinary, Dict and Tuple actions"
+    ):
         LAXA2C("MlpPolicy", TinyEnv(ACTION_SPACES["box"]), control_variate="state+relax", device="cpu")
 
 

@@ -79,7 +79,7 @@ def test_what_a_learned_model_takes_off():
         ("model+state", "one by one"),
         ("modle", "did you mean 'model'"),
         ("none", "unknown control_variates 'none'"),
-        ("lax", "takes ReparameterisedLatent"),
+        ("lax", "takes Box actions"),
     ],
 )
 def test_further_ones_that_cannot_be_measured(name, message):

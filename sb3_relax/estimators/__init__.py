@@ -1,6 +1,7 @@
 """Stochastic gradient estimators, on torch alone. One method a file: the maths in the docstring, then the body."""
 
 from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator
+from sb3_relax.estimators.baselines import MLPBaseline
 from sb3_relax.estimators.control_variates import MLPSurrogate, ThetaSurrogate
 from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import flatten_samples
@@ -77,6 +78,7 @@ __all__ = [
     "LayeredEstimate",
     "LogGaussian",
     "LogisticBernoulli",
+    "MLPBaseline",
     "MLPSurrogate",
     "MuProp",
     "PerVariable",

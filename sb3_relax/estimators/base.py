@@ -159,8 +159,10 @@ class Estimator(nn.Module, ABC):
     def require_latent(self, latent: Latent) -> None:
         """Refuse a latent this estimator does not take, naming what would do.
 
-        :raises TypeError: listing the latents of this estimator, and the estimators of this latent
+        :raises TypeError: listing the latents of this estimator, and the estimators of this latent; for what is no
+            latent, saying how to make one
         """
+        require_is_latent(latent)
         if not isinstance(latent, self.latents):
             accepted = ", ".join(kind.__name__ for kind in self.latents)
             takers = sorted(kind.__name__ for kind in concrete_estimators() if isinstance(latent, kind.latents))
@@ -246,6 +248,17 @@ def given_context(latent: Latent, context: Tensor | None, estimator: Estimator) 
     return latent.with_context(context)
 
 
+def require_is_latent(latent: object) -> None:
+    """Refuse what is no latent: a tensor, or one of torch's distributions.
+
+    :raises TypeError: saying how to make one
+    """
+    if isinstance(latent, Latent):
+        return
+    remedy = "as_latent(distribution)" if isinstance(latent, torch.distributions.Distribution) else ""
+    raise TypeError(f"a latent is needed, such as {remedy or 'LogisticBernoulli(logits)'}; got {type(latent).__name__}")
+
+
 def require_finite_parameters(latent: Latent) -> None:
     """Refuse a θ with NaN or infinity in it.
 
@@ -272,6 +285,21 @@ def warn_of_one_sample(latent: Latent) -> None:
         "makes a batch of one, and no warning",
         stacklevel=5,  # the call of the estimator, beyond two of torch.nn.Module's
     )
+
+
+def require_estimator(estimator: object) -> None:
+    """Refuse what is no estimator: a name, or a class.
+
+    :raises TypeError: saying how to make one
+    """
+    if isinstance(estimator, Estimator):
+        return
+    if isinstance(estimator, str):
+        raise TypeError(
+            f"an estimator is needed, not its name: make({estimator!r}, q) makes one that fits the latent q"
+        )
+    got = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__}"
+    raise TypeError(f'an estimator is needed, such as RLOO() or make("relax", q); got {got}')
 
 
 def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from inspect import signature
 from typing import Any
 
-from sb3_relax.estimators.base import Estimator
+from sb3_relax.estimators.base import Estimator, require_is_latent
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.methods.arm import ARM
 from sb3_relax.estimators.methods.concrete import Concrete
@@ -57,6 +59,25 @@ def estimators_of(latent: Latent) -> list[str]:
     return [name for name, kind in ESTIMATORS.items() if isinstance(latent, kind.latents)]
 
 
+def settings_of(kind: type[Estimator]) -> list[str]:
+    """Names of what :func:`make` takes for one class: its constructor's parameters, and those of its parts."""
+    parameters = [*signature(kind.make).parameters.values(), *signature(kind.__init__).parameters.values()]
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return list(dict.fromkeys(name for name in names if name not in ("self", "latent")))
+
+
+def require_known_settings(kind: type[Estimator], settings: Iterable[str]) -> None:
+    """Refuse a setting that an estimator does not have.
+
+    :raises TypeError: listing those that it has
+    """
+    known = settings_of(kind)
+    for setting in settings:
+        if setting not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise TypeError(f"{kind.__name__} has no setting {setting!r}: {has}")
+
+
 def make(name: str, latent: Latent, **kwargs: Any) -> Estimator:
     """An estimator by name, with default parts (surrogate, baseline, temperature) fitting ``latent``.
 
@@ -64,17 +85,18 @@ def make(name: str, latent: Latent, **kwargs: Any) -> Estimator:
     :param latent: the latent it is for: its event's size, dtype and device are used, not its θ
     :param kwargs: for the class's constructor
     :raises ValueError: for an unknown name, listing those that take ``latent``
-    :raises TypeError: for a latent that the estimator does not take
+    :raises TypeError: for a latent that the estimator does not take, or a setting that it does not have
 
     Example::
 
         estimate = make("relax", q)(q, f)
     """
+    require_is_latent(latent)
     if name not in ESTIMATORS:
         raise ValueError(f"unknown estimator {name!r}; for {type(latent).__name__}: {', '.join(estimators_of(latent))}")
-    if not isinstance(latent, Latent):
-        raise TypeError(f"a latent is needed, such as LogisticBernoulli(logits); got {type(latent).__name__}")
-    estimator = ESTIMATORS[name].make(latent, **kwargs)
+    kind = ESTIMATORS[name]
+    require_known_settings(kind, kwargs)
+    estimator = kind.make(latent, **kwargs)
     estimator.require_latent(latent)
     # φ is trained in single precision at least: a step of Adam is less than bfloat16 resolves
     return estimator.to(latent.theta.device, latent.computing_dtype)

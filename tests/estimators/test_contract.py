@@ -529,6 +529,10 @@ def test_what_is_measured_has_no_batch(float64):
 def test_a_tensor_is_no_latent():
     with pytest.raises(TypeError, match=r"a latent is needed, such as LogisticBernoulli\(logits\); got Tensor"):
         make("relax", torch.zeros(3))
+    normal = torch.distributions.Normal(torch.zeros(3), 1.0)
+    for call in (lambda: make("rloo", normal), lambda: ESTIMATORS["rloo"]()(normal, lambda b: b.sum(-1))):
+        with pytest.raises(TypeError, match=r"a latent is needed, such as as_latent\(distribution\); got Normal"):
+            call()
 
 
 def test_every_class_is_exported_and_documented():

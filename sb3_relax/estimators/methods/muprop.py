@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import Estimator, baseline_of
+from sb3_relax.estimators.base import baseline_of
+from sb3_relax.estimators.baselines import BaselineEstimator
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, evaluate, evaluate_with_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 
 
-class MuProp(Estimator):
+class MuProp(BaselineEstimator):
     """ĝ = [f(b) - η₀ f(μ) - η₁ f'(μ)·(b - μ) - C_ψ] ∂θ log p(b|θ) + η₁ f'(μ)·∂θ μ, μ = E[b]: a Taylor control variate.
 
     φ is η₀ and η₁, which start at 1 (the expansion itself), and ψ, all trained on Eq 6. The paper fits C_ψ by squared

@@ -25,6 +25,7 @@ from sb3_relax.estimators import (
     make,
 )
 from sb3_relax.estimators.estimate import expand_to
+from sb3_relax.estimators.methods.double_cv import WARM_UP
 from sb3_relax.estimators.proofs.exact import samples_with_probability
 from sb3_relax.estimators.proofs.quadrature import product_rule, unit_interval_rule
 from tests.estimators import twins
@@ -185,11 +186,44 @@ def test_double_cv_without_scale_is_rloo_and_at_minus_one_knows_a_linear_f(float
     latent = LogisticBernoulli(torch.randn(50, 4))
     weight = torch.randn(4)
     b = latent.expand(3).sample()
-    linear = DoubleCV(3).estimate(latent, lambda b: b @ weight, b, None).grad
+    linear = DoubleCV(3, scale=-1.0).estimate(latent, lambda b: b @ weight, b, None).grad
     assert torch.allclose(linear, latent.mean_gradient(weight.expand(50, 4)))  # the gradient, without variance
     net = hard_net(LogisticBernoulli(torch.zeros(4)))
     grad = DoubleCV(3, scale=0.0).estimate(latent, net, b, None).grad
     assert torch.allclose(grad, RLOO(3).finish(latent, b, net(b).detach()).grad)
+
+
+def test_double_cv_starts_from_the_least_squares_of_earlier_batches(float64):
+    """Its first batch is RLOO's; then α is known, for an f that is linear and for one whose slopes say nothing."""
+    latent = LogisticBernoulli(torch.zeros(64, 4))
+    weight = torch.randn(4)
+    functions = {-1.0: lambda b: b @ weight, 0.0: lambda b: b.prod(-1) + 1e4 * (b * (1 - b)).sum(-1)}
+    for alpha, f in functions.items():
+        estimator, generator = DoubleCV(), torch.Generator().manual_seed(0)
+        b = latent.expand(2).sample(generator)
+        first = estimator.estimate(latent, f, b, None)
+        assert torch.allclose(first.grad, RLOO(2).finish(latent, b, f(b)).grad)
+        first.backward()
+        assert estimator.least_squares.item() == pytest.approx(alpha, abs=0.05)
+        for _ in range(WARM_UP - 1):
+            estimator(latent, f, generator).backward()
+        assert estimator.least_squares.item() == pytest.approx(alpha, abs=0.02)
+        known = estimator.products.clone()
+        estimator(latent, f, generator).backward()  # from here on Eq 6 has it alone
+        assert torch.equal(estimator.products, known)
+    paper = DoubleCV(scale=-1.0)
+    paper(latent, functions[0.0]).backward()
+    assert paper.least_squares == 0
+
+
+def test_double_cv_of_an_older_file_goes_on_as_it_was():
+    older = DoubleCV(scale=-0.7).state_dict()
+    del older["products"]
+    estimator = DoubleCV()
+    estimator.load_state_dict(older)
+    estimator(LogisticBernoulli(torch.zeros(8, 3)), lambda b: b.sum(-1).square()).backward()
+    assert estimator.scale.item() == pytest.approx(-0.7)
+    assert estimator.least_squares == 0
 
 
 def test_rodeo_without_scales_is_rloo(float64):

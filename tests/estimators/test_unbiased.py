@@ -231,6 +231,19 @@ def test_statistics_from_the_same_batch_are_rejected(float64):
         assert ((mean - exact).abs().max() > REJECTED) == biased
 
 
+def test_least_squares_of_the_same_batch_are_rejected(float64):
+    """Two elements of two samples of a bit, enumerated: α must be that of earlier batches."""
+    one = LogisticBernoulli(torch.tensor([0.4]))
+    f = hard_net(one, 5.0)
+    batch, exact = one.expand(2), check_unbiased(RLOO(), one, f).exact
+    draws = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4).reshape(-1, 2, 2, 1)  # [16, K, batch, D]
+    for kind, biased in ((lambda: DoubleCV(scale=-0.3), False), (twins.SameBatchDoubleCV, True)):
+        mean = sum(
+            batch.log_prob(b).sum().exp() * kind().estimate(batch, f, b, None).grad.mean(0).detach() for b in draws
+        )
+        assert ((mean - exact).abs().max() > REJECTED) == biased
+
+
 class Zero(torch.nn.Module):
     """c = 0."""
 

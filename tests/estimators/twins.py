@@ -2,7 +2,7 @@
 
 import torch
 
-from sb3_relax.estimators import LAX, NVIL, REBAR, RELAX, Estimate, GumbelOneHot, LogisticBernoulli
+from sb3_relax.estimators import LAX, NVIL, REBAR, RELAX, DoubleCV, Estimate, GumbelOneHot, LogisticBernoulli
 from sb3_relax.estimators.estimate import expand_to
 from sb3_relax.estimators.functions import value_and_slope
 
@@ -86,6 +86,14 @@ class SameBatchCentre(RELAX):
 
     def centred(self, value):
         return value.detach() - value.detach().mean()
+
+
+class SameBatchDoubleCV(DoubleCV):
+    """α by the least squares of the batch it is used on."""
+
+    def estimate(self, latent, f, b, noise):
+        super().estimate(latent, f, b, noise).learn()
+        return super().estimate(latent, f, b, noise)
 
 
 class LeakyREBAR(REBAR):

@@ -55,7 +55,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
 
 
 def estimators_of(latent: Latent) -> list[str]:
-    """Names of the estimators that take ``latent``."""
+    """Names of the estimators that take ``latent``: all of ∂θ E[f(b)], but for ``vimco``, whose target is a bound."""
     return [name for name, kind in ESTIMATORS.items() if isinstance(latent, kind.latents)]
 
 
@@ -80,6 +80,9 @@ def require_known_settings(kind: type[Estimator], settings: Iterable[str]) -> No
 
 def make(name: str, latent: Latent, **kwargs: Any) -> Estimator:
     """An estimator by name, with default parts (surrogate, baseline, temperature) fitting ``latent``.
+
+    One name has another target than ∂θ E[f(b)]: ``"vimco"`` takes f for a log-weight, and estimates the gradient of the
+    bound E[log 1/K Σ_k exp f(b_k)].
 
     :param name: a key of :data:`ESTIMATORS`
     :param latent: the latent it is for: its event's size, dtype and device are used, not its θ

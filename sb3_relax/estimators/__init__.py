@@ -41,6 +41,7 @@ from sb3_relax.estimators.methods.reparam import Reparam
 from sb3_relax.estimators.methods.rloo import RLOO
 from sb3_relax.estimators.methods.rodeo import RODEO
 from sb3_relax.estimators.methods.straight_through import StraightThrough
+from sb3_relax.estimators.methods.unordered_set import UnorderedSet
 from sb3_relax.estimators.methods.vimco import VIMCO
 from sb3_relax.estimators.moments import sample_variance
 from sb3_relax.estimators.per_variable import PerVariable
@@ -91,6 +92,7 @@ __all__ = [
     "StudentsT",
     "ThetaSurrogate",
     "TwoPhaseEstimator",
+    "UnorderedSet",
     "as_latent",
     "bias_z_scores",
     "check_unbiased",

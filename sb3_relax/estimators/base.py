@@ -26,7 +26,8 @@ class Estimator(nn.Module, ABC):
     """A gradient estimator: ``estimator(latent, f)`` gives an :class:`Estimate` of ∂θ E[f(b)].
 
     Its parameters, as a module, are φ. What it consumes is declared, so that tests and tools need no special cases:
-    ``samples`` independent draws of b (0: b is made from the noise), uniforms of shape :meth:`noise_shape`, and
+    ``samples`` draws of b (0: b is made from the noise), independent unless it has a
+    :meth:`draw` of its own, uniforms of shape :meth:`noise_shape`, and
     ``evaluations`` calls of f per element of the batch.
     """
 
@@ -38,7 +39,7 @@ class Estimator(nn.Module, ABC):
     latents: ClassVar[tuple[type[Latent], ...]]
     #: calls of f per element of the batch
     evaluations: float = 1
-    #: independent draws of b
+    #: draws of b
     samples: int = 1
     #: whether f is evaluated between the corners (which :func:`layered` must know)
     relaxes_f: ClassVar[bool] = False
@@ -133,6 +134,14 @@ class Estimator(nn.Module, ABC):
         if self.samples == 1:
             return latent.sample(generator)
         return latent.expand(self.samples).sample(generator)
+
+    def probability_of_draws(self, latent: Latent, b: Tensor) -> Tensor:
+        """p(b_1, …, b_K) of what :meth:`draw` gives, ``[*batch]``: for proofs, and overridden where it is no product.
+
+        :param b: ``samples`` draws, in a leading dimension where there are several
+        """
+        log_prob = latent.log_prob(b)
+        return (log_prob if self.samples == 1 else log_prob.sum(0)).exp()
 
     def noise_shape(self, latent: Latent) -> tuple[int, ...] | None:
         """Shape of the uniform noise one estimate consumes beyond b; ``None`` where there is none."""

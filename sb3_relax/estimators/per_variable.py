@@ -59,6 +59,14 @@ class PerVariable(Estimator):
     def require_latent(self, latent: Latent) -> None:
         self.estimator.require_latent(latent.each_variable())
 
+    def draw(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor | None:
+        b = self.estimator.draw(latent.each_variable(), generator)
+        return None if b is None else b.squeeze(-latent.sample_ndim)
+
+    def probability_of_draws(self, latent: Latent, b: Tensor) -> Tensor:
+        apart = b.unsqueeze(-latent.sample_ndim)
+        return self.estimator.probability_of_draws(latent.each_variable(), apart).prod(-1)
+
     def noise_shape(self, latent: Latent) -> tuple[int, ...] | None:
         apart = latent.each_variable()
         shape = self.estimator.noise_shape(apart)

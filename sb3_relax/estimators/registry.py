@@ -27,6 +27,7 @@ from sb3_relax.estimators.methods.reparam import Reparam
 from sb3_relax.estimators.methods.rloo import RLOO
 from sb3_relax.estimators.methods.rodeo import RODEO
 from sb3_relax.estimators.methods.straight_through import StraightThrough
+from sb3_relax.estimators.methods.unordered_set import UnorderedSet
 from sb3_relax.estimators.methods.vimco import VIMCO
 
 #: name → class. A new estimator's one line: every shared test and command line finds it here.
@@ -40,6 +41,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "muprop": MuProp,
     "vimco": VIMCO,
     "rloo": RLOO,
+    "unordered_set": UnorderedSet,
     "arm": ARM,
     "disarm": DisARM,
     "double_cv": DoubleCV,

@@ -2,7 +2,18 @@
 
 import torch
 
-from sb3_relax.estimators import LAX, NVIL, REBAR, RELAX, DoubleCV, Estimate, GumbelOneHot, LogisticBernoulli
+from sb3_relax.estimators import (
+    LAX,
+    NVIL,
+    REBAR,
+    RELAX,
+    RLOO,
+    DoubleCV,
+    Estimate,
+    GumbelOneHot,
+    LogisticBernoulli,
+    UnorderedSet,
+)
 from sb3_relax.estimators.estimate import expand_to
 from sb3_relax.estimators.functions import value_and_slope
 
@@ -94,6 +105,13 @@ class SameBatchDoubleCV(DoubleCV):
     def estimate(self, latent, f, b, noise):
         super().estimate(latent, f, b, noise).learn()
         return super().estimate(latent, f, b, noise)
+
+
+class DistinctRLOO(UnorderedSet):
+    """RLOO of samples that were drawn without replacement, as if they were independent."""
+
+    def of_value(self, latent, b, value, noise):
+        return RLOO(self.samples).of_value(latent, b, value, noise)
 
 
 class LeakyREBAR(REBAR):

@@ -123,6 +123,8 @@ def weighted_estimates(
         if estimator.samples == 0
         else samples_with_probability(latent, nodes, estimator.samples)
     )
+    if rows is not None and estimator.samples > 1 and isinstance(latent, RelaxedLatent):
+        probability = estimator.probability_of_draws(latent.detach().expand(len(probability)), rows)
     if estimator.samples == 1 and rows is not None:
         rows = rows.unsqueeze(0)
     grid: Iterable[tuple[Tensor, Tensor]] = [(theta.new_zeros(1, latent.noise_shape.numel()), theta.new_ones(1))]

@@ -95,7 +95,7 @@ class Estimator(nn.Module, ABC):
         warn_of_one_sample(latent)
         latent = given_context(latent, context, self)
         f = as_written(f, latent)
-        with self.computing(latent):
+        with computing(self, latent):
             return self.draw_and_estimate(latent, f, generator)
 
     @property
@@ -106,26 +106,6 @@ class Estimator(nn.Module, ABC):
     def draw_and_estimate(self, latent: Latent, f: Objective, generator: torch.Generator | None) -> Estimate:
         """The estimate at randomness of its own; overridden where there is a cheaper order to draw in."""
         return self.estimate(latent, f, self.draw(latent, generator), self.draw_noise(latent, generator))
-
-    @contextmanager
-    def computing(self, latent: Latent) -> Iterator[None]:
-        """What ĝ is computed in: without autocast, and with an error that says so where φ has the wrong type.
-
-        :raises TypeError: for a φ in another type than the latent's ``computing_dtype``, where that does not work
-        """
-        try:
-            with without_autocast(latent.theta.device):
-                yield
-        except RuntimeError as error:
-            dtype = latent.computing_dtype
-            # a single number takes on any type
-            others = {str(p.dtype) for p in self.parameters() if p.dim() > 0 and p.dtype != dtype}
-            if others and ("dtype" in str(error) or "scalar type" in str(error)):
-                raise TypeError(
-                    f"with θ in {latent.theta.dtype}, ĝ is computed in {dtype}, but parameters of "
-                    f"{type(self).__name__} are in {', '.join(sorted(others))}: call its to({dtype})"
-                ) from error
-            raise
 
     def draw(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor | None:
         """``samples`` independent draws of b, in a leading dimension where there are several; ``None`` for none."""
@@ -230,7 +210,7 @@ class TwoPhaseEstimator(Estimator):
             noise = self.draw_noise(latent, generator)
         elif shape is not None and noise.shape != shape:
             raise ValueError(f"noise must have shape {shape}; got {tuple(noise.shape)}")
-        with self.computing(latent):
+        with computing(self, latent):
             return self.of_value(latent, in_dtype(b, dtype), value, noise)
 
     def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
@@ -239,6 +219,27 @@ class TwoPhaseEstimator(Estimator):
 
     def _value_shape(self, latent: Latent) -> torch.Size:
         return latent.batch_shape if self.samples == 1 else torch.Size([self.samples, *latent.batch_shape])
+
+
+@contextmanager
+def computing(estimator: Estimator, latent: Latent) -> Iterator[None]:
+    """What ĝ is computed in: without autocast, and with an error that says so where φ has the wrong type.
+
+    :raises TypeError: for a φ in another type than the latent's ``computing_dtype``, where that does not work
+    """
+    try:
+        with without_autocast(latent.theta.device):
+            yield
+    except RuntimeError as error:
+        dtype = latent.computing_dtype
+        # a single number takes on any type
+        others = {str(p.dtype) for p in estimator.parameters() if p.dim() > 0 and p.dtype != dtype}
+        if others and ("dtype" in str(error) or "scalar type" in str(error)):
+            raise TypeError(
+                f"with θ in {latent.theta.dtype}, ĝ is computed in {dtype}, but parameters of "
+                f"{type(estimator).__name__} are in {', '.join(sorted(others))}: call its to({dtype})"
+            ) from error
+        raise
 
 
 def given_context(latent: Latent, context: Tensor | None, estimator: Estimator) -> Latent:

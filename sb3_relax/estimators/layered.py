@@ -11,6 +11,7 @@ from torch import Tensor
 from sb3_relax.estimators.base import (
     Estimator,
     TwoPhaseEstimator,
+    computing,
     require_estimator,
     require_finite_parameters,
 )
@@ -202,7 +203,7 @@ def layered(
         above = _FromLayer(number, stack, walk, drawn, value, source, tau)
         own = b if estimator.relaxes_f and estimator.samples == 1 else source.draw(estimator, latent)
         of_b = above.smooth if estimator.relaxes_f else above.drawn
-        with estimator.computing(latent):
+        with computing(estimator, latent):
             estimates.append(estimator.estimate(latent, of_b, own, noise))
     return LayeredEstimate(to_go[0], estimates)
 

@@ -23,7 +23,9 @@ from sb3_relax.estimators.latents import (
 )
 from sb3_relax.estimators.layered import LayeredEstimate, layered
 from sb3_relax.estimators.methods.arm import ARM
+from sb3_relax.estimators.methods.arms import ARMS
 from sb3_relax.estimators.methods.concrete import Concrete
+from sb3_relax.estimators.methods.coupled_categorical import CoupledCategorical
 from sb3_relax.estimators.methods.disarm import DisARM
 from sb3_relax.estimators.methods.dlax import DLAX
 from sb3_relax.estimators.methods.double_cv import DoubleCV
@@ -51,6 +53,7 @@ from sb3_relax.estimators.registry import ESTIMATORS, estimators_of, make
 
 __all__ = [
     "ARM",
+    "ARMS",
     "DLAX",
     "ESTIMATORS",
     "LAX",
@@ -63,6 +66,7 @@ __all__ = [
     "Circular",
     "Concrete",
     "ConditionedLatent",
+    "CoupledCategorical",
     "DisARM",
     "DoubleCV",
     "Estimate",

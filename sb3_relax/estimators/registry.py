@@ -9,7 +9,9 @@ from typing import Any
 from sb3_relax.estimators.base import Estimator, require_is_latent
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.methods.arm import ARM
+from sb3_relax.estimators.methods.arms import ARMS
 from sb3_relax.estimators.methods.concrete import Concrete
+from sb3_relax.estimators.methods.coupled_categorical import CoupledCategorical
 from sb3_relax.estimators.methods.disarm import DisARM
 from sb3_relax.estimators.methods.dlax import DLAX
 from sb3_relax.estimators.methods.double_cv import DoubleCV
@@ -44,6 +46,8 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "unordered_set": UnorderedSet,
     "arm": ARM,
     "disarm": DisARM,
+    "arms": ARMS,
+    "coupled_categorical": CoupledCategorical,
     "double_cv": DoubleCV,
     "relaxed_double_cv": RelaxedDoubleCV,
     "rodeo": RODEO,

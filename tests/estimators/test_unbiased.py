@@ -90,7 +90,7 @@ def test_four_classes(name, float64):
 
 
 @pytest.mark.parametrize("samples", [3, 4])
-@pytest.mark.parametrize("name", ["rloo", "vimco", "unordered_set", "double_cv", "rodeo"])
+@pytest.mark.parametrize("name", ["rloo", "vimco", "unordered_set", "arms", "double_cv", "rodeo"])
 def test_several_samples(name, samples, float64):
     latent = LogisticBernoulli(leaf(torch.randn(2)))
     estimator = lively(make(name, latent, samples=samples))

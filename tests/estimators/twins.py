@@ -3,11 +3,13 @@
 import torch
 
 from sb3_relax.estimators import (
+    ARMS,
     LAX,
     NVIL,
     REBAR,
     RELAX,
     RLOO,
+    CoupledCategorical,
     DoubleCV,
     Estimate,
     GumbelOneHot,
@@ -109,6 +111,20 @@ class SameBatchDoubleCV(DoubleCV):
 
 class DistinctRLOO(UnorderedSet):
     """RLOO of samples that were drawn without replacement, as if they were independent."""
+
+    def of_value(self, latent, b, value, noise):
+        return RLOO(self.samples).of_value(latent, b, value, noise)
+
+
+class UndividedARMS(ARMS):
+    """RLOO of samples that know something of each other, as if they did not."""
+
+    def of_value(self, latent, b, value, noise):
+        return RLOO(self.samples).of_value(latent, b, value, noise)
+
+
+class UndividedCoupled(CoupledCategorical):
+    """The same of one-hots."""
 
     def of_value(self, latent, b, value, noise):
         return RLOO(self.samples).of_value(latent, b, value, noise)

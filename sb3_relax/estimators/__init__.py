@@ -33,10 +33,12 @@ from sb3_relax.estimators.methods.enumeration import Exact
 from sb3_relax.estimators.methods.exact_correction import ExactCorrection
 from sb3_relax.estimators.methods.gumbel_rao import GumbelRao
 from sb3_relax.estimators.methods.lax import LAX
+from sb3_relax.estimators.methods.mirrored import Mirrored
 from sb3_relax.estimators.methods.muprop import MuProp
 from sb3_relax.estimators.methods.nvil import NVIL
 from sb3_relax.estimators.methods.rebar import REBAR
 from sb3_relax.estimators.methods.reinforce import Reinforce
+from sb3_relax.estimators.methods.reinmax import ReinMax
 from sb3_relax.estimators.methods.relax import RELAX
 from sb3_relax.estimators.methods.relaxed_double_cv import RelaxedDoubleCV
 from sb3_relax.estimators.methods.reparam import Reparam
@@ -47,6 +49,7 @@ from sb3_relax.estimators.methods.unordered_set import UnorderedSet
 from sb3_relax.estimators.methods.vimco import VIMCO
 from sb3_relax.estimators.moments import sample_variance
 from sb3_relax.estimators.per_variable import PerVariable
+from sb3_relax.estimators.perturb import PerturbedEstimate, perturb
 from sb3_relax.estimators.proofs.exact import bias_z_scores, check_unbiased, exact_gradient, expected_gradient
 from sb3_relax.estimators.proofs.variance import gradient_variance
 from sb3_relax.estimators.registry import ESTIMATORS, estimators_of, make
@@ -85,8 +88,11 @@ __all__ = [
     "LogisticBernoulli",
     "MLPBaseline",
     "MLPSurrogate",
+    "Mirrored",
     "MuProp",
     "PerVariable",
+    "PerturbedEstimate",
+    "ReinMax",
     "Reinforce",
     "RelaxedDoubleCV",
     "RelaxedLatent",
@@ -107,5 +113,6 @@ __all__ = [
     "gradient_variance",
     "layered",
     "make",
+    "perturb",
     "sample_variance",
 ]

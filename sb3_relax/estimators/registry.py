@@ -19,10 +19,12 @@ from sb3_relax.estimators.methods.enumeration import Exact
 from sb3_relax.estimators.methods.exact_correction import ExactCorrection
 from sb3_relax.estimators.methods.gumbel_rao import GumbelRao
 from sb3_relax.estimators.methods.lax import LAX
+from sb3_relax.estimators.methods.mirrored import Mirrored
 from sb3_relax.estimators.methods.muprop import MuProp
 from sb3_relax.estimators.methods.nvil import NVIL
 from sb3_relax.estimators.methods.rebar import REBAR
 from sb3_relax.estimators.methods.reinforce import Reinforce
+from sb3_relax.estimators.methods.reinmax import ReinMax
 from sb3_relax.estimators.methods.relax import RELAX
 from sb3_relax.estimators.methods.relaxed_double_cv import RelaxedDoubleCV
 from sb3_relax.estimators.methods.reparam import Reparam
@@ -35,10 +37,12 @@ from sb3_relax.estimators.methods.vimco import VIMCO
 #: name → class. A new estimator's one line: every shared test and command line finds it here.
 ESTIMATORS: dict[str, type[Estimator]] = {
     "reinforce": Reinforce,
+    "mirrored": Mirrored,
     "reparam": Reparam,
     "concrete": Concrete,
     "straight_through": StraightThrough,
     "gumbel_rao": GumbelRao,
+    "reinmax": ReinMax,
     "nvil": NVIL,
     "muprop": MuProp,
     "vimco": VIMCO,
@@ -57,6 +61,12 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "relax": RELAX,
     "exact_correction": ExactCorrection,
     "exact": Exact,
+}
+
+#: other names of estimators that are in :data:`ESTIMATORS` → their names there
+ALIASES = {
+    # the gradient of half the variance of K log-weights (Richter et al. 2020) is RLOO's, sample by sample
+    "vargrad": "rloo",
 }
 
 
@@ -90,7 +100,7 @@ def make(name: str, latent: Latent, **kwargs: Any) -> Estimator:
     One name has another target than ∂θ E[f(b)]: ``"vimco"`` takes f for a log-weight, and estimates the gradient of the
     bound E[log 1/K Σ_k exp f(b_k)].
 
-    :param name: a key of :data:`ESTIMATORS`
+    :param name: a key of :data:`ESTIMATORS`, or ``"vargrad"``, another name of ``"rloo"``
     :param latent: the latent it is for: its event's size, dtype and device are used, not its θ
     :param kwargs: for the class's constructor
     :raises ValueError: for an unknown name, listing those that take ``latent``
@@ -101,6 +111,7 @@ def make(name: str, latent: Latent, **kwargs: Any) -> Estimator:
         estimate = make("relax", q)(q, f)
     """
     require_is_latent(latent)
+    name = ALIASES.get(name, name)
     if name not in ESTIMATORS:
         raise ValueError(f"unknown estimator {name!r}; for {type(latent).__name__}: {', '.join(estimators_of(latent))}")
     kind = ESTIMATORS[name]

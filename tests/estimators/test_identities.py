@@ -171,6 +171,18 @@ def test_rloo_is_reinforce_less_the_others(float64):
     assert torch.allclose(RLOO(4).finish(latent, b, value).grad, (centred * latent.score(b)).sum(0) / 3)
 
 
+def test_vargrad_is_rloo(float64):
+    """The derivative of half the variance of K log-weights, of which q is part, with the samples held fixed."""
+    theta = torch.randn(6, 3, requires_grad=True)
+    latent = LogisticBernoulli(theta)
+    b, log_p = latent.expand(4).sample(), torch.randn(4, 6)
+    log_weight = latent.log_prob(b) - log_p
+    (expected,) = torch.autograd.grad((log_weight.var(0) / 2).sum(), theta)
+    estimator = make("vargrad", latent, samples=4)
+    assert isinstance(estimator, RLOO)
+    assert torch.allclose(estimator.finish(latent, b, log_weight.detach()).grad, expected)
+
+
 def test_disarm_is_arm_given_the_pair(float64):
     """DisARM is ARM with u integrated out given the two samples: on every piece of (0, 1), ARM's mean is DisARM."""
     latent = LogisticBernoulli(torch.tensor([0.8]))

@@ -14,10 +14,12 @@ from sb3_relax.estimators import (
     Estimate,
     GumbelOneHot,
     LogisticBernoulli,
+    Mirrored,
+    ReinMax,
     UnorderedSet,
 )
 from sb3_relax.estimators.estimate import expand_to
-from sb3_relax.estimators.functions import value_and_slope
+from sb3_relax.estimators.functions import evaluate_with_slope, value_and_slope
 
 
 class DetachedTilde(RELAX):
@@ -128,6 +130,24 @@ class UndividedCoupled(CoupledCategorical):
 
     def of_value(self, latent, b, value, noise):
         return RLOO(self.samples).of_value(latent, b, value, noise)
+
+
+class HalfReinMax(ReinMax):
+    """ReinMax without the term that takes straight-through's own share away again."""
+
+    def estimate(self, latent, f, b, noise):
+        value, slope = evaluate_with_slope(f, b, latent.batch_shape, "HalfReinMax")
+        halfway = (b + latent.mean()) / 2
+        return Estimate(latent, value, 1.5 * latent.relax_gradient(halfway, slope, 1.0), score=latent.score(b))
+
+
+class UnmirroredScore(Mirrored):
+    """The image's value with the score of the sample itself."""
+
+    def estimate(self, latent, f, b, noise):
+        image = 2 * latent.mean() - b
+        value = f(torch.stack([b, image]))
+        return Estimate(latent, value.mean(0), expand_to((value[0] - value[1]) / 2, latent) * latent.score(b))
 
 
 class LeakyREBAR(REBAR):

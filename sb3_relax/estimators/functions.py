@@ -128,6 +128,32 @@ def evaluate_with_slope(
     return value, slope
 
 
+def slope_and_curvature(
+    f: Objective, z: Tensor, shape: torch.Size, who: str
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """∂f/∂z per sample, and the map v → ∂²f/∂z² v, both without graphs: for estimators that need f's curvature.
+
+    :param z: where to take them, ``[..., *batch, *event]``
+    :param who: the estimator, for the error
+    :raises TypeError: where f returns a value without a graph to its input
+    :raises ValueError: for a value, a slope or a curvature that is not finite
+    """
+    if under_transform():
+        slope, pulled, *_ = torch.func.vjp(lambda z: _functional_value_and_slope(f, z)[1], z)
+        return slope, lambda v: pulled(v)[0]
+    z = z.detach().requires_grad_()
+    _, slope = evaluate_with_slope(f, z, shape, who, create_graph=True)
+
+    def curved(v: Tensor) -> Tensor:
+        if not slope.requires_grad:  # f is linear
+            return torch.zeros_like(v)
+        (change,) = torch.autograd.grad(slope, z, v, retain_graph=True, allow_unused=True, materialize_grads=True)
+        require_finite("∂²f/∂b²", change)
+        return change
+
+    return slope.detach(), curved
+
+
 def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = None) -> tuple[Tensor, Tensor]:
     """c(z) ``[..., *batch]`` and ∂c/∂z, shape of z, both with graphs to φ alone.
 

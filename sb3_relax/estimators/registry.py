@@ -19,6 +19,7 @@ from sb3_relax.estimators.methods.enumeration import Exact
 from sb3_relax.estimators.methods.exact_correction import ExactCorrection
 from sb3_relax.estimators.methods.gumbel_rao import GumbelRao
 from sb3_relax.estimators.methods.lax import LAX
+from sb3_relax.estimators.methods.linearised_reparam import LinearisedReparam
 from sb3_relax.estimators.methods.mirrored import Mirrored
 from sb3_relax.estimators.methods.muprop import MuProp
 from sb3_relax.estimators.methods.nvil import NVIL
@@ -39,6 +40,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "reinforce": Reinforce,
     "mirrored": Mirrored,
     "reparam": Reparam,
+    "linearised_reparam": LinearisedReparam,
     "concrete": Concrete,
     "straight_through": StraightThrough,
     "gumbel_rao": GumbelRao,

@@ -17,9 +17,12 @@ from sb3_relax.estimators import (
     DoubleCV,
     Gaussian,
     GumbelOneHot,
+    LinearisedReparam,
+    LogGaussian,
     LogisticBernoulli,
     MLPSurrogate,
     MuProp,
+    Reparam,
     check_unbiased,
     make,
 )
@@ -157,6 +160,31 @@ def test_gaussian_by_gauss_hermite(name, float64):
     # few nodes are exact for the polynomial; tanh surrogates and log-sum-exp bounds converge geometrically
     f, nodes = {"lax": (polynomial, 60), "vimco": (lambda b: 0.3 * b.sum(-1), 16)}.get(name, (polynomial, 8))
     assert error(lively(make(name, latent)), latent, f, nodes) < TOLERANCE
+
+
+def test_linearised_reparam(float64):
+    """With and without the diagonal, of normals and of log-normals; a quadratic has no noise at all."""
+    latent = gaussian()
+    for estimator in (LinearisedReparam(), LinearisedReparam(diagonal=False)):
+        assert error(estimator, latent, polynomial, 8) < TOLERANCE
+        assert error(estimator, latent, lambda b: 3 * b[..., 0] - b[..., 1], 8) < TOLERANCE  # without a curvature
+    assert error(twins.Linearised(), latent, polynomial, 8) > REJECTED
+    matrix = torch.randn(2, 2)
+
+    def quadratic(b):
+        return ((b @ matrix) * b).sum(-1) + b[..., 0]
+
+    wide = gaussian().expand(50)
+    assert LinearisedReparam()(wide, quadratic).grad.std(0).max() < 1e-12
+    assert Reparam()(wide, quadratic).grad.std(0).max() > 0.1
+    loc, log_scale = torch.tensor([0.3, -0.2]), torch.tensor([-1.0, -0.7])
+    positive, normal = LogGaussian(loc, log_scale), Gaussian(loc, log_scale)
+    epsilon = torch.randn(30, 2)
+    grads = [
+        LinearisedReparam().estimate(q.expand(30), f, q.expand(30).at_noise(epsilon), None).grad
+        for q, f in ((positive, polynomial), (normal, lambda b: polynomial(b.exp())))
+    ]
+    assert torch.allclose(*grads)
 
 
 def test_lax_with_a_network(float64):

@@ -13,6 +13,7 @@ from sb3_relax.estimators import (
     DoubleCV,
     Estimate,
     GumbelOneHot,
+    LinearisedReparam,
     LogisticBernoulli,
     Mirrored,
     ReinMax,
@@ -148,6 +149,17 @@ class UnmirroredScore(Mirrored):
         image = 2 * latent.mean() - b
         value = f(torch.stack([b, image]))
         return Estimate(latent, value.mean(0), expand_to((value[0] - value[1]) / 2, latent) * latent.score(b))
+
+
+class Linearised(LinearisedReparam):
+    """The linear part is taken off log σ's gradient, and its mean, the diagonal of H, is not put back."""
+
+    def estimate(self, latent, f, b, noise):
+        whole = super().estimate(latent, f, b, noise)
+        without = LinearisedReparam(diagonal=False).estimate(latent, f, b, noise).grad
+        at_mean = LinearisedReparam().estimate(latent, f, latent.mean(), noise).grad  # its noise is 0: diag H alone
+        grad = torch.stack([without[..., 0], (whole.grad - at_mean)[..., 1]], dim=-1)
+        return Estimate(latent, whole.value, grad)
 
 
 class LeakyREBAR(REBAR):

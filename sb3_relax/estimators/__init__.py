@@ -13,6 +13,7 @@ from sb3_relax.estimators.latents import (
     GumbelOneHot,
     Implicit,
     Joint,
+    KSubset,
     Latent,
     LogGaussian,
     LogisticBernoulli,
@@ -45,6 +46,7 @@ from sb3_relax.estimators.methods.relaxed_double_cv import RelaxedDoubleCV
 from sb3_relax.estimators.methods.reparam import Reparam
 from sb3_relax.estimators.methods.rloo import RLOO
 from sb3_relax.estimators.methods.rodeo import RODEO
+from sb3_relax.estimators.methods.simple import SIMPLE
 from sb3_relax.estimators.methods.straight_through import StraightThrough
 from sb3_relax.estimators.methods.unordered_set import UnorderedSet
 from sb3_relax.estimators.methods.vimco import VIMCO
@@ -66,6 +68,7 @@ __all__ = [
     "RELAX",
     "RLOO",
     "RODEO",
+    "SIMPLE",
     "VIMCO",
     "Circular",
     "Concrete",
@@ -83,6 +86,7 @@ __all__ = [
     "GumbelRao",
     "Implicit",
     "Joint",
+    "KSubset",
     "Latent",
     "LayeredEstimate",
     "LinearisedReparam",

@@ -31,6 +31,7 @@ from sb3_relax.estimators.methods.relaxed_double_cv import RelaxedDoubleCV
 from sb3_relax.estimators.methods.reparam import Reparam
 from sb3_relax.estimators.methods.rloo import RLOO
 from sb3_relax.estimators.methods.rodeo import RODEO
+from sb3_relax.estimators.methods.simple import SIMPLE
 from sb3_relax.estimators.methods.straight_through import StraightThrough
 from sb3_relax.estimators.methods.unordered_set import UnorderedSet
 from sb3_relax.estimators.methods.vimco import VIMCO
@@ -45,6 +46,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "straight_through": StraightThrough,
     "gumbel_rao": GumbelRao,
     "reinmax": ReinMax,
+    "simple": SIMPLE,
     "nvil": NVIL,
     "muprop": MuProp,
     "vimco": VIMCO,

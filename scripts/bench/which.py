@@ -94,7 +94,7 @@ PARTS: dict[str, tuple[dict[str, Callable[[int], Problem]], dict[str, Build]]] =
 }
 
 
-def measure(problem: Problem, build: Build, instance: int) -> dict[str, float]:
+def measure(problem: Problem, build: Build, instance: int) -> dict[str, Any]:
     """Variance × calls of one estimator, its φ trained."""
     rates = RATES if list(build(problem.latent).parameters()) else RATES[:1]
     candidates = [trained(build, problem, rate, seed=1000 + i) for i, rate in enumerate(rates)]
@@ -113,7 +113,7 @@ def measure(problem: Problem, build: Build, instance: int) -> dict[str, float]:
 def run(part: str, folder: Path) -> None:
     torch.set_num_threads(1)
     problems, cases = PARTS[part]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"problem": name, "instance": instance, "case": case, **measure(build_problem(instance), build, instance)}
         for name, build_problem in problems.items()
         for instance in range(INSTANCES)

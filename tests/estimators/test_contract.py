@@ -16,6 +16,7 @@ from sb3_relax.estimators import (
     GumbelOneHot,
     Implicit,
     Joint,
+    KSubset,
     LogisticBernoulli,
     MLPSurrogate,
     Reinforce,
@@ -53,6 +54,7 @@ LATENTS = {
     "beta": ((3, 2), beta),
     "dirichlet": ((3,), lambda theta: Implicit(torch.distributions.Dirichlet(theta.exp(), validate_args=False))),
     "joint": ((10,), joint),
+    "subset": ((4,), lambda theta: KSubset(theta, 2)),
 }
 PAIRS = [(name, kind) for name, (shape, of) in LATENTS.items() for kind in estimators_of(of(torch.zeros(shape)))]
 every_pair = pytest.mark.parametrize(("latent_name", "name"), PAIRS, ids=[f"{a}-{b}" for a, b in PAIRS])

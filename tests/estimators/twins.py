@@ -9,6 +9,7 @@ from sb3_relax.estimators import (
     REBAR,
     RELAX,
     RLOO,
+    SIMPLE,
     CoupledCategorical,
     DoubleCV,
     Estimate,
@@ -16,6 +17,7 @@ from sb3_relax.estimators import (
     LinearisedReparam,
     LogisticBernoulli,
     Mirrored,
+    Reinforce,
     ReinMax,
     UnorderedSet,
 )
@@ -160,6 +162,22 @@ class Linearised(LinearisedReparam):
         at_mean = LinearisedReparam().estimate(latent, f, latent.mean(), noise).grad  # its noise is 0: diag H alone
         grad = torch.stack([without[..., 0], (whole.grad - at_mean)[..., 1]], dim=-1)
         return Estimate(latent, whole.value, grad)
+
+
+class IndependentScore(Reinforce):
+    """The score of independent bits for bits of which k are one."""
+
+    def of_value(self, latent, b, value, noise):
+        score = b - latent.theta.detach().sigmoid()
+        return Estimate(latent, value, expand_to(value.detach(), latent) * score, score=score)
+
+
+class IndependentSIMPLE(SIMPLE):
+    """Straight-through as if each bit had a probability of its own."""
+
+    def estimate(self, latent, f, b, noise):
+        value, slope = evaluate_with_slope(f, b, latent.batch_shape, "IndependentSIMPLE")
+        return Estimate(latent, value, slope * latent.mean() * (1 - latent.mean()), score=latent.score(b))
 
 
 class LeakyREBAR(REBAR):

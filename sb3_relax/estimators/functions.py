@@ -108,7 +108,7 @@ def evaluate_with_slope(
     :raises ValueError: for a value or a slope that is not finite, with its index
     """
     require_differentiable(f"{who} needs ∂f/∂b")
-    if under_transform():
+    if under_transform() or torch.compiler.is_compiling():
         return _functional_value_and_slope(f, z)
     z = z if z.requires_grad else z.detach().requires_grad_()
     slope = None
@@ -138,7 +138,7 @@ def slope_and_curvature(
     :raises TypeError: where f returns a value without a graph to its input
     :raises ValueError: for a value, a slope or a curvature that is not finite
     """
-    if under_transform():
+    if under_transform() or torch.compiler.is_compiling():
         slope, pulled, *_ = torch.func.vjp(lambda z: _functional_value_and_slope(f, z)[1], z)
         return slope, lambda v: pulled(v)[0]
     z = z.detach().requires_grad_()

@@ -31,6 +31,7 @@ from scripts.tables import (
     table2,
     toy,
     vae,
+    which,
 )
 from scripts.tables.blocks import BlockError, filled, pages, require_agreement
 
@@ -62,6 +63,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench": bench.bench_table,
     "floor": bench.floor_table,
     "estimators": bench.estimators_table,
+    "which-positive": which.positive_table,
+    "which-peaked": which.peaked_table,
+    "which-black-box": which.black_box_table,
+    "which-differentiable": which.differentiable_table,
     "peers": bench.peers_table,
     "diagnose": diagnose.table,
     "decomposition": decomposition.table,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sb3_relax.estimators.base import Estimator, leave_one_out_mean, require_samples
-from sb3_relax.estimators.estimate import Estimate, expand_to
+from sb3_relax.estimators.estimate import VJP, Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, evaluate_with_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 
@@ -64,21 +64,27 @@ class DoubleCV(Estimator):
             (expand_to(x - leave_one_out_mean(x), latent) * score).mean(0) for x in (value.detach(), linear)
         )
         change = change - latent.mean_gradient(slope.mean(0))
+        with torch.no_grad():
+            grad = plain + (self.scale + self.least_squares.to(plain.dtype)) * change
+        rest, rest_vjp = self.rest(latent, b, noise, score)
+
+        def vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+            return [(self.scale, (grad_bar * change).sum()), *rest_vjp(grad_bar)]
+
         with torch.enable_grad():
-            grad = (
-                plain + (self.scale + self.least_squares.to(plain.dtype)) * change + self.rest(latent, b, noise, score)
-            )
+            grad = grad + rest
         return Estimate(
             latent,
             value.mean(0),
             grad,
             phi=tuple(self.parameters()),
+            phi_vjp=vjp,
             learn=lambda: self.take_in(plain, change, max(latent.batch_shape.numel(), 1)),
         )
 
-    def rest(self, latent: RelaxedLatent, b: Tensor, noise: Tensor | None, score: Tensor) -> Tensor | float:
-        """What else is added to ĝ: nothing here."""
-        return 0.0
+    def rest(self, latent: RelaxedLatent, b: Tensor, noise: Tensor | None, score: Tensor) -> tuple[Tensor | float, VJP]:
+        """What else is added to ĝ, and its backward pass to φ where it has no graph: nothing here."""
+        return 0.0, lambda grad_bar: []
 
     @torch.no_grad()
     def take_in(self, plain: Tensor, change: Tensor, batch: int) -> None:

@@ -48,10 +48,20 @@ class MuProp(BaselineEstimator):
         mean = latent.mean()
         at_mean, slope = evaluate_with_slope(f, mean, latent.batch_shape, "MuProp")
         score = latent.score(b)
-        with torch.enable_grad():  # φ is trained under no_grad too
-            slope = self.slope_scale * slope
-            weight = value.detach() - self.value_scale * at_mean.detach() - latent.inner(slope, b - mean)
-            if self.baseline is not None:
+        with torch.no_grad():
+            along, of_mean = latent.inner(slope, b - mean), latent.mean_gradient(slope)
+            weight = value.detach() - self.value_scale * at_mean.detach() - self.slope_scale * along
+            of_slope = self.slope_scale * of_mean
+        if self.baseline is not None:
+            with torch.enable_grad():  # φ is trained under no_grad too
                 weight = weight - baseline_of(self.baseline, latent)
-            grad = expand_to(weight, latent) * score + latent.mean_gradient(slope)
-        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()))
+        with torch.enable_grad():
+            grad = expand_to(weight, latent) * score + of_slope
+
+        def vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+            """The lines above backwards, to both scales; the baseline has a graph."""
+            weight_bar = (grad_bar * score).flatten(-latent.event_ndim).sum(-1)
+            of_slope_scale = (grad_bar * of_mean).sum() - (weight_bar * along).sum()
+            return [(self.value_scale, -(weight_bar * at_mean.detach()).sum()), (self.slope_scale, of_slope_scale)]
+
+        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()), phi_vjp=vjp)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import leave_one_out_mean
-from sb3_relax.estimators.estimate import expand_to
-from sb3_relax.estimators.functions import Surrogate, value_and_slope
+from sb3_relax.estimators.estimate import VJP, expand_to
+from sb3_relax.estimators.functions import Surrogate, value_slope_vjp
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
 from sb3_relax.estimators.methods.double_cv import DoubleCV
 from sb3_relax.estimators.surrogate_estimator import surrogate_for
@@ -55,11 +55,22 @@ class RelaxedDoubleCV(DoubleCV):
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
         return (self.samples, *latent.theta.shape)
 
-    def rest(self, latent: RelaxedLatent, b: Tensor, noise: Tensor | None, score: Tensor) -> Tensor:
+    def rest(self, latent: RelaxedLatent, b: Tensor, noise: Tensor | None, score: Tensor) -> tuple[Tensor, VJP]:
         assert noise is not None
         with torch.no_grad():
             z = latent.conditional(b, noise)
             coupling = latent.coupling(b, z)
-        c, slope = value_and_slope(self.surrogate, z, latent)
-        weight = leave_one_out_mean(c) - c
-        return (expand_to(weight, latent) * score + latent.pull_back(slope * coupling)).mean(0)
+        with torch.enable_grad():
+            c, slope, of_surrogate = value_slope_vjp(self.surrogate, z, latent)
+            weight = leave_one_out_mean(c) - c
+            rest = (expand_to(weight, latent) * score + latent.pull_back(slope * coupling)).mean(0)
+
+        def vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+            """The lines above backwards, where they have no graph."""
+            if of_surrogate is None:
+                return []
+            grad_bar = grad_bar / self.samples
+            weight_bar = (grad_bar * score).flatten(-latent.event_ndim).sum(-1)
+            return of_surrogate(leave_one_out_mean(weight_bar) - weight_bar, latent.push_forward(grad_bar) * coupling)
+
+        return rest, vjp

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 
@@ -11,12 +9,6 @@ from sb3_relax.estimators.base import Estimator, leave_one_out_mean, require_sam
 from sb3_relax.estimators.estimate import VJP, Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, evaluate_with_slope
 from sb3_relax.estimators.latents import Latent, LogisticBernoulli
-
-
-@lru_cache(maxsize=16)
-def others_of(samples: int) -> Tensor:
-    """[K, K-1]: row k lists the other samples."""
-    return torch.tensor([[j for j in range(samples) if j != k] for k in range(samples)])
 
 
 class RODEO(Estimator):
@@ -63,7 +55,8 @@ class RODEO(Estimator):
         # autograd's bookkeeping of what follows would cost more than its arithmetic: the backward pass is written out
         with torch.no_grad():
             constant = value.detach()
-            others = others_of(samples).to(b.device)
+            number = torch.arange(samples, device=b.device)
+            others = (number.unsqueeze(1) + number[1:]) % samples  # [K, K-1]: row k lists the other samples
             of_others = slope[others]  # [K, K-1, *batch, D]
             taylor = latent.inner(of_others, b.unsqueeze(1) - b[others]).unsqueeze(-1)
             flip = 1 - 2 * b  # what a flip adds to a bit

@@ -43,7 +43,9 @@ def _table(path: Path, cases: Sequence[str] | None = None, what: str = "") -> st
     cost = {(row["problem"], row["case"], row["instance"]): row["variance"] * row["evaluations"] for row in measured}
     problems = list(dict.fromkeys(row["problem"] for row in measured))
     rows = [
-        "| estimator | calls of f | " + " | ".join(f"{what if i == 0 else ''}{p}" for i, p in enumerate(problems)) + " |",
+        "| estimator | calls of f | "
+        + " | ".join(f"{what if i == 0 else ''}{p}" for i, p in enumerate(problems))
+        + " |",
         "|---|---|" + "---|" * len(problems),
     ]
     for case in cases or [case for case in dict.fromkeys(row["case"] for row in measured) if case != "reinforce"]:

@@ -107,7 +107,7 @@ def test_in_inference_mode(name):
 
     expected = estimate()
     with torch.inference_mode():
-        if ESTIMATORS[name].needs_grad_f or name == "dlax":
+        if ESTIMATORS[name].needs_grad_f:
             with pytest.raises(RuntimeError, match=r"inference_mode\(\) records no graph: use torch\.no_grad\(\)"):
                 estimate()
         else:

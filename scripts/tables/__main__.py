@@ -22,6 +22,7 @@ from scripts.tables import (
     center,
     decomposition,
     diagnose,
+    double_cv,
     hyperparameters,
     learning,
     million,
@@ -30,6 +31,7 @@ from scripts.tables import (
     table2,
     toy,
     vae,
+    which,
 )
 from scripts.tables.blocks import BlockError, filled, pages, require_agreement
 
@@ -38,6 +40,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quick-start": partial(quick_starts.sentence, "README.md"),
     "quick-start-laxa2c": partial(quick_starts.sentence, "docs/laxa2c.md"),
     "center": center.center_table,
+    "double_cv": double_cv.double_cv_table,
     "hyperparameters": hyperparameters.table,
     "preset-fast": partial(hyperparameters.preset_table, "fast"),
     "front": benchmark.front_table,
@@ -60,6 +63,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench": bench.bench_table,
     "floor": bench.floor_table,
     "estimators": bench.estimators_table,
+    "which-positive": which.positive_table,
+    "which-peaked": which.peaked_table,
+    "which-black-box": which.black_box_table,
+    "which-differentiable": which.differentiable_table,
     "peers": bench.peers_table,
     "diagnose": diagnose.table,
     "decomposition": decomposition.table,

@@ -18,6 +18,7 @@ from sb3_relax.estimators.latents.circular import Circular
 from sb3_relax.estimators.latents.gaussian import Gaussian, LogGaussian
 from sb3_relax.estimators.latents.implicit import Implicit
 from sb3_relax.estimators.latents.joint import Joint
+from sb3_relax.estimators.latents.k_subset import KSubset
 from sb3_relax.estimators.latents.mixture import GaussianMixture
 from sb3_relax.estimators.latents.students_t import StudentsT
 
@@ -31,6 +32,7 @@ __all__ = [
     "GumbelOneHot",
     "Implicit",
     "Joint",
+    "KSubset",
     "Latent",
     "LogGaussian",
     "LogisticBernoulli",

@@ -20,7 +20,7 @@ CASES = {
     "nvil": "a learned baseline of the context, and a running mean of f",
     "rloo": "two samples, each the other's baseline: two calls of f",
     "reinforce": "the score function alone",
-    "exact": "the ceiling, every sample visited: as many steps as estimators of one call, and that many times the calls",
+    "exact": "the ceiling, with every sample visited: as many steps as an estimator of one call has",
 }
 #: width of the hidden layer of learned control variates and baselines
 HIDDEN = 64
@@ -87,8 +87,9 @@ class Problem(ABC):
     def support(self) -> int:
         """Samples that ``exact`` visits for one element of a batch."""
 
+    @abstractmethod
     def draw(self, path: Path) -> None:
-        """Show what the model does, as an image; nothing by default."""
+        """Write a picture of what the model does, and the folder that it lies in."""
 
 
 def calls_of(name: str, support: int) -> int:

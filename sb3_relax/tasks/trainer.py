@@ -20,7 +20,7 @@ PARTS = 30
 #: after so many of them the variance is measured
 STATES = {"early": PARTS // 10, "late": PARTS}
 #: gradients behind a variance, of the same batch of so many elements
-REPEATS, VARIANCE_BATCH = 128, 256
+REPEATS, VARIANCE_BATCH = 128, 128
 #: the estimator that others are compared with
 ONLOOKER = "nvil"
 
@@ -51,6 +51,7 @@ class Trainer:
         self.steps = max(config.calls // (config.batch_size * budgeted), 1)
         self.optimizer = self._adam([(self.problem.model, config.learning_rate)], self.estimators)
         self.onlooking = self._adam([], self.onlooker)
+        self.validation = self.problem.held_out("validation")
         self.step = 0
         self.curve: dict[str, list[float]] = {name: [] for name in ("calls", *self.problem.measures)}
         self.variances: dict[str, dict[str, float]] = {}
@@ -115,7 +116,7 @@ class Trainer:
                     "own": self.calls * self._variance(self.estimators),
                     ONLOOKER: self._variance(self.onlooker),
                 }
-        measured = self.problem.measure(self.problem.held_out("validation"), torch.Generator().manual_seed(0))
+        measured = self.problem.measure(self.validation, torch.Generator().manual_seed(0))
         self.curve["calls"].append(self.step * self.config.batch_size * self.calls)
         for name, value in measured.items():
             self.curve[name].append(round(value, 5))

@@ -221,9 +221,8 @@ def run_command(problem: type[Problem], make: Make, top: argparse.ArgumentParser
             top.error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(options, name)}")
     if options.first_seed < 0:
         top.error(f"--first-seed must not be negative; got {options.first_seed}")
-    for name in ("learning_rate", "cv_learning_rate"):
-        if not 0 < getattr(options, name) < math.inf:
-            top.error(f"--{name.replace('_', '-')} must be positive; got {getattr(options, name)}")
+    if not 0 < options.learning_rate < math.inf:
+        top.error(f"--learning-rate must be positive; got {options.learning_rate}")
     prepare_cpu(1)
     try:
         compare(problem, make, options)

@@ -34,8 +34,7 @@ class Config:
     seed: int = setting(0, "of the weights, the noise and the batches")
     calls: int = setting(150_000, "of f in a run")
     batch_size: int = setting(128, "elements of a batch")
-    learning_rate: float = setting(3e-3, "of θ's networks (Adam)")
-    cv_learning_rate: float = setting(3e-3, "of φ, the control variate or the baseline (Adam)")
+    learning_rate: float = setting(1e-2, "of θ's networks, and of φ, the control variate or the baseline (Adam)")
 
 
 class Problem(ABC):

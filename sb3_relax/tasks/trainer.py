@@ -49,18 +49,17 @@ class Trainer:
         # the ceiling has as many steps as an estimator of one call
         budgeted = 1 if config.estimator == "exact" else self.calls
         self.steps = max(config.calls // (config.batch_size * budgeted), 1)
-        self.optimizer = self._adam([(self.problem.model, config.learning_rate)], self.estimators)
-        self.onlooking = self._adam([], self.onlooker)
+        self.optimizer = self._adam(self.problem.model, self.estimators)
+        self.onlooking = self._adam(self.onlooker)
         self.validation = self.problem.held_out("validation")
         self.step = 0
         self.curve: dict[str, list[float]] = {name: [] for name in ("calls", *self.problem.measures)}
         self.variances: dict[str, dict[str, float]] = {}
         self._generator = torch.Generator()
 
-    def _adam(self, models: list[tuple[nn.Module, float]], estimators: nn.Module) -> torch.optim.Adam:
-        groups = [{"params": [*of.parameters()], "lr": rate} for of, rate in models]
-        groups.append({"params": [*estimators.parameters()], "lr": self.config.cv_learning_rate})
-        return torch.optim.Adam(groups, fused=True)
+    def _adam(self, *modules: nn.Module) -> torch.optim.Adam:
+        parameters = [parameter for module in modules for parameter in module.parameters()]
+        return torch.optim.Adam(parameters, lr=self.config.learning_rate, fused=True)
 
     def train(
         self,

@@ -34,10 +34,6 @@ class Looker(nn.Module):
             self.recall = nn.Linear(UNITS, UNITS, bias=False)
             self.remember = nn.Linear(UNITS + CELLS, UNITS, bias=False)
 
-    def nothing_seen(self, view: Tensor) -> Tensor:
-        """h_0, ``[B, 64]``."""
-        return view.new_zeros(len(view), UNITS)
-
     def locate(self, view: Tensor, known: Tensor) -> Tensor:
         """Logits of the next glimpse's cell, ``[..., B, 16]``."""
         hidden = self.overview(view)

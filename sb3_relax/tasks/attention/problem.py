@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,6 +17,9 @@ from sb3_relax.tasks.attention.model import UNITS, Looker
 from sb3_relax.tasks.problem import Config, Problem, estimator_for
 from sb3_relax.tasks.vae.trainer import setting
 
+#: what is known, ``[..., B, 64]``, and the sum of the entropies so far, ``[..., B]``
+State = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class AttentionConfig(Config):
@@ -23,13 +27,15 @@ class AttentionConfig(Config):
 
     dataset: str = setting("digits", "whose images are put on canvases; digits needs no download")
     glimpses: int = setting(1, "T, looks at a canvas before it is classified")
+    entropy: float = setting(0.1, "weight of the entropy of each glimpse, in nats, which keeps all cells looked at")
 
 
 class Attention(Problem):
-    """E[f(b_1, …, b_T)] over the cells that are looked at, f the cross-entropy of the digit's class.
+    """E[f(b_1, …, b_T)] over the cells that are looked at, f the cross-entropy of the digit's class less the entropies.
 
     Glimpse t is one of 16 cells. Its distribution depends on the view, and on what earlier glimpses saw. The view, and
-    that memory, are the context that control variates and baselines read. f has the classifier's weights.
+    that memory, are the context that control variates and baselines read. f has the classifier's weights, and, by the
+    weighted entropies of all glimpses, it depends on θ.
 
     :param config: the settings
     :param digits: what is put on canvases, in the parts ``train``, ``validation`` and ``test``
@@ -41,7 +47,7 @@ class Attention(Problem):
     model: Looker
 
     def __init__(self, config: AttentionConfig, digits: dict[str, Digits]):
-        self.glimpses = config.glimpses
+        self.glimpses, self.entropy = config.glimpses, config.entropy
         self.digits = digits
         self.model = Looker(config.glimpses)
 
@@ -67,21 +73,28 @@ class Attention(Problem):
         digits = self.digits[split]
         return canvases(digits, torch.arange(len(digits.images)), torch.Generator().manual_seed(0))
 
-    def step(self, batch: Canvases, known: Tensor, b: Tensor | None) -> tuple[GumbelOneHot, Tensor]:
-        """The latent of the next glimpse, and what is known before it."""
+    def start(self, batch: Canvases) -> State:
+        """Nothing seen, and no entropy yet."""
+        size = len(batch.view)
+        return batch.view.new_zeros(size, UNITS), batch.view.new_zeros(size)
+
+    def step(self, batch: Canvases, state: State, b: Tensor | None) -> tuple[GumbelOneHot, State]:
+        """The latent of the next glimpse, and the state before it."""
+        known, entropy = state
         if b is not None:
             known = self.model.look(batch.cells, known, b)
-        latent = GumbelOneHot(self.model.locate(batch.view, known).unsqueeze(-2))
         context = batch.view
         if self.glimpses > 1:
             context = torch.cat([context.expand(*known.shape[:-1], -1), known], -1)
-        return latent.with_context(context), known
+        latent = GumbelOneHot(self.model.locate(batch.view, known).unsqueeze(-2)).with_context(context)
+        return latent, (known, entropy + latent.entropy())
 
-    def f(self, batch: Canvases, known: Tensor, *b: Tensor) -> Tensor:
-        """The cross-entropy of the class after the last glimpse, ``[..., B]``."""
+    def f(self, batch: Canvases, state: State, *b: Tensor) -> Tensor:
+        """The cross-entropy after the last glimpse, less the weighted entropies, ``[..., B]``."""
+        known, entropy = state
         scores = self.scores(batch, known, b[-1]).log_softmax(-1)
         label = batch.label.expand(scores.shape[:-1]).unsqueeze(-1)
-        return -scores.gather(-1, label).squeeze(-1)
+        return -scores.gather(-1, label).squeeze(-1) - self.entropy * entropy
 
     def scores(self, batch: Canvases, known: Tensor, b: Tensor) -> Tensor:
         """Logits of the classes after the last glimpse."""
@@ -91,26 +104,26 @@ class Attention(Problem):
         self, estimators: nn.Module, batch: Canvases, generator: torch.Generator
     ) -> Estimate | LayeredEstimate:
         step, f = partial(self.step, batch), partial(self.f, batch)
-        nothing = self.model.nothing_seen(batch.view)
+        start = self.start(batch)
         if self.glimpses == 1:
             assert isinstance(estimators, Estimator)
-            latent, known = step(nothing, None)
+            latent, state = step(start, None)
             # the estimator's own way of drawing, which may be cheaper than b first
-            return estimators(latent, partial(f, known), generator)
+            return estimators(latent, partial(f, state), generator)
         assert isinstance(estimators, (Estimator, nn.ModuleList))
-        return layered([step] * self.glimpses, estimators, f, generator, state=nothing)  # type: ignore[arg-type]
+        return layered([step] * self.glimpses, estimators, f, generator, state=start)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def look_around(self, batch: Canvases, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Cells that a sample looks at, ``[T, B]``, and the classes that it takes the digits for, ``[B]``."""
-        known, b = self.model.nothing_seen(batch.view), None
+        state, b = self.start(batch), None
         looked_at = []
         for _ in range(self.glimpses):
-            latent, known = self.step(batch, known, b)
+            latent, state = self.step(batch, state, b)
             b = latent.sample(generator)
             looked_at.append(b.argmax(-1).squeeze(-1))
         assert b is not None
-        return torch.stack(looked_at), self.scores(batch, known, b).argmax(-1)
+        return torch.stack(looked_at), self.scores(batch, state[0], b).argmax(-1)
 
     def measure(self, batch: Canvases, generator: torch.Generator) -> dict[str, float]:
         looked_at, seen = self.look_around(batch, generator)
@@ -138,10 +151,12 @@ def share(of: Tensor) -> float:
 def make_attention(config: AttentionConfig, data_dir: Path | None, cache_dir: Path | None) -> Attention:
     """The problem with its data.
 
-    :raises ValueError: for fewer glimpses than one
+    :raises ValueError: for fewer glimpses than one, or a negative weight of the entropy
     """
     if config.glimpses < 1:
         raise ValueError(f"glimpses must be at least 1; got {config.glimpses}")
+    if not 0 <= config.entropy < math.inf:
+        raise ValueError(f"entropy must not be negative; got {config.entropy}")
     return Attention(config, loaded(config.dataset, data_dir, cache_dir))
 
 

@@ -116,12 +116,19 @@ def compare(problem: type[Problem], make: Make, options: argparse.Namespace) -> 
     :raises SystemExit: where a signal stopped it
     """
     path = options.output / "record.json"
-    with claim(options.output):
+    with claim(options.output), Stop() as stop:
         runs: list[Run] = read_record(path)["runs"] if path.exists() else []
         for config in configs(problem, options):
-            if not any(run.items() >= asdict(config).items() for run in runs):
-                runs.append(finished(config, make, options))
+            if any(run.items() >= asdict(config).items() for run in runs):
+                continue
+            trainer = trained(config, make, options, stop)
+            if trainer.step == trainer.steps:
+                runs.append({**trainer.result(), **provenance()})
                 write_record(path, {"task": problem.name, "runs": runs})
+                checkpoint_of(config, options).unlink(missing_ok=True)
+            if stop.signal is not None:
+                print(f"stopped at step {trainer.step}; the same command goes on from there", file=sys.stderr)
+                raise SystemExit(128 + stop.signal)
         draw_curves(runs, problem, options.output / "curves.png")
     summary = summarise(runs, problem)
     titles = list(next(iter(summary.values())))
@@ -132,16 +139,18 @@ def compare(problem: type[Problem], make: Make, options: argparse.Namespace) -> 
     print(f"{options.output / 'curves.png'}, record.json")
 
 
-def finished(config: Config, make: Make, options: argparse.Namespace) -> Run:
-    """The record of a run, from its checkpoint where it has one.
+def checkpoint_of(config: Config, options: argparse.Namespace) -> Path:
+    """Where a run that is not over is kept."""
+    path: Path = options.output / "checkpoints" / f"{name_of(config)}.pt"
+    return path
 
-    :raises SystemExit: where a signal stopped it
-    """
+
+def trained(config: Config, make: Make, options: argparse.Namespace, stop: Stop) -> Trainer:
+    """A run, from its checkpoint where it has one, to its end or to where it was asked to stop."""
     from tqdm import tqdm
 
-    name = name_of(config)
+    name, checkpoint = name_of(config), checkpoint_of(config, options)
     trainer = Trainer(config, lambda config: make(config, options.data_dir, options.cache_dir))
-    checkpoint = options.output / "checkpoints" / f"{name}.pt"
     if checkpoint.exists():
         trainer.load(checkpoint)
     with ExitStack() as stack:
@@ -155,15 +164,10 @@ def finished(config: Config, make: Make, options: argparse.Namespace) -> Run:
             if log is not None:
                 log()
 
-        stop = stack.enter_context(Stop())
         trainer.train(checkpoint, bar.update, show, stop)
-    if stop.signal is not None and trainer.step < trainer.steps:
-        print(f"stopped at step {trainer.step}; the same command goes on from there", file=sys.stderr)
-        raise SystemExit(128 + stop.signal)
-    trainer.problem.draw(options.output / "pictures" / f"{name}.png")
-    record = {**trainer.result(), **provenance()}
-    checkpoint.unlink(missing_ok=True)
-    return record
+    if trainer.step == trainer.steps:
+        trainer.problem.draw(options.output / "pictures" / f"{name}.png")
+    return trainer
 
 
 def logger(stack: ExitStack, path: Path, trainer: Trainer) -> Callable[[], None]:

@@ -73,7 +73,8 @@ class Trainer:
         :param path: of the checkpoint; ``None``: none
         :param on_step: called after every step
         :param on_measure: called after every measurement
-        :param stop: asked after every step; where it says yes, the checkpoint is written and the run ends there
+        :param stop: asked after every step but the last; where it says yes, the checkpoint is written, and the run ends
+            there
         """
         moments = [round(part * self.steps / PARTS) for part in range(PARTS + 1)]
         while True:
@@ -88,7 +89,7 @@ class Trainer:
             self._step()
             if on_step is not None:
                 on_step()
-            if stop is not None and stop():
+            if stop is not None and self.step < self.steps and stop():  # a run that is over is measured first
                 if path is not None:
                     self.save(path)
                 return

@@ -28,7 +28,7 @@ def draw_glimpses(path: Path, batch: Canvases, looked_at: Tensor, seen: Tensor) 
     for axis in axes:
         axis.axis("off")
     for number, (axis, sheet) in enumerate(zip(axes, sheets(batch.cells), strict=False)):
-        axis.imshow(sheet, cmap="gray", vmin=0, vmax=1)
+        axis.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1)
         label, guess = batch.label[number].item(), seen[number].item()
         axis.set_title(f"{label}, seen as {guess}", fontsize=7, color="black" if label == guess else "C3")
         for glimpse, cell in enumerate(looked_at[:, number].tolist(), 1):

@@ -181,7 +181,7 @@ class Memory(Problem):
         for axis, p, slots in zip(
             figure.subplots(1, columns), self.model(batch).softmax(-1), batch.slots.tolist(), strict=True
         ):
-            axis.imshow(p, cmap="gray", vmin=0, vmax=1)
+            axis.imshow(p.numpy(), cmap="gray", vmin=0, vmax=1)
             axis.scatter(slots, range(READS), s=12, facecolors="none", edgecolors="C3")
             axis.set(xticks=[], yticks=[])
         path.parent.mkdir(parents=True, exist_ok=True)

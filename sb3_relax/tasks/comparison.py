@@ -18,8 +18,7 @@ from sb3_relax.tasks.intervals import half_width, plus_minus
 from sb3_relax.tasks.problem import CASES, Config, Problem
 from sb3_relax.tasks.records import provenance, read_record, write_record
 from sb3_relax.tasks.trainer import ONLOOKER, STATES, Trainer
-from sb3_relax.tasks.vae.__main__ import prepare_cpu
-from sb3_relax.tasks.vae.process import Stop, claim
+from sb3_relax.tasks.vae.process import Stop, claim, prepare_cpu
 
 Make = Callable[[Any, Path | None, Path | None], Problem]
 Run = dict[str, Any]
@@ -117,7 +116,7 @@ def compare(problem: type[Problem], make: Make, options: argparse.Namespace) -> 
     """
     path = options.output / "record.json"
     with claim(options.output), Stop() as stop:
-        runs: list[Run] = read_record(path)["runs"] if path.exists() else []
+        runs = runs_in(path, problem)
         for config in configs(problem, options):
             if any(run.items() >= asdict(config).items() for run in runs):
                 continue
@@ -137,6 +136,20 @@ def compare(problem: type[Problem], make: Make, options: argparse.Namespace) -> 
     for name, row in summary.items():
         print(f"{name:{width}}", *(f"{plus_minus(*row[title], '.3f'):>16}" for title in titles))
     print(f"{options.output / 'curves.png'}, record.json")
+
+
+def runs_in(path: Path, problem: type[Problem]) -> list[Run]:
+    """The runs of a record, none where there is no record.
+
+    :raises ValueError: where it is damaged, or of another task
+    """
+    if not path.exists():
+        return []
+    record = read_record(path)
+    if record.get("task") != problem.name:
+        raise ValueError(f"{path} is of another task than {problem.name}: name another folder by --output")
+    runs: list[Run] = record["runs"]
+    return runs
 
 
 def checkpoint_of(config: Config, options: argparse.Namespace) -> Path:

@@ -10,6 +10,7 @@ from sb3_relax.tasks.attention.__main__ import main as attention
 from sb3_relax.tasks.comparison import area, grouped, ratio, summarise
 from sb3_relax.tasks.memory.__main__ import main as memory
 from sb3_relax.tasks.memory.problem import Memory, MemoryConfig
+from sb3_relax.tasks.records import write_record
 from sb3_relax.tasks.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -188,6 +189,13 @@ def test_a_damaged_record_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         memory(["--output", str(tmp_path)])
     assert f"{tmp_path / 'record.json'} is damaged, or holds no record" in capsys.readouterr().err
+
+
+def test_a_record_of_another_task_is_left_alone(tmp_path, capsys):
+    write_record(tmp_path / "record.json", {"task": "attention", "runs": []})
+    with pytest.raises(SystemExit):
+        memory(["--output", str(tmp_path)])
+    assert "record.json is of another task than memory: name another folder by --output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("main", [attention, memory])

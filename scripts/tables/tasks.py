@@ -12,7 +12,6 @@ from sb3_relax.tasks.intervals import plus_minus
 from sb3_relax.tasks.memory.problem import Memory
 from sb3_relax.tasks.problem import Problem
 from sb3_relax.tasks.records import read_record
-from sb3_relax.tasks.trainer import PARTS
 from scripts.records import RESULTS
 
 PROBLEMS: dict[str, type[Problem]] = {"attention": Attention, "memory": Memory}
@@ -53,8 +52,8 @@ def paired_table(task: str, part: str = "") -> str:
         least = int(ahead.argmin())
         calls = int(own[0]["curve"]["calls"][1:][least])
         rows.append(
-            f"| {name} | {plus_minus(*difference, '+.3f')} | {ahead[least]:+.3f} at {calls:,} | "
-            f"{int((ahead > 0).sum())} of {PARTS} |"
+            f"| {name} | {plus_minus(*difference, '.3f')} | {ahead[least]:+.3f} at {calls:,} | "
+            f"{int((ahead > 0).sum())} of {len(ahead)} |"
         )
     return "\n".join(rows)
 

@@ -28,6 +28,7 @@ from scripts.tables import (
     quick_starts,
     summary,
     table2,
+    tasks,
     toy,
     vae,
 )
@@ -69,6 +70,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "mutants": attacks.mutants_table,
     "survivors": attacks.survivors_table,
     "memory": attacks.memory_sentence,
+    "attention": partial(tasks.task_table, "attention"),
+    "attention-paired": partial(tasks.paired_table, "attention"),
+    "attention-rates": partial(tasks.rates_table, "attention"),
+    "recall": partial(tasks.task_table, "memory"),
+    "recall-paired": partial(tasks.paired_table, "memory"),
+    "recall-rates": partial(tasks.rates_table, "memory"),
     "vae": vae.table,
     "vae-bench": vae.bench_table,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -35,27 +36,36 @@ def task_table(task: str, part: str = "") -> str:
 
 
 def paired_table(task: str, part: str = "") -> str:
-    """RELAX less the others, paired by seed: the area, and where it is farthest below on the way."""
+    """RELAX less the others of the same settings but the learning rate, paired by seed.
+
+    The area, where RELAX is farthest below on the way, and how often it is ahead.
+    """
     problem = PROBLEMS[task]
     measure, groups = problem.measures[0], grouped(runs_of(task, part), problem.config)
-    rows = [
-        f"| RELAX less | {measure}, area | least difference on the way, at calls of f | points ahead |",
-        "|---|---|---|---|",
-    ]
-    for name, others in groups.items():
-        if others[0]["estimator"] in ("relax", "exact"):
-            continue
-        own = groups["relax" + name[len(others[0]["estimator"]) :]]
-        difference = mean_and_half([area(a, measure) - area(b, measure) for a, b in zip(own, others, strict=True)])
-        curves = [np.array([run["curve"][measure] for run in runs]).mean(0) for runs in (own, others)]
-        ahead = (curves[0] - curves[1])[1:]  # all start alike
-        least = int(ahead.argmin())
-        calls = int(own[0]["curve"]["calls"][1:][least])
-        rows.append(
-            f"| {name} | {plus_minus(*difference, '.3f')} | {ahead[least]:+.3f} at {calls:,} | "
-            f"{int((ahead > 0).sum())} of {len(ahead)} |"
-        )
+    rows = [f"| difference | {measure}, area | least on the way, at calls of f | points ahead |", "|---|---|---|---|"]
+    for own_name, own in groups.items():
+        for name, others in groups.items():
+            if own[0]["estimator"] != "relax" or others[0]["estimator"] in ("relax", "exact"):
+                continue
+            if not alike(own, others, problem):
+                continue
+            difference = mean_and_half([area(a, measure) - area(b, measure) for a, b in zip(own, others, strict=True)])
+            curves = [np.array([run["curve"][measure] for run in runs]).mean(0) for runs in (own, others)]
+            ahead = (curves[0] - curves[1])[1:]  # all start alike
+            least = int(ahead.argmin())
+            calls = int(own[0]["curve"]["calls"][1:][least])
+            rows.append(
+                f"| {own_name} less {name} | {plus_minus(*difference, '.3f')} | {ahead[least]:+.3f} at {calls:,} | "
+                f"{int((ahead > 0).sum())} of {len(ahead)} |"
+            )
     return "\n".join(rows)
+
+
+def alike(own: Runs, others: Runs, problem: type[Problem]) -> bool:
+    """Whether two groups have the same seeds, and the same settings but for the estimator and the learning rate."""
+    settings = {field.name for field in fields(problem.config)} - {"estimator", "learning_rate", "seed"}
+    same = all(own[0][name] == others[0][name] for name in settings)
+    return same and [run["seed"] for run in own] == [run["seed"] for run in others]
 
 
 def rates_table(task: str) -> str:

@@ -32,7 +32,7 @@ def test_tables_by_hand():
     assert nvil.startswith("| nvil | 0.508 ")
     (row,) = tasks.paired_table("memory").splitlines()[2:]
     # areas .517 and .550 less .533 and .483
-    assert row == "| nvil | 0.025 ± 0.529 | -0.050 at 100 | 1 of 2 |"
+    assert row == "| relax less nvil | 0.025 ± 0.529 | -0.050 at 100 | 1 of 2 |"
 
 
 @pytest.mark.usefixtures("results")

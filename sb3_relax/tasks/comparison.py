@@ -20,7 +20,8 @@ from sb3_relax.tasks.records import provenance, read_record, write_record
 from sb3_relax.tasks.trainer import ONLOOKER, STATES, Trainer
 from sb3_relax.tasks.vae.process import Stop, claim, prepare_cpu
 
-Make = Callable[[Any, Path | None, Path | None], Problem]
+#: a problem of its settings and the command's options
+Make = Callable[[Any, argparse.Namespace], Problem]
 Run = dict[str, Any]
 
 
@@ -163,7 +164,7 @@ def trained(config: Config, make: Make, options: argparse.Namespace, stop: Stop)
     from tqdm import tqdm
 
     name, checkpoint = name_of(config), checkpoint_of(config, options)
-    trainer = Trainer(config, lambda config: make(config, options.data_dir, options.cache_dir))
+    trainer = Trainer(config, lambda config: make(config, options))
     if checkpoint.exists():
         trainer.load(checkpoint)
     with ExitStack() as stack:
@@ -222,8 +223,6 @@ def parser(problem: type[Problem], description: str | None, choices: dict[str, l
     top.add_argument(
         "--output", type=folder, default=problem.name, help="folder for record.json, figures and checkpoints"
     )
-    top.add_argument("--data-dir", type=Path, help="with the data's files (default: SB3_RELAX_DATA, else downloads)")
-    top.add_argument("--cache-dir", type=Path, help="for downloads (default: the system's folder for caches)")
     top.add_argument("--tensorboard", action="store_true", help="write the curves for tensorboard as well")
     width = max(map(len, CASES)) + 2
     top.epilog = "estimators:\n" + "\n".join(f"  {name:{width}}{text}" for name, text in CASES.items())

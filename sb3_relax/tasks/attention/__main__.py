@@ -14,6 +14,8 @@ tenth of it, and at its end.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sb3_relax.tasks import comparison
 from sb3_relax.tasks.attention.problem import Attention, make_attention
 from sb3_relax.tasks.vae.data import LABELS
@@ -22,7 +24,11 @@ from sb3_relax.tasks.vae.data import LABELS
 def main(arguments: list[str] | None = None) -> None:
     """Parse and run."""
     top = comparison.parser(Attention, __doc__, {"dataset": list(LABELS)})
-    comparison.run_command(Attention, make_attention, top, arguments)
+    top.add_argument("--data-dir", type=Path, help="with the data's files (default: SB3_RELAX_DATA, else downloads)")
+    top.add_argument("--cache-dir", type=Path, help="for downloads (default: the system's folder for caches)")
+    comparison.run_command(
+        Attention, lambda config, options: make_attention(config, options.data_dir, options.cache_dir), top, arguments
+    )
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ and at its end.
 from __future__ import annotations
 
 from sb3_relax.tasks import comparison
-from sb3_relax.tasks.memory.problem import COSTS, Memory, make_memory
+from sb3_relax.tasks.memory.problem import COSTS, Memory
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse and run."""
     top = comparison.parser(Memory, __doc__, {"costs": list(COSTS)})
-    comparison.run_command(Memory, make_memory, top, arguments)
+    comparison.run_command(Memory, lambda config, _: Memory(config), top, arguments)
 
 
 if __name__ == "__main__":

@@ -186,8 +186,3 @@ class Memory(Problem):
             axis.set(xticks=[], yticks=[])
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
-
-
-def make_memory(config: MemoryConfig, data_dir: Path | None, cache_dir: Path | None) -> Memory:
-    """The problem; its data are drawn, and no folder is read."""
-    return Memory(config)

@@ -22,16 +22,11 @@ def records(folder):
 
 
 def test_runs_records_figures_and_a_table(tmp_path, capsys):
-    attention([*TINY, "--estimator", "relax", "rloo", "--seeds", "2", "--output", str(tmp_path)])
-    assert [(run["estimator"], run["seed"]) for run in records(tmp_path)] == [
-        ("relax", 0),
-        ("rloo", 0),
-        ("relax", 1),
-        ("rloo", 1),
-    ]
+    attention([*TINY, "--estimator", "relax", "rloo", "--seeds", "1", "--output", str(tmp_path)])
+    assert [(run["estimator"], run["seed"]) for run in records(tmp_path)] == [("relax", 0), ("rloo", 0)]
     assert {"commit", "argv", "versions"} <= records(tmp_path)[0].keys()
     assert (tmp_path / "curves.png").stat().st_size > 10_000
-    assert len(list((tmp_path / "pictures").iterdir())) == 4
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
     assert not list((tmp_path / "checkpoints").iterdir())
     first, *rows = capsys.readouterr().out.splitlines()
     assert first.split() == [

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sb3_relax.estimators import NVIL, RELAX, Estimate, Estimator, GumbelOneHot, LayeredEstimate, PerVariable
 from sb3_relax.tasks.problem import HIDDEN, Config, Problem, estimator_for
+from sb3_relax.tasks.vae.images import grid
 from sb3_relax.tasks.vae.trainer import key, setting
 
 SLOTS, READS = 16, 6
@@ -174,15 +175,16 @@ class Memory(Problem):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        columns = 6
-        batch = Memories(*(x[:columns] for x in self.held_out("test")))
-        figure = Figure(figsize=(2 * columns, 1.2), layout="constrained")
+        count = 6
+        batch = Memories(*(x[:count] for x in self.held_out("test")))
+        sheet = grid(self.model(batch).softmax(-1).flatten(1), (READS, SLOTS), count)
+        figure = Figure(figsize=(12, 12 * sheet.shape[0] / sheet.shape[1]))
         FigureCanvasAgg(figure)
-        for axis, p, slots in zip(
-            figure.subplots(1, columns), self.model(batch).softmax(-1), batch.slots.tolist(), strict=True
-        ):
-            axis.imshow(p.numpy(), cmap="gray", vmin=0, vmax=1)
-            axis.scatter(slots, range(READS), s=12, facecolors="none", edgecolors="C3")
-            axis.set(xticks=[], yticks=[])
+        axis = figure.add_axes((0, 0, 1, 1))
+        axis.axis("off")
+        axis.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1)
+        left = (SLOTS + 1) * torch.arange(count).unsqueeze(-1)
+        read = torch.arange(READS).expand(count, READS)
+        axis.scatter((batch.slots + left).flatten(), read.flatten(), s=40, facecolors="none", edgecolors="C3")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)

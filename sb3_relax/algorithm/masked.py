@@ -23,6 +23,7 @@ from sb3_relax.algorithm.contrib import (
     MaskablePPO,
     MaskableRolloutBuffer,
 )
+from sb3_relax.algorithm.masked_distribution import batched
 from sb3_relax.algorithm.masks import checked_masks, masks_of, offers_masks
 from sb3_relax.catalogue import MASKABLE
 from sb3_relax.errors import UsageError
@@ -61,7 +62,9 @@ class Masked(ControlVariateA2C):
         policy_class: Any = self.policy_class
 
         def without_sde(*args: Any, use_sde: bool, **kwargs: Any) -> MaskableActorCriticPolicy:
-            return policy_class(*args, **kwargs)
+            policy = policy_class(*args, **kwargs)
+            policy.action_dist = batched(policy.action_dist)
+            return policy
 
         # SB3 hands every on-policy policy use_sde, which a maskable one does not know
         self.policy_class = without_sde  # type: ignore[assignment]

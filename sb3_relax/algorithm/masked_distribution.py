@@ -1,0 +1,92 @@
+"""Masked actions of several variables as one batch, where sb3-contrib makes an object of each variable."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch as th
+
+from sb3_relax.algorithm.contrib import (
+    MaskableBernoulliDistribution,
+    MaskableCategorical,
+    MaskableDistribution,
+    MaskableMultiCategoricalDistribution,
+)
+from sb3_relax.estimators.latents import masked_logit
+from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals
+
+#: The most variables whose samples follow sb3-contrib's to the last random number. It asks the generator once for each
+#: variable, which of many would take longer than all the rest of a step.
+SAME_STREAM = 64
+
+
+class BatchedMaskableMultiCategoricalDistribution(SeveralCategoricals, MaskableMultiCategoricalDistribution):
+    """sb3-contrib's ``MaskableMultiCategoricalDistribution`` (a ``MaskableBernoulliDistribution``: of two values each).
+
+    Of more than ``SAME_STREAM`` variables the samples have the same distribution, but not the same random numbers.
+
+    Example::
+
+        of = BatchedMaskableMultiCategoricalDistribution([3, 5, 2]).proba_distribution(th.zeros(4, 10))
+        of.apply_masking(masks)  # [4, 10], True where a value may be drawn
+        of.log_prob(of.sample())  # [4]
+    """
+
+    #: True where a value may be drawn, ``[N, D, K]``; ``None``: all
+    masks: th.Tensor | None = None
+
+    def proba_distribution(self, action_logits: th.Tensor) -> BatchedMaskableMultiCategoricalDistribution:
+        self.masks = None
+        super().proba_distribution(action_logits)
+        return self
+
+    def apply_masking(self, masks: th.Tensor | np.ndarray | None) -> None:
+        """As sb3-contrib's.
+
+        :param masks: ``[N, Σ sizes]``; ``None`` allows all again
+        """
+        if masks is not None:
+            flat = th.as_tensor(masks, dtype=th.bool, device=self.outputs.device).reshape(-1, sum(self.sizes))
+            masks = self.padded(flat, False).reshape(self.outputs.shape)
+        self.masks = masks
+        self.forget_logits()
+
+    def permitted(self) -> th.Tensor:
+        if self.masks is None:
+            return self.outputs
+        forbidden = ~self.masks if self.are_alike else self.exists & ~self.masks
+        return self.outputs.masked_fill(forbidden, masked_logit(self.outputs.dtype))
+
+    def entropy(self) -> th.Tensor:
+        if self.masks is None:
+            return super().entropy()
+        return -(self.logits.exp() * self.logits).masked_fill(~self.masks, 0.0).sum((-2, -1))
+
+    def exponential(self, like: th.Tensor) -> th.Tensor:
+        if len(self.sizes) <= SAME_STREAM:
+            return super().exponential(like)
+        return like.new_empty(len(like), sum(self.sizes)).exponential_()
+
+    def allowed(self) -> th.Tensor | None:
+        return super().allowed() if self.masks is None else self.masks
+
+    @property
+    def distributions(self) -> list[MaskableCategorical]:  # type: ignore[override]
+        """One of each variable, as sb3-contrib's has them."""
+        parts = []
+        for d, size in enumerate(self.sizes):
+            mask = None if self.masks is None else self.masks[:, d, :size]
+            parts.append(MaskableCategorical(logits=self.outputs[:, d, :size], masks=mask))
+        return parts
+
+
+def batched(distribution: MaskableDistribution) -> MaskableDistribution:
+    """The same distribution with all its variables in one batch, where it is sb3-contrib's own of several; else itself.
+
+    Example::
+
+        model = MaskablePPO("MlpPolicy", env)  # sb3-contrib's
+        model.policy.action_dist = batched(model.policy.action_dist)
+    """
+    if type(distribution) in (MaskableMultiCategoricalDistribution, MaskableBernoulliDistribution):
+        return BatchedMaskableMultiCategoricalDistribution(distribution.action_dims)  # type: ignore[attr-defined]
+    return distribution

@@ -11,6 +11,7 @@ try:
     from sb3_contrib.common.maskable.distributions import (
         MaskableBernoulliDistribution,
         MaskableCategorical,
+        MaskableCategoricalDistribution,
         MaskableDistribution,
         MaskableMultiCategoricalDistribution,
         make_masked_proba_distribution,
@@ -40,6 +41,7 @@ __all__ = [
     "MaskableActorCriticPolicy",
     "MaskableBernoulliDistribution",
     "MaskableCategorical",
+    "MaskableCategoricalDistribution",
     "MaskableDictRolloutBuffer",
     "MaskableDistribution",
     "MaskableEvalCallback",

@@ -11,7 +11,7 @@ from sb3_relax.algorithm.contrib import (
     MaskableDistribution,
     MaskableMultiCategoricalDistribution,
 )
-from sb3_relax.estimators.latents import masked_logit
+from sb3_relax.estimators.latents import arranged, masked_logit, open_unit
 from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals
 
 #: The most variables whose samples follow sb3-contrib's to the last random number. It asks the generator once for each
@@ -46,7 +46,7 @@ class BatchedMaskableMultiCategoricalDistribution(SeveralCategoricals, MaskableM
         """
         if masks is not None:
             flat = th.as_tensor(masks, dtype=th.bool, device=self.outputs.device).reshape(-1, sum(self.sizes))
-            masks = self.padded(flat, False).reshape(self.outputs.shape)
+            masks = arranged(self.padded(flat, False).reshape(self.outputs.shape))
         self.masks = masks
         self.forget_logits()
 
@@ -64,7 +64,7 @@ class BatchedMaskableMultiCategoricalDistribution(SeveralCategoricals, MaskableM
     def exponential(self, like: th.Tensor) -> th.Tensor:
         if len(self.sizes) <= SAME_STREAM:
             return super().exponential(like)
-        return like.new_empty(len(like), sum(self.sizes)).exponential_()
+        return -open_unit(like.new_empty(len(like), sum(self.sizes)).uniform_()).log()
 
     def allowed(self) -> th.Tensor | None:
         return super().allowed() if self.masks is None else self.masks

@@ -11,6 +11,8 @@ from stable_baselines3.common.distributions import Distribution, MultiCategorica
 from torch.distributions import Categorical, constraints
 from torch.distributions import Distribution as TorchDistribution
 
+from sb3_relax.estimators.latents import arranged, log_softmax
+
 
 class SeveralCategoricals:
     """What is put before a distribution of several variables among a class's bases: one kernel for all of them.
@@ -47,7 +49,8 @@ class SeveralCategoricals:
         if TorchDistribution._validate_args:
             Categorical(logits=action_logits.detach())
         # the padding is far below the value that a mask forbids, so that it is not drawn where a mask forbids all
-        self.outputs = self.padded(action_logits.view(-1, sum(self.sizes)), th.finfo(action_logits.dtype).min / 2)
+        padding = th.finfo(action_logits.dtype).min / 2
+        self.outputs = arranged(self.padded(action_logits.view(-1, sum(self.sizes)), padding))
         self.forget_logits()
         return self
 
@@ -58,7 +61,7 @@ class SeveralCategoricals:
     @cached_property
     def logits(self) -> th.Tensor:
         """log p of every value, ``[N, D, K]``."""
-        return self.permitted().log_softmax(-1)
+        return log_softmax(self.permitted())
 
     def permitted(self) -> th.Tensor:
         """``outputs``, far lower where a value may not be drawn."""
@@ -90,7 +93,7 @@ class SeveralCategoricals:
     @th.no_grad()
     def sample(self) -> th.Tensor:
         """``[N, D]``."""
-        probabilities = self.logits.exp()
+        probabilities = self.logits.exp().contiguous()
         if not isfinite(probabilities.sum().item()):
             th.multinomial(probabilities.flatten(0, 1), 1)  # raises torch's own error
         # of the values of a variable, torch draws the one whose p/E is largest, with E ~ Exp(1) for each

@@ -53,13 +53,13 @@ class BatchedMaskableMultiCategoricalDistribution(SeveralCategoricals, MaskableM
     def permitted(self) -> th.Tensor:
         if self.masks is None:
             return self.outputs
-        forbidden = ~self.masks if self.are_alike else self.exists & ~self.masks
-        return self.outputs.masked_fill(forbidden, masked_logit(self.outputs.dtype))
+        kept = self.masks if self.are_alike else self.masks | ~self.exists
+        return th.where(kept, self.outputs, masked_logit(self.outputs.dtype))
 
     def entropy(self) -> th.Tensor:
         if self.masks is None:
             return super().entropy()
-        return -(self.logits.exp() * self.logits).masked_fill(~self.masks, 0.0).sum((-2, -1))
+        return -th.where(self.masks, self.logits.exp() * self.logits, 0.0).sum((-2, -1))
 
     def exponential(self, like: th.Tensor) -> th.Tensor:
         if len(self.sizes) <= SAME_STREAM:

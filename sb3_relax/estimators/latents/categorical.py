@@ -78,12 +78,12 @@ class GumbelOneHot(RelaxedLatent):
     def pull_back(self, g: Tensor) -> Tensor:
         if self.mask is not None:
             # the relaxation gives a masked class noise of its own, which must not move its logit
-            g = g.masked_fill(~self.mask, 0.0)
+            g = torch.where(self.mask, g, 0.0)
         return torch.addcmul(g, self.probabilities, g.sum(-1, keepdim=True), value=-1)
 
     def push_forward(self, v: Tensor) -> Tensor:
         change = v - (self.probabilities * v).sum(-1, keepdim=True)
-        return change if self.mask is None else change.masked_fill(~self.mask, 0.0)
+        return change if self.mask is None else torch.where(self.mask, change, 0.0)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         with torch.no_grad():

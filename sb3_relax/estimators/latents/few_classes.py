@@ -24,17 +24,17 @@ def arranged(x: Tensor) -> Tensor:
     Operations on tensors that are laid out alike keep the layout, and those on tensors that are not take several times
     as long.
     """
-    return _back(_classes_first(x), x) if _is_narrow(x) else x
+    return _classes_first(x).movedim(0, -1) if _is_narrow(x) else x
 
 
 def softmax(x: Tensor) -> Tensor:
     """``x.softmax(-1)``."""
-    return _back(_classes_first(x).softmax(0), x) if _is_narrow(x) else x.softmax(-1)
+    return _classes_first(x).softmax(0).movedim(0, -1) if _is_narrow(x) else x.softmax(-1)
 
 
 def log_softmax(x: Tensor) -> Tensor:
     """``x.log_softmax(-1)``."""
-    return _back(_classes_first(x).log_softmax(0), x) if _is_narrow(x) else x.log_softmax(-1)
+    return _classes_first(x).log_softmax(0).movedim(0, -1) if _is_narrow(x) else x.log_softmax(-1)
 
 
 def softmax_backward(slope: Tensor, s: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def softmax_backward(slope: Tensor, s: Tensor) -> Tensor:
     if not _is_narrow(s):
         return _softmax_backward(slope, s, -1, s.dtype)
     slope = slope.expand(s.shape)
-    return _back(_softmax_backward(_classes_first(slope), _classes_first(s), 0, s.dtype), s)
+    return _softmax_backward(_classes_first(slope), _classes_first(s), 0, s.dtype).movedim(0, -1)
 
 
 def logaddexp(x: Tensor, y: Tensor) -> Tensor:
@@ -57,9 +57,6 @@ def _is_narrow(x: Tensor) -> bool:
 
 
 def _classes_first(x: Tensor) -> Tensor:
-    """``[..., K]`` → ``[K, ...]`` with one dimension in place of the others."""
-    return x.flatten(0, -2).T.contiguous()
-
-
-def _back(x: Tensor, like: Tensor) -> Tensor:
-    return x.T.unflatten(0, like.shape[:-1])
+    """``[..., K]`` → ``[K, ...]``, contiguous."""
+    first = x.movedim(-1, 0)
+    return first if first.is_contiguous() else torch.stack(x.unbind(-1))  # quicker than contiguous()

@@ -45,8 +45,8 @@ class BatchedMaskableMultiCategoricalDistribution(SeveralCategoricals, MaskableM
         :param masks: ``[N, Σ sizes]``; ``None`` allows all again
         """
         if masks is not None:
-            flat = th.as_tensor(masks, dtype=th.bool, device=self.outputs.device).reshape(-1, sum(self.sizes))
-            masks = arranged(self.padded(flat, False).reshape(self.outputs.shape))
+            flat = th.as_tensor(masks, dtype=th.bool, device=self.outputs.device)
+            masks = arranged(self.padded(flat.reshape(self.outputs.shape[0], sum(self.sizes)), False))
         self.masks = masks
         self.forget_logits()
 

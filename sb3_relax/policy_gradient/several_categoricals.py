@@ -70,9 +70,9 @@ class SeveralCategoricals:
     def padded(self, flat: th.Tensor, padding: float) -> th.Tensor:
         """Numbers of all values, ``[N, Σ sizes]`` → ``[N, D, K]``."""
         if self.are_alike:
-            return flat.unflatten(-1, self.exists.shape)
+            return flat.reshape(-1, *self.exists.shape)
         self.exists, self.positions = self.exists.to(flat.device), self.positions.to(flat.device)
-        return flat[:, self.positions].unflatten(-1, self.exists.shape).masked_fill(~self.exists, padding)
+        return th.where(self.exists, flat[:, self.positions].reshape(-1, *self.exists.shape), padding)
 
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
         """Of actions ``[N, D]``: ``[N]``.

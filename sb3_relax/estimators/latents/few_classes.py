@@ -13,7 +13,7 @@ from torch import Tensor
 #: Fewer classes than this: numbers of 32 bits that fit into a vector register of AVX-512.
 FEW = 16
 #: Fewer numbers than this are not worth the two views and the copy.
-LEAST = 256
+LEAST = 1024
 
 _softmax_backward = torch.ops.aten._softmax_backward_data
 

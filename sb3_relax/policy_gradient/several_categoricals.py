@@ -61,7 +61,9 @@ class SeveralCategoricals:
     @cached_property
     def logits(self) -> th.Tensor:
         """log p of every value, ``[N, D, K]``."""
-        return log_softmax(self.permitted())
+        # whoever asks first, it may be asked again for its derivative
+        with th.set_grad_enabled(self.outputs.requires_grad):
+            return log_softmax(self.permitted())
 
     def permitted(self) -> th.Tensor:
         """``outputs``, far lower where a value may not be drawn."""

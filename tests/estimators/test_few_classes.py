@@ -49,7 +49,15 @@ def test_a_latent_keeps_one_layout(shape):
     latent = GumbelOneHot(x, torch.rand(shape) < 2)
     b = torch.zeros_like(latent.theta).scatter_(-1, latent.theta.argmax(-1, keepdim=True), 1.0)
     z = latent.conditional(b, torch.rand(shape))
-    for tensor in (latent.theta, latent.probabilities, latent.natural(), b, z, latent.relax(z, 0.5), latent.pull_back(z)):
+    for tensor in (
+        latent.theta,
+        latent.probabilities,
+        latent.natural(),
+        b,
+        z,
+        latent.relax(z, 0.5),
+        latent.pull_back(z),
+    ):
         assert tensor.movedim(-1, 0).is_contiguous()
     assert torch.equal(latent.theta, x)
 

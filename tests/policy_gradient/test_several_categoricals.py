@@ -68,7 +68,7 @@ def test_the_latent_is_the_one_of_sb3s(sizes):
 @pytest.mark.parametrize("sizes", [lambda d: [2] * d, lambda d: [3, 5] * (d // 2)], ids=["alike", "unequal"])
 def test_the_number_of_operations_does_not_grow_with_that_of_variables(sizes):
     counts = []
-    for d in (4, 400):
+    for d in (600, 1200):
         of = batched(MultiCategoricalDistribution(sizes(d)))
         actions = th.zeros(1, d)
         with Counting() as counting:
@@ -77,7 +77,7 @@ def test_the_number_of_operations_does_not_grow_with_that_of_variables(sizes):
             latent = to_latent(of)
             to_sample(of, latent, actions), latent.log_prob(latent.sample())
         counts.append(counting.count)
-    assert counts[1] <= counts[0] + 6  # of many numbers, the softmax goes along another dimension
+    assert counts[0] == counts[1]
 
 
 def test_others_stay_as_they_are():
@@ -90,9 +90,8 @@ def test_others_stay_as_they_are():
 
 def test_what_is_not_there_is_refused_where_torch_refuses_it():
     of = BatchedMultiCategoricalDistribution([3, 5, 2])
-    for outputs in (th.zeros(1, 10).index_fill(1, th.tensor([4]), float("nan")),):
-        with pytest.raises(ValueError, match="but found invalid values"):
-            of.proba_distribution(outputs)
+    with pytest.raises(ValueError, match="but found invalid values"):
+        of.proba_distribution(th.zeros(1, 10).index_fill(1, th.tensor([4]), float("nan")))
     of.proba_distribution(th.zeros(1, 10))
     for action in ([3.0, 0.0, 0.0], [0.0, 0.0, 2.0], [0.0, -1.0, 0.0], [0.0, 0.5, 0.0]):
         with pytest.raises(ValueError, match=r"whole numbers from 0 to \[2, 4, 1\]"):

@@ -113,7 +113,7 @@ class Collection(OnPolicyAlgorithm):
                         rewards[idx] += self.gamma * terminal_value
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
-            rollout_buffer.add(  # type: ignore[call-arg]
+            rollout_buffer.add(
                 self._last_obs,  # type: ignore[arg-type]
                 actions,  # type: ignore[arg-type]
                 rewards,

@@ -19,7 +19,9 @@ from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals
 SAME_STREAM = 64
 
 
-class BatchedMaskableMultiCategoricalDistribution(SeveralCategoricals, MaskableMultiCategoricalDistribution):
+class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
+    SeveralCategoricals, MaskableMultiCategoricalDistribution
+):
     """sb3-contrib's ``MaskableMultiCategoricalDistribution`` (a ``MaskableBernoulliDistribution``: of two values each).
 
     Of more than ``SAME_STREAM`` variables the samples have the same distribution, but not the same random numbers.

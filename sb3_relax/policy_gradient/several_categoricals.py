@@ -122,7 +122,7 @@ class SeveralCategoricals:
         return None if self.are_alike else self.exists
 
 
-class BatchedMultiCategoricalDistribution(SeveralCategoricals, MultiCategoricalDistribution):
+class BatchedMultiCategoricalDistribution(SeveralCategoricals, MultiCategoricalDistribution):  # type: ignore[override]
     """SB3's ``MultiCategoricalDistribution``, whose cost is that of one kernel whatever the number of variables.
 
     Example::

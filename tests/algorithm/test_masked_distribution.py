@@ -7,23 +7,23 @@ from gymnasium import spaces
 from scipy.stats import chi2
 
 pytest.importorskip("sb3_contrib")
-from sb3_contrib import MaskablePPO  # noqa: E402
-from sb3_contrib.common.maskable.distributions import (  # noqa: E402
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.distributions import (
     MaskableBernoulliDistribution,
     MaskableMultiCategoricalDistribution,
     make_masked_proba_distribution,
 )
 
-from sb3_relax import MaskableRecurrentRELAXA2C, MaskableRELAXA2C  # noqa: E402
-from sb3_relax.algorithm.masked_distribution import (  # noqa: E402
+from sb3_relax import MaskableRecurrentRELAXA2C, MaskableRELAXA2C
+from sb3_relax.algorithm.masked_distribution import (
     SAME_STREAM,
     BatchedMaskableMultiCategoricalDistribution,
     batched,
 )
-from sb3_relax.policy_gradient.action_latents import to_latent  # noqa: E402
-from sb3_relax.policy_gradient.quick_forward import quick_evaluation, quick_passes  # noqa: E402
-from tests.helpers import TinyEnv  # noqa: E402
-from tests.policy_gradient.test_several_categoricals import N, SIZES, Counting, each_size  # noqa: E402
+from sb3_relax.policy_gradient.action_latents import to_latent
+from sb3_relax.policy_gradient.quick_forward import quick_evaluation, quick_passes
+from tests.helpers import TinyEnv
+from tests.policy_gradient.test_several_categoricals import SIZES, Counting, N, each_size
 
 SPACES = [spaces.MultiDiscrete([3, 5, 2]), spaces.MultiBinary(4), spaces.MultiDiscrete([2, 2], start=[1, -1])]
 

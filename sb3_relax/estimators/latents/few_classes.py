@@ -1,4 +1,4 @@
-"""Softmax over the classes of many variables that have few each: torch's own functions, along a dimension that is quick.
+"""Softmax over the classes of many variables that have few each: torch's functions, along a dimension that is quick.
 
 On the CPU torch runs through a last dimension of less than a vector register one number at a time. Along the first
 dimension it takes as many variables at once as fit, and gives the same up to rounding: of 512 variables of two classes,

@@ -48,7 +48,8 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
         """
         if masks is not None:
             flat = th.as_tensor(masks, dtype=th.bool, device=self.outputs.device)
-            masks = arranged(self.padded(flat.reshape(self.outputs.shape[0], sum(self.sizes)), False))
+            masks = self.spread(flat.reshape(self.outputs.shape[0], sum(self.sizes)))
+            masks = arranged(masks if self.are_alike else masks & self.exists)
         self.masks = masks
         self.forget_logits()
 

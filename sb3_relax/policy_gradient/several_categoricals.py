@@ -48,9 +48,11 @@ class SeveralCategoricals:
         """
         if TorchDistribution._validate_args:
             Categorical(logits=action_logits.detach())
-        # the padding is far below the value that a mask forbids, so that it is not drawn where a mask forbids all
-        padding = th.finfo(action_logits.dtype).min / 2
-        self.outputs = arranged(self.padded(action_logits.view(-1, sum(self.sizes)), padding))
+        outputs = self.spread(action_logits.view(-1, sum(self.sizes)))
+        if not self.are_alike:
+            # far below the logit of a value that a mask forbids, so that it is not drawn where a mask forbids all
+            outputs = outputs.masked_fill(~self.exists, th.finfo(outputs.dtype).min / 2)
+        self.outputs = arranged(outputs)
         self.forget_logits()
         return self
 
@@ -69,12 +71,12 @@ class SeveralCategoricals:
         """``outputs``, far lower where a value may not be drawn."""
         return self.outputs
 
-    def padded(self, flat: th.Tensor, padding: float) -> th.Tensor:
-        """Numbers of all values, ``[N, Σ sizes]`` → ``[N, D, K]``."""
-        if self.are_alike:
-            return flat.reshape(-1, *self.exists.shape)
-        self.exists, self.positions = self.exists.to(flat.device), self.positions.to(flat.device)
-        return th.where(self.exists, flat[:, self.positions].reshape(-1, *self.exists.shape), padding)
+    def spread(self, flat: th.Tensor) -> th.Tensor:
+        """Numbers of all values, ``[N, Σ sizes]`` → ``[N, D, K]``, with any numbers where a value does not exist."""
+        if not self.are_alike:
+            self.exists, self.positions = self.exists.to(flat.device), self.positions.to(flat.device)
+            flat = flat[:, self.positions]
+        return flat.reshape(-1, *self.exists.shape)
 
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
         """Of actions ``[N, D]``: ``[N]``.
@@ -99,7 +101,7 @@ class SeveralCategoricals:
         if not isfinite(probabilities.sum().item()):
             th.multinomial(probabilities.flatten(0, 1), 1)  # raises torch's own error
         # of the values of a variable, torch draws the one whose p/E is largest, with E ~ Exp(1) for each
-        return (probabilities / self.padded(self.exponential(probabilities), 1.0)).argmax(-1)
+        return (probabilities / self.spread(self.exponential(probabilities))).argmax(-1)
 
     def exponential(self, like: th.Tensor) -> th.Tensor:
         """E ~ Exp(1) of all values, ``[N, Σ sizes]``, by the random numbers that the base would use.

@@ -47,12 +47,14 @@ def softmax_backward(slope: Tensor, s: Tensor) -> Tensor:
 
 def logaddexp(x: Tensor, y: Tensor) -> Tensor:
     """``torch.logaddexp(x, y)`` of finite numbers, which torch computes one at a time."""
-    if not (y.is_cpu and y.numel() >= LEAST):
+    if torch.compiler.is_compiling() or not (y.is_cpu and y.numel() >= LEAST):
         return torch.logaddexp(x, y)
     return torch.maximum(x, y) + (x - y).abs().neg().exp().log1p()
 
 
 def _is_narrow(x: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False  # sizes may not be known yet, and a compiler chooses its own loops
     return x.is_cpu and x.dim() > 1 and x.shape[-1] < FEW and x.numel() >= LEAST
 
 

@@ -94,7 +94,7 @@ PAIRS = {
 def milliseconds_of_turn(iteration: Callable[[], None]) -> float:
     """Per iteration."""
     start, count = time.process_time(), 0
-    while time.process_time() - start < TURN:
+    while count == 0 or time.process_time() - start < TURN:
         iteration()
         count += 1
     return 1e3 * (time.process_time() - start) / count

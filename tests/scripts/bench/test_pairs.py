@@ -9,7 +9,7 @@ from tests.scripts.command import script
 
 
 def test_cases_are_added_to_a_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(pairs, "TURN", 1e-6)
+    monkeypatch.setattr(pairs, "TURN", 0.0)
     monkeypatch.setattr(pairs, "BITS", pairs.spaces.MultiBinary(3))
     for only in ("masked bits ÷ not", "natural gradient"):
         monkeypatch.setattr("sys.argv", ["pairs", "--repeats", "1", "--only", only, "--output", str(tmp_path)])

@@ -6,6 +6,6 @@ from sb3_relax.relaxa2c_mask.relaxa2c_mask import MaskableRELAXA2C
 
 MlpPolicy = MaskablePPO.policy_aliases["MlpPolicy"]
 CnnPolicy = MaskablePPO.policy_aliases["CnnPolicy"]
-MultiInputPolicy = MaskablePPO.policy_aliases["MultiInputPolicy", "batched"]
+MultiInputPolicy = MaskablePPO.policy_aliases["MultiInputPolicy"]
 
 __all__ = ["CnnPolicy", "MaskableRELAXA2C", "MlpPolicy", "MultiInputPolicy", "batched"]

@@ -11,7 +11,7 @@ from sb3_relax.algorithm.contrib import (
     MaskableDistribution,
     MaskableMultiCategoricalDistribution,
 )
-from sb3_relax.estimators.latents import arranged, masked_logit, open_unit
+from sb3_relax.estimators.latents import arranged, log_softmax, masked_logit, open_unit
 from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals
 
 #: The most variables whose samples follow sb3-contrib's to the last random number. It asks the generator once for each
@@ -39,6 +39,7 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
     def proba_distribution(self, action_logits: th.Tensor) -> BatchedMaskableMultiCategoricalDistribution:
         self.masks = None
         super().proba_distribution(action_logits)
+        self.outputs = arranged(self.outputs)
         return self
 
     def apply_masking(self, masks: th.Tensor | np.ndarray | None) -> None:
@@ -53,11 +54,11 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
         self.masks = masks
         self.forget_logits()
 
-    def permitted(self) -> th.Tensor:
+    def normalised(self) -> th.Tensor:
         if self.masks is None:
-            return self.outputs
+            return log_softmax(self.outputs)
         kept = self.masks if self.are_alike else self.masks | ~self.exists
-        return th.where(kept, self.outputs, masked_logit(self.outputs.dtype))
+        return log_softmax(th.where(kept, self.outputs, masked_logit(self.outputs.dtype)))
 
     def entropy(self) -> th.Tensor:
         if self.masks is None:

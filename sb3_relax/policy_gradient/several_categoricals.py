@@ -11,8 +11,6 @@ from stable_baselines3.common.distributions import Distribution, MultiCategorica
 from torch.distributions import Categorical, constraints
 from torch.distributions import Distribution as TorchDistribution
 
-from sb3_relax.estimators.latents import arranged, log_softmax
-
 
 class SeveralCategoricals:
     """What is put before a distribution of several variables among a class's bases: one kernel for all of them.
@@ -52,7 +50,7 @@ class SeveralCategoricals:
         if not self.are_alike:
             # far below the logit of a value that a mask forbids, so that it is not drawn where a mask forbids all
             outputs = outputs.masked_fill(~self.exists, th.finfo(outputs.dtype).min / 2)
-        self.outputs = arranged(outputs)
+        self.outputs = outputs
         self.forget_logits()
         return self
 
@@ -65,11 +63,11 @@ class SeveralCategoricals:
         """log p of every value, ``[N, D, K]``."""
         # whoever asks first, it may be asked again for its derivative
         with th.set_grad_enabled(self.outputs.requires_grad):
-            return log_softmax(self.permitted())
+            return self.normalised()
 
-    def permitted(self) -> th.Tensor:
-        """``outputs``, far lower where a value may not be drawn."""
-        return self.outputs
+    def normalised(self) -> th.Tensor:
+        """log p as torch's Categorical computes it, so that rollouts are those of SB3."""
+        return self.outputs - self.outputs.logsumexp(-1, keepdim=True)
 
     def spread(self, flat: th.Tensor) -> th.Tensor:
         """Numbers of all values, ``[N, Σ sizes]`` → ``[N, D, K]``, with any numbers where a value does not exist."""

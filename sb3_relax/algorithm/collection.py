@@ -84,7 +84,7 @@ class Collection(OnPolicyAlgorithm):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        forward, predict_values = quick_passes(self.policy)
+        forward, predict_values, _ = quick_passes(self.policy)
 
         n_steps = 0
         while n_steps < n_rollout_steps:

@@ -79,6 +79,7 @@ class Passes(NamedTuple):
 
     forward: Forward
     predict_values: Callable[[PyTorchObs], th.Tensor]
+    act: Callable[[PyTorchObs], th.Tensor]  #: to the actions of ``forward()``, where nobody asks for the rest
 
 
 class Parts(NamedTuple):
@@ -102,7 +103,7 @@ def quick_passes(policy: ActorCriticPolicy) -> Passes:
     """
     parts = _quick_parts(policy)
     if parts is None:
-        return Passes(policy, policy.predict_values)
+        return Passes(policy, policy.predict_values, lambda observations: policy(observations)[0])
 
     def forward(observations: PyTorchObs, action_masks: Any = None) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         of_actor, of_critic = _of_both(parts.features(observations))
@@ -113,7 +114,12 @@ def quick_passes(policy: ActorCriticPolicy) -> Passes:
     def predict_values(observations: PyTorchObs) -> th.Tensor:
         return parts.critic(BaseModel.extract_features(policy, observations, policy.vf_features_extractor))
 
-    return Passes(forward, predict_values)
+    def act(observations: PyTorchObs) -> th.Tensor:
+        of_actor, _ = _of_both(parts.features(observations))
+        actions, _ = draw_actions(parts.distribution(parts.actor(of_actor)))
+        return actions.reshape(-1, *policy.action_space.shape)  # type: ignore[misc]
+
+    return Passes(forward, predict_values, act)
 
 
 def quick_evaluation(

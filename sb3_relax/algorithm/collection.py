@@ -72,8 +72,8 @@ class Collection(OnPolicyAlgorithm):
     ) -> bool:
         """``n_rollout_steps`` of every environment: what SB3's ``collect_rollouts()`` gives, to the last bit.
 
-        Callbacks find the same names among their locals. Beside that, time limits are noted, and the policy acts by
-        :func:`~sb3_relax.policy_gradient.quick_forward.quick_passes`.
+        Callbacks find the same names among their locals, and what the policy acted on beside observations. Time limits
+        are noted, and the policy acts by :func:`~sb3_relax.policy_gradient.quick_forward.quick_passes`.
 
         :return: ``False`` where the callback stopped training
         """
@@ -84,7 +84,7 @@ class Collection(OnPolicyAlgorithm):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        forward, predict_values = quick_passes(self.policy)
+        forward, predict_values, _ = quick_passes(self.policy)
 
         n_steps = 0
         while n_steps < n_rollout_steps:
@@ -92,12 +92,13 @@ class Collection(OnPolicyAlgorithm):
                 self.policy.reset_noise(env.num_envs)
             with th.no_grad():
                 obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-                actions, values, log_probs = forward(obs_tensor)
+                context = self.acting_context(env)
+                actions, values, log_probs = forward(obs_tensor, **context)
             actions = actions.cpu().numpy()  # type: ignore[assignment]
             clipped_actions = executable(self.policy, actions)  # type: ignore[arg-type]
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             self.num_timesteps += env.num_envs
-            callback.update_locals(locals())
+            callback.update_locals({**locals(), **context})
             if not callback.on_step():
                 return False
             self._update_info_buffer(infos, dones)
@@ -112,7 +113,15 @@ class Collection(OnPolicyAlgorithm):
                         rewards[idx] += self.gamma * terminal_value
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
-            rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
+            rollout_buffer.add(
+                self._last_obs,  # type: ignore[arg-type]
+                actions,  # type: ignore[arg-type]
+                rewards,
+                self._last_episode_starts,  # type: ignore[arg-type]
+                values,
+                log_probs,
+                **context,
+            )
             self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             n_steps += 1
 

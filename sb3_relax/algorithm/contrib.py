@@ -8,7 +8,14 @@ try:
     from sb3_contrib import MaskablePPO, RecurrentPPO
     from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
     from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
-    from sb3_contrib.common.maskable.distributions import MaskableDistribution, make_masked_proba_distribution
+    from sb3_contrib.common.maskable.distributions import (
+        MaskableBernoulliDistribution,
+        MaskableCategorical,
+        MaskableCategoricalDistribution,
+        MaskableDistribution,
+        MaskableMultiCategoricalDistribution,
+        make_masked_proba_distribution,
+    )
     from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
     from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
     from sb3_contrib.common.recurrent.buffers import (
@@ -32,9 +39,13 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "MaskableActorCriticPolicy",
+    "MaskableBernoulliDistribution",
+    "MaskableCategorical",
+    "MaskableCategoricalDistribution",
     "MaskableDictRolloutBuffer",
     "MaskableDistribution",
     "MaskableEvalCallback",
+    "MaskableMultiCategoricalDistribution",
     "MaskablePPO",
     "MaskableRolloutBuffer",
     "RNNStates",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -16,16 +15,24 @@ from stable_baselines3.common.type_aliases import MaybeCallback, PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
-from sb3_relax.algorithm.collection import PassedOn
 from sb3_relax.algorithm.contrib import (
     MaskableActorCriticPolicy,
+    MaskableCategorical,
+    MaskableCategoricalDistribution,
     MaskableDictRolloutBuffer,
     MaskablePPO,
     MaskableRolloutBuffer,
 )
+from sb3_relax.algorithm.masked_distribution import BatchedMaskableMultiCategoricalDistribution, batched
 from sb3_relax.algorithm.masks import checked_masks, masks_of, offers_masks
 from sb3_relax.catalogue import MASKABLE
 from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.quick_forward import know
+
+know(
+    list(MaskablePPO.policy_aliases.values()),
+    [BatchedMaskableMultiCategoricalDistribution, MaskableCategoricalDistribution, MaskableCategorical],
+)
 
 SelfMasked = TypeVar("SelfMasked", bound="Masked")
 
@@ -61,7 +68,9 @@ class Masked(ControlVariateA2C):
         policy_class: Any = self.policy_class
 
         def without_sde(*args: Any, use_sde: bool, **kwargs: Any) -> MaskableActorCriticPolicy:
-            return policy_class(*args, **kwargs)
+            policy = policy_class(*args, **kwargs)
+            policy.action_dist = batched(policy.action_dist)
+            return policy
 
         # SB3 hands every on-policy policy use_sde, which a maskable one does not know
         self.policy_class = without_sde  # type: ignore[assignment]
@@ -87,18 +96,6 @@ class Masked(ControlVariateA2C):
                 "learn(use_masking=False)"
             )
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-
-    def collect_steps(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        if not self._use_masking:
-            return super().collect_steps(env, callback, rollout_buffer, n_rollout_steps)
-        handing = HandsMasks(callback, rollout_buffer, lambda: self.acting_context(env)["action_masks"])
-        hook = self.policy.register_forward_pre_hook(handing.to_policy, with_kwargs=True)
-        try:
-            return super().collect_steps(env, handing, rollout_buffer, n_rollout_steps)
-        finally:
-            hook.remove()
 
     def policy_gradient(
         self,
@@ -158,53 +155,3 @@ class Masked(ControlVariateA2C):
         """
         self._use_masking = use_masking
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-
-class HandsMasks(PassedOn):
-    """The masks in a rollout of ``n_steps``: the policy gets them, the buffer keeps them.
-
-    Only where the collecting code asks the policy for actions, and not where the user's callback does in between, which
-    may be about other states.
-
-    :param callback: the user's; among its locals are ``action_masks``, as in MaskablePPO
-    :param buffer: which keeps the masks of each step
-    :param ask: for the masks of all environments, ``[n_envs, n]``
-    """
-
-    def __init__(self, callback: BaseCallback, buffer: Any, ask: Callable[[], np.ndarray]):
-        super().__init__(callback)
-        self.buffer = buffer
-        self.ask = ask
-        self.collecting = False
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> HandsMasks:
-        # a policy that is copied while it collects takes this hook with it: the copy has a rollout of its own, or none
-        copy = object.__new__(HandsMasks)
-        copy.collecting = False
-        return copy
-
-    def to_policy(
-        self, policy: th.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Before a call of the policy: a hook of ``torch.nn.Module``."""
-        if not self.collecting:
-            return None
-        self.masks = self.buffer.action_masks[self.buffer.pos] = self.ask()
-        return args, {**kwargs, "action_masks": self.masks}
-
-    def on_rollout_start(self) -> None:
-        super().on_rollout_start()
-        self.collecting = True
-
-    def update_locals(self, locals_: dict[str, Any]) -> None:
-        super().update_locals({**locals_, "action_masks": self.masks})
-
-    def on_step(self) -> bool:
-        self.collecting = False
-        goes_on = super().on_step()
-        self.collecting = True
-        return goes_on
-
-    def on_rollout_end(self) -> None:
-        self.collecting = False
-        super().on_rollout_end()

@@ -6,10 +6,16 @@ from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.policy_gradient.action_latents import executable
+from sb3_relax.policy_gradient.evaluation_mode import set_training_mode
+from sb3_relax.policy_gradient.quick_forward import quick_passes
+from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
 
 #: Streams a jackknife leaves out in turn, where there are as many rollouts.
 STREAMS = 20
@@ -55,11 +61,34 @@ def restart(model: ControlVariateA2C, env: VecEnv) -> BaseCallback:
     return model._init_callback(None)
 
 
-def advance(model: ControlVariateA2C, env: VecEnv, callback: BaseCallback, n_steps: int) -> None:
-    """Act for ``n_steps`` as in rollouts, and forget them."""
+def advance(model: ControlVariateA2C, env: VecEnv, callback: BaseCallback, n_steps: int) -> np.ndarray:
+    """Act for ``n_steps`` as in rollouts, with the same random numbers, and forget them.
+
+    :return: where episodes ended, ``[n_steps, E]``
+    """
+    if not model.use_sde:
+        return _acted(model, env, n_steps)
+    # gSDE's noise is drawn as rollouts begin, and on the way
+    ended = [np.zeros((0, env.num_envs), dtype=bool)]
     for size in (*[model.n_steps] * (n_steps // model.n_steps), n_steps % model.n_steps):
         if size > 0:
             model.collect_rollouts(env, callback, model.rollout_buffer, size)
+            ended += [model.rollout_buffer.episode_starts[1:size] > 0, np.array([model._last_episode_starts])]
+    return np.concatenate(ended)
+
+
+@th.no_grad()
+def _acted(model: ControlVariateA2C, env: VecEnv, n_steps: int) -> np.ndarray:
+    """:func:`advance` without all that a rollout is made of besides: V, the buffer, advantages."""
+    set_training_mode(model.policy, False)
+    ended = np.zeros((n_steps, env.num_envs), dtype=bool)
+    with unchecked_distributions():
+        act = quick_passes(model.policy).act
+        for step in range(n_steps):
+            actions = act(obs_as_tensor(model._last_obs, model.device)).cpu().numpy()  # type: ignore[arg-type]
+            model._last_obs, _, ended[step], _ = env.step(executable(model.policy, actions))  # type: ignore[assignment]
+            model._last_episode_starts = ended[step]
+    return ended
 
 
 def _longest_episode(model: ControlVariateA2C, env: VecEnv) -> int:
@@ -67,8 +96,7 @@ def _longest_episode(model: ControlVariateA2C, env: VecEnv) -> int:
     callback = restart(model, env)
     age, ended, longest = np.zeros(env.num_envs, dtype=int), np.zeros(env.num_envs, dtype=bool), 1
     for _ in range(0, LONGEST, model.n_steps):
-        advance(model, env, callback, model.n_steps)
-        for dones in (*model.rollout_buffer.episode_starts[1:].astype(bool), np.asarray(model._last_episode_starts)):
+        for dones in advance(model, env, callback, model.n_steps):
             age += 1
             longest = max(longest, *age[dones], 1)
             ended |= dones

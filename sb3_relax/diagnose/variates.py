@@ -116,13 +116,13 @@ def fit(
     assert variate.optimizer is not None
     cut = len(advantages) * 4 // 5
     variate.observe(variate.gradient(output.at(th.arange(cut)), advantages[:cut], noise))  # Â's scale, first of all
-    variate.set_learning_rate(model.cv_lr_schedule(1.0))
-    schedule = th.optim.lr_scheduler.LinearLR(variate.optimizer, 1.0, 0.0, total_iters=n_updates)
-    for _ in range(n_updates):
+    rate = model.cv_lr_schedule(1.0)
+    for update in range(n_updates):
+        # not by torch's schedulers: an optimizer that one of them listens to takes twice the time for a step
+        variate.set_learning_rate(rate * (1 - update / n_updates))
         index = th.randint(cut, (MINIBATCH,), generator=generator).to(advantages.device)
-        part = output.at(index)
-        variate.fit(part, advantages[index], variate.gradient(part, advantages[index], noise), noise)
-        schedule.step()
+        part, signal = output.at(index), advantages[index]
+        variate.fit(part, signal, variate.gradient(part, signal, noise), noise)
     held_out = th.arange(cut, len(advantages), device=advantages.device)
     guard.take_in(variate.gradient(output.at(held_out), advantages[held_out], noise).moments)
     return model

@@ -22,6 +22,7 @@ from sb3_relax.errors import UsageError
 from sb3_relax.export.memory import Memory
 from sb3_relax.export.normalizer import Normalizer, Observation, parts_of
 from sb3_relax.policy_gradient.flat_actions import FlatActions
+from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals
 from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
 
 #: steps in the examples that the exports trace: one would be taken for a constant
@@ -172,6 +173,8 @@ def probabilities_of(distribution: Any) -> th.Tensor:
 
     :param distribution: SB3's or sb3-contrib's, of discrete actions
     """
+    if isinstance(distribution, SeveralCategoricals):
+        return distribution.probabilities()
     # sb3-contrib's distribution of several variables has another name for them
     inner = getattr(distribution, "distributions", None) or distribution.distribution
     return th.cat([one.probs for one in inner], dim=-1) if isinstance(inner, list) else inner.probs

@@ -25,6 +25,7 @@ from sb3_relax.estimators.latents import masked_logit
 from sb3_relax.policy_gradient.action_spaces import as_sb3_counts, to_classes
 from sb3_relax.policy_gradient.flat_actions import FlatActions
 from sb3_relax.policy_gradient.hybrid_distribution import HybridDistribution
+from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals
 
 
 def to_latent(distribution: Distribution) -> Latent:
@@ -41,6 +42,8 @@ def to_latent(distribution: Distribution) -> Latent:
     """
     if isinstance(distribution, HybridDistribution):
         return Joint(**{name: to_latent(part) for name, part in distribution.parts.items()})
+    if isinstance(distribution, SeveralCategoricals):
+        return GumbelOneHot(distribution.logits, distribution.allowed())
     inner: Any = getattr(distribution, "distribution", None) or getattr(distribution, "distributions", None)
     if isinstance(inner, Normal):
         return Gaussian(inner.mean, inner.stddev.log())

@@ -20,7 +20,8 @@ def draw_actions(distribution: Distribution) -> tuple[th.Tensor, th.Tensor]:
 
     :raises RuntimeError: torch's own, where probabilities of classes are not finite
     """
-    inner = distribution.distribution
+    known = type(distribution) in (CategoricalDistribution, DiagGaussianDistribution)
+    inner = distribution.distribution if known else None
     if type(distribution) is CategoricalDistribution and type(inner) is Categorical and inner.logits.is_cpu:
         probabilities = inner.logits.softmax(-1)
         exponential = th.empty_like(probabilities).exponential_()

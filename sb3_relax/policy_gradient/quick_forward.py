@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
@@ -23,8 +23,8 @@ from torch.nn.modules import module as every_module
 
 from sb3_relax.policy_gradient.drawn_actions import draw_actions
 
-#: whose ``forward()`` and ``evaluate_actions()`` are known
-SB3_POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy)
+#: whose ``forward()`` and ``evaluate_actions()`` are known: SB3's, and what :func:`know` adds
+KNOWN_POLICIES: list[type] = [ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy]
 
 #: what these and their parts do in a pass, where nobody has replaced it
 METHODS = frozenset(
@@ -39,21 +39,36 @@ METHODS = frozenset(
         "get_actions",
         "sample",
         "log_prob",
+        "apply_masking",
     }
 )
-AS_MADE = [
-    (kind, name, getattr(kind, name))
-    for kind in (
-        *(BaseModel, *SB3_POLICIES),
+
+
+def _methods(kinds: Iterable[type]) -> list[tuple[type, str, Any]]:
+    return [(kind, name, getattr(kind, name)) for kind in kinds for name in METHODS if hasattr(kind, name)]
+
+
+AS_MADE = _methods(
+    (
+        *(BaseModel, *KNOWN_POLICIES),
         *(MlpExtractor, FlattenExtractor, nn.Sequential, nn.Flatten, nn.Linear),
         *(CategoricalDistribution, DiagGaussianDistribution, Categorical, Normal),
     )
-    for name in METHODS
-    if hasattr(kind, name)
-]
+)
 
-#: observations ``[N, ...]`` to actions, V(s) and log π(a|s)
-Forward = Callable[[PyTorchObs], tuple[th.Tensor, th.Tensor, th.Tensor]]
+
+def know(policies: Sequence[type], distributions: Sequence[type]) -> None:
+    """Take the passes of policies for SB3's: they are the same, but for masks.
+
+    :param policies: which apply ``action_masks``, where they are given any, by their distribution's ``apply_masking()``
+    :param distributions: that they have
+    """
+    KNOWN_POLICIES.extend(policies)
+    AS_MADE.extend(_methods((*policies, *distributions)))
+
+
+#: observations ``[N, ...]``, and what the policy takes beside them, to actions, V(s) and log π(a|s)
+Forward = Callable[..., tuple[th.Tensor, th.Tensor, th.Tensor]]
 
 #: of one tensor
 Function = Callable[[th.Tensor], th.Tensor]
@@ -64,6 +79,7 @@ class Passes(NamedTuple):
 
     forward: Forward
     predict_values: Callable[[PyTorchObs], th.Tensor]
+    act: Callable[[PyTorchObs], th.Tensor]  #: to the actions of ``forward()``, where nobody asks for the rest
 
 
 class Parts(NamedTuple):
@@ -80,28 +96,34 @@ def quick_passes(policy: ActorCriticPolicy) -> Passes:
 
     They are the same operations in the same order, to the last bit, and draw the same actions. ``nn.Module.__call__``
     looks for hooks, which takes as long as a layer of 64. Layers that have none are called without it, in SB3's own
-    policies. Every other policy, and one that somebody listens to, is given back as it is.
+    policies and in those that :func:`know` adds. Every other policy, and one that somebody listens to, is given back as
+    it is.
 
     :param policy: whose modules stay the same until the rollout ends; their weights may change
     """
     parts = _quick_parts(policy)
     if parts is None:
-        return Passes(policy, policy.predict_values)
+        return Passes(policy, policy.predict_values, lambda observations: policy(observations)[0])
 
-    def forward(observations: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def forward(observations: PyTorchObs, action_masks: Any = None) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         of_actor, of_critic = _of_both(parts.features(observations))
         latent, values = parts.actor(of_actor), parts.critic(of_critic)
-        actions, log_prob = draw_actions(parts.distribution(latent))
+        actions, log_prob = draw_actions(_under(action_masks, parts.distribution(latent)))
         return actions.reshape(-1, *policy.action_space.shape), values, log_prob  # type: ignore[misc]
 
     def predict_values(observations: PyTorchObs) -> th.Tensor:
         return parts.critic(BaseModel.extract_features(policy, observations, policy.vf_features_extractor))
 
-    return Passes(forward, predict_values)
+    def act(observations: PyTorchObs) -> th.Tensor:
+        of_actor, _ = _of_both(parts.features(observations))
+        actions, _ = draw_actions(parts.distribution(parts.actor(of_actor)))
+        return actions.reshape(-1, *policy.action_space.shape)  # type: ignore[misc]
+
+    return Passes(forward, predict_values, act)
 
 
 def quick_evaluation(
-    policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor
+    policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor, action_masks: Any = None
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None, th.Tensor] | None:
     """What ``policy.evaluate_actions()`` gives, to the last bit, and the features that V is made of, ``[N, F]``.
 
@@ -109,14 +131,21 @@ def quick_evaluation(
 
     :param observations: ``[N, *obs_shape]``
     :param actions: as ``evaluate_actions()`` takes them
+    :param action_masks: likewise, of a maskable policy
     """
     parts = _quick_parts(policy)
     if parts is None:
         return None
     of_actor, of_critic = _of_both(parts.features(observations))
     latent, values = parts.actor(of_actor), parts.critic(of_critic)
-    distribution = parts.distribution(latent)
+    distribution = _under(action_masks, parts.distribution(latent))
     return values, distribution.log_prob(actions), distribution.entropy(), of_critic
+
+
+def _under(action_masks: Any, distribution: Any) -> Distribution:
+    if action_masks is not None:
+        distribution.apply_masking(action_masks)
+    return distribution
 
 
 def _of_both(features: th.Tensor | tuple[th.Tensor, th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
@@ -125,7 +154,7 @@ def _of_both(features: th.Tensor | tuple[th.Tensor, th.Tensor]) -> tuple[th.Tens
 
 def _quick_parts(policy: ActorCriticPolicy) -> Parts | None:
     """The policy's parts, where it and its ``mlp_extractor`` run as SB3 made them, and nobody listens."""
-    if not (type(policy) in SB3_POLICIES and type(policy.mlp_extractor) is MlpExtractor):
+    if not (type(policy) in KNOWN_POLICIES and type(policy.mlp_extractor) is MlpExtractor):
         return None
     extractor, to_value, to_action = policy.mlp_extractor, policy.value_net, policy.action_net
     actor, critic = extractor.policy_net, extractor.value_net

@@ -50,8 +50,8 @@ class StateReader:
         :raises TypeError: for a policy that does not call the module
         """
         extractor = type(self) is StateReader and self.module is getattr(policy, "vf_features_extractor", None)
-        if extractor and not context:
-            passed = quick_evaluation(policy, observations, actions)
+        if extractor and context.keys() <= {"action_masks"}:
+            passed = quick_evaluation(policy, observations, actions, **context)
             if passed is not None:
                 values, log_prob, entropy, features = passed
                 return values, log_prob, entropy, features.detach()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.algorithm.masked import Masked
 from sb3_relax.algorithm.recurrent import Recurrent
 from sb3_relax.catalogue import MASKABLE_RECURRENT
 from sb3_relax.relaxa2c.relaxa2c import RELAXA2C
 from sb3_relax.relaxa2c_mask_recurrent.buffers import MaskableRecurrentDictRolloutBuffer, MaskableRecurrentRolloutBuffer
+from sb3_relax.relaxa2c_mask_recurrent.handed_masks import HandsMasks
 from sb3_relax.relaxa2c_mask_recurrent.policies import (
     MaskableRecurrentActorCriticCnnPolicy,
     MaskableRecurrentActorCriticPolicy,
@@ -58,3 +62,15 @@ class MaskableRecurrentRELAXA2C(Masked, Recurrent, RELAXA2C):
     evaluation = "MaskedEvalCallback and UnderMasks of sb3_relax.evaluation"
 
     policy: MaskableRecurrentActorCriticPolicy  # type: ignore[assignment]
+
+    def collect_steps(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        if not self._use_masking:
+            return super().collect_steps(env, callback, rollout_buffer, n_rollout_steps)
+        handing = HandsMasks(callback, rollout_buffer, lambda: self.acting_context(env)["action_masks"])
+        hook = self.policy.register_forward_pre_hook(handing.to_policy, with_kwargs=True)
+        try:
+            return super().collect_steps(env, handing, rollout_buffer, n_rollout_steps)
+        finally:
+            hook.remove()

@@ -102,9 +102,9 @@ class Floor:
 PARTS = ("environments", "acting", "backward", "optimizer")
 
 
-def iteration_of(model: A2C) -> Callable[[], None]:
-    """A rollout and an update, as ``learn()`` makes them."""
-    model.learn(20 * model.n_steps * N_ENVS)  # warms up
+def iteration_of(model: A2C, warm_up: int = 20) -> Callable[[], None]:
+    """A rollout and an update, as ``learn()`` makes them, after so many."""
+    model.learn(warm_up * model.n_steps * model.n_envs)
     _, callback = model._setup_learn(1, None)
     assert model.env is not None
     env = model.env

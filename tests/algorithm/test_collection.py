@@ -128,7 +128,7 @@ def test_quick_passes_are_the_policys(case):
     algorithm, env, kwargs = CASES[case]
     kwargs = dict(policy="MlpPolicy", **kwargs) if "policy" not in kwargs else kwargs
     model = algorithm(env=make_vec_env(env, 3, seed=0), seed=0, **kwargs)
-    forward, predict_values = quick_passes(model.policy)
+    forward, predict_values, act = quick_passes(model.policy)
     assert forward is not model.policy
     observations, _ = model.policy.obs_to_tensor(model.env.reset())
     results = []
@@ -139,6 +139,9 @@ def test_quick_passes_are_the_policys(case):
             results.append([*passes[0](observations), *passes[0](observations), passes[1](observations)])
             results[-1].append(model.policy.action_dist.sample())
     assert all(th.equal(a, b) for a, b in zip(*results, strict=True))
+    th.manual_seed(0)
+    with th.no_grad():
+        assert th.equal(act(observations), results[0][0])
 
 
 class Counting(ActorCriticPolicy):

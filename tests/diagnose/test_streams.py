@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_relax import RELAXA2C
+from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.algorithm.copies import frozen_copy
 from sb3_relax.diagnose import rollout_gradients, streams
 from sb3_relax.diagnose.jackknife import variance
@@ -100,6 +101,36 @@ def test_streams_begin_everywhere_in_an_episode_and_never_alike():
     callback = streams.restart(model, env)
     streams.advance(model, env, callback, 7)
     assert np.asarray(model._last_obs)[:, 1] == pytest.approx(7e-3)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env_id", "kwargs"),
+    [
+        (RELAXA2C, "CartPole-v1", {}),
+        (LAXA2C, "Pendulum-v1", {}),
+        (LAXA2C, "Pendulum-v1", dict(use_sde=True, sde_sample_freq=2)),
+        (RELAXA2C, "CartPole-v1", dict(policy_kwargs=dict(share_features_extractor=False))),
+    ],
+)
+def test_what_is_forgotten_is_acted_as_rollouts_are(algorithm, env_id, kwargs):
+    """With the same random numbers, so that a measurement is the same whether its first steps are kept or not."""
+    model = algorithm("MlpPolicy", env_id, n_steps=5, device="cpu", seed=0, **kwargs)
+    found = []
+    for how in ("rollouts", "advance"):
+        copy, env = frozen_copy(model, 0), make_vec_env(env_id, 2, seed=3)
+        callback = streams.restart(copy, env)
+        th.manual_seed(1)
+        if how == "advance":
+            ended = streams.advance(copy, env, callback, 43)
+        else:
+            ended = []
+            for size in (*[5] * 8, 3):
+                copy.collect_rollouts(env, callback, copy.rollout_buffer, size)
+                ended += [*copy.rollout_buffer.episode_starts[1:size], copy._last_episode_starts]
+        found.append((copy._last_obs, np.array(ended, dtype=bool), copy._last_episode_starts, th.rand(3).numpy()))
+    for a, b in zip(*found, strict=True):
+        assert np.array_equal(a, b)
+    assert env_id != "CartPole-v1" or found[0][1].any()
 
 
 def test_episodes_that_do_not_end_count_as_the_longest(monkeypatch):

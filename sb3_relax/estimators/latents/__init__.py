@@ -15,6 +15,7 @@ from sb3_relax.estimators.latents.base import (
 from sb3_relax.estimators.latents.bernoulli import LogisticBernoulli
 from sb3_relax.estimators.latents.categorical import GumbelOneHot
 from sb3_relax.estimators.latents.circular import Circular
+from sb3_relax.estimators.latents.few_classes import arranged, log_softmax
 from sb3_relax.estimators.latents.gaussian import Gaussian, LogGaussian
 from sb3_relax.estimators.latents.implicit import Implicit
 from sb3_relax.estimators.latents.joint import Joint
@@ -39,7 +40,9 @@ __all__ = [
     "RelaxedLatent",
     "ReparameterisedLatent",
     "StudentsT",
+    "arranged",
     "as_latent",
+    "log_softmax",
     "masked_logit",
     "open_unit",
     "require_unbatched",

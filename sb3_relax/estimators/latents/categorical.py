@@ -12,9 +12,7 @@ from torch.nn import functional as F
 from sb3_relax.estimators.checks import under_transform
 from sb3_relax.estimators.kept import kept
 from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, masked_logit, open_unit
-
-#: s ⊙ (g - ⟨s, g⟩) at s = softmax(x), over a dimension, in one kernel
-softmax_backward = torch.ops.aten._softmax_backward_data
+from sb3_relax.estimators.latents.few_classes import arranged, log_softmax, logaddexp, softmax, softmax_backward
 
 
 class GumbelOneHot(RelaxedLatent):
@@ -38,7 +36,9 @@ class GumbelOneHot(RelaxedLatent):
                 f"logits must be [*batch, D, K], variables and classes last; got shape {tuple(logits.shape)}: "
                 "for one variable, logits.unsqueeze(-2)"
             )
+        logits = arranged(logits)
         if mask is not None:
+            mask = arranged(mask)
             if not under_transform() and not bool(mask.any(-1).all()):
                 raise ValueError("the mask leaves a variable without any class; at least one must be allowed")
             never = torch.full((), masked_logit(logits.dtype), dtype=logits.dtype, device=logits.device)
@@ -66,24 +66,24 @@ class GumbelOneHot(RelaxedLatent):
     @kept
     def probabilities(self) -> Tensor:
         """p(class), shape of θ, detached."""
-        return self.wide_theta.detach().softmax(-1)
+        return softmax(self.wide_theta.detach())
 
     @property
     def probs(self) -> Tensor:
-        return self.wide_theta.softmax(-1)
+        return softmax(self.wide_theta)
 
     def natural(self) -> Tensor:
-        return self.wide_theta.log_softmax(-1)
+        return log_softmax(self.wide_theta)
 
     def pull_back(self, g: Tensor) -> Tensor:
         if self.mask is not None:
             # the relaxation gives a masked class noise of its own, which must not move its logit
-            g = g.masked_fill(~self.mask, 0.0)
+            g = torch.where(self.mask, g, 0.0)
         return torch.addcmul(g, self.probabilities, g.sum(-1, keepdim=True), value=-1)
 
     def push_forward(self, v: Tensor) -> Tensor:
         change = v - (self.probabilities * v).sum(-1, keepdim=True)
-        return change if self.mask is None else change.masked_fill(~self.mask, 0.0)
+        return change if self.mask is None else torch.where(self.mask, change, 0.0)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         with torch.no_grad():
@@ -110,23 +110,23 @@ class GumbelOneHot(RelaxedLatent):
         return b - self.probabilities
 
     def hard(self, z: Tensor) -> Tensor:
-        return F.one_hot(z.argmax(-1), z.shape[-1]).to(z.dtype)
+        return F.one_hot(z.contiguous().argmax(-1), z.shape[-1]).to(z.dtype)
 
     def conditional(self, b: Tensor, u: Tensor) -> Tensor:
-        log_exponential = (-open_unit(u).log()).log()
+        log_exponential = (-open_unit(arranged(u)).log()).log()
         # the drawn class: a Gumbel located at logsumexp of the normalised logits, which is 0
         minus_top = (b * log_exponential).sum(-1, keepdim=True)
-        minus_rest = torch.logaddexp(minus_top, log_exponential - self.natural())
+        minus_rest = logaddexp(minus_top, log_exponential - self.natural())
         # rounding may tie a likely class with the drawn one; H(z̃) = b must hold for every sample
         above = torch.nextafter(minus_top, minus_top.new_full((), torch.inf))  # neither holds any θ
         return -torch.where(b.bool(), minus_top, torch.maximum(minus_rest, above))
 
     def conditional_noise(self, b: Tensor, u: Tensor) -> Tensor:
         # as above; a masked class keeps the noise that its logit of -1e8 would swallow
-        log_exponential = (-open_unit(u).log()).log()
+        log_exponential = (-open_unit(arranged(u)).log()).log()
         minus_top = (b * log_exponential).sum(-1, keepdim=True)
         natural = self.natural()
-        return torch.where(b.bool(), -minus_top - natural, -torch.logaddexp(minus_top + natural, log_exponential))
+        return torch.where(b.bool(), -minus_top - natural, -logaddexp(minus_top + natural, log_exponential))
 
     def base_noise(self, u: Tensor) -> Tensor:
         return -(-open_unit(u).log()).log()
@@ -135,10 +135,10 @@ class GumbelOneHot(RelaxedLatent):
         return -torch.expm1(-noise)
 
     def relax(self, z: Tensor, temperature: Tensor | float) -> Tensor:
-        return (z / temperature).softmax(-1)
+        return softmax(z / temperature)
 
     def relax_gradient(self, relaxed: Tensor, slope: Tensor, temperature: Tensor | float) -> Tensor:
-        return softmax_backward(slope, relaxed, -1, relaxed.dtype) / temperature
+        return softmax_backward(slope, relaxed) / temperature
 
     def relax_curvature(self, relaxed: Tensor, slope: Tensor, direction: Tensor, temperature: Tensor | float) -> Tensor:
         around = slope - (relaxed * slope).sum(-1, keepdim=True)

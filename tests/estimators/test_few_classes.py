@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sb3_relax.estimators import GumbelOneHot
+from sb3_relax.estimators import RELAX, GumbelOneHot, MLPSurrogate
 from sb3_relax.estimators.latents import few_classes
 
 SHAPES = [(20, 40, 2), (400, 1, 3), (2000, 5), (3, 7, 20, 6), (4, 5, 2), (30, 40, 20)]
@@ -60,6 +60,26 @@ def test_a_latent_keeps_one_layout(shape):
     ):
         assert tensor.movedim(-1, 0).is_contiguous()
     assert torch.equal(latent.theta, x)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("coupled", [False, True])
+def test_an_estimate_is_the_same_in_either_layout(coupled, masked, monkeypatch):
+    found = []
+    for least in (few_classes.LEAST, 10**9):
+        monkeypatch.setattr(few_classes, "LEAST", least)
+        torch.manual_seed(0)
+        theta = torch.randn(200, 3, 4, dtype=torch.float64, requires_grad=True)
+        mask = torch.arange(4) != 2 if masked else None
+        surrogate = MLPSurrogate(12, squash="softmax").double()
+        generator = torch.Generator().manual_seed(1)
+        latent = GumbelOneHot(theta * 1.0, mask)
+        assert latent.theta.is_contiguous() == (least > few_classes.FEW**3)
+        estimate = RELAX(surrogate, coupled=coupled)(latent, lambda b: b[..., 0].sum(-1), generator=generator)
+        estimate.loss().backward()
+        found.append([theta.grad, *(p.grad for p in surrogate.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours is theirs is None) or torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_under_vmap():

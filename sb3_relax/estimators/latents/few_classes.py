@@ -1,8 +1,7 @@
 """Softmax over the classes of many variables that have few each: torch's functions, along a dimension that is quick.
 
 On the CPU torch runs through a last dimension of less than a vector register one number at a time. Along the first
-dimension it takes as many variables at once as fit, and gives the same up to rounding: of 512 variables of two classes,
-seven times as fast (torch 2.13).
+dimension it takes as many variables at once as fit, and gives the same up to rounding.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ _softmax_backward = torch.ops.aten._softmax_backward_data
 def arranged(x: Tensor) -> Tensor:
     """The same numbers, ``[..., K]``, laid out in memory as is quick: where K is small, class after class.
 
-    Operations on tensors that are laid out alike keep the layout, and those on tensors that are not take several times
-    as long.
+    Operations on tensors that are laid out alike keep the layout, and are quicker than those on tensors that are not.
     """
     return _classes_first(x).movedim(0, -1) if _is_narrow(x) else x
 

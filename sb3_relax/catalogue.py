@@ -59,8 +59,17 @@ def load(name: str) -> Any:
     """The class of that name, imported now.
 
     :param name: a key of :data:`CATALOGUE`
+    :raises ModuleNotFoundError: where the estimators alone are installed (sb3_relax_core), saying what to install
     """
-    return getattr(import_module(CATALOGUE[name].module), name)
+    try:
+        module = import_module(CATALOGUE[name].module)
+    except ModuleNotFoundError as error:
+        if error.name != CATALOGUE[name].module:
+            raise
+        raise ModuleNotFoundError(
+            f"{name} is not in sb3_relax_core, which has the estimators alone: pip install sb3_relax", name=error.name
+        ) from error
+    return getattr(module, name)
 
 
 def takers(action_space: object, policy_base: str | None) -> list[str]:

@@ -20,6 +20,8 @@ README = ROOT / "README.md"
 #: what is read: README, CONTRIBUTING, SECURITY and every page, by their paths
 OF_THE_ROOT = (README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md")
 READ = {str(path.relative_to(ROOT)): path for path in (*OF_THE_ROOT, *sorted(DOCS.rglob("*.md")))}
+#: its applications learn to the end
+GALLERY = "docs/gallery.md"
 
 #: page → algorithm → which column says what it takes
 PAGES = {
@@ -134,15 +136,28 @@ def trained(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("trained")
-@pytest.mark.parametrize("page", [page for page, path in READ.items() if python_examples(path)])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page == GALLERY else ())
+        for page, path in READ.items()
+        if python_examples(path)
+    ],
+)
 def test_a_pages_examples_run(page):
-    for package in ("sb3_contrib", "onnx", "onnxruntime", "tensorboard"):
+    for package in ("sb3_contrib", "onnx", "onnxruntime", "tensorboard", "sklearn", "scipy"):
         pytest.importorskip(package)
     for example in python_examples(READ[page]):
         smaller = re.sub(r"\b(5|10|50|100|150)_000\b", "200", example)
         # what trains, trains for a moment
         assert smaller != example or ".learn(" not in example or "learn(1_000" in example
         exec(compile(smaller, page, "exec"), {})
+
+
+def test_the_gallerys_applications_are_short():
+    applications = python_examples(READ[GALLERY])
+    assert len(applications) == 5
+    assert all(len(application.splitlines()) < 60 for application in applications)
 
 
 def test_readme_has_its_examples():

@@ -20,6 +20,7 @@ from sb3_relax.algorithm.persistence import Persistence, mixed_seed
 from sb3_relax.algorithm.presets import takes_preset
 from sb3_relax.algorithm.requirements import (
     require_action_space,
+    require_extractor_of_parts,
     require_observation_space,
     require_own_std,
     require_policy_family,
@@ -220,6 +221,7 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
             set_action_std(self.policy, action_space, values.initial_action_std)
         if values.normalize_observations:
             normalize_observations_in(self.policy)
+        require_extractor_of_parts(type(self), self.policy)
         self.view = self.view_class(self.policy)
         self.critic = self.make_critic()
         longest = None if values.n_episodes is None else values.n_episodes * values.max_episode_steps

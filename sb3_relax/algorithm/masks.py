@@ -46,9 +46,10 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int) -> np.ndar
 
     :param masks: an array, a tensor or lists, ``[count, n]``; ``[n]`` will do where there is one
     :param count: how many there must be
-    :raises UsageError: for masks of another size, saying which is right
+    :raises UsageError: for masks of another size, saying which is right, and for one that allows no action at all
     """
-    size, entries = _entries(action_space)
+    values, entries = _entries(action_space)
+    size = sum(values)
     try:
         array = np.asarray(masks.cpu() if isinstance(masks, th.Tensor) else masks, dtype=bool)
     except ValueError:  # their sizes differ
@@ -57,7 +58,17 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int) -> np.ndar
         each = "" if count == 1 else f" in each of {count} masks"
         right = f"{size} entries{each} with {action_space} ({entries})"
         raise UsageError(f"action_masks must have {right}; got {_shape(masks)}")
-    return array.reshape(count, size)
+    array = array.reshape(count, size)
+    # of every variable, whether any of its values is allowed
+    allowed = np.logical_or.reduceat(array, np.cumsum([0, *values[:-1]]), axis=1)
+    if not allowed.all():
+        mask, variable = np.argwhere(~allowed)[0].tolist()
+        which = "" if len(values) == 1 else f" of variable {variable}"
+        raise UsageError(
+            f"action_masks must allow something at every step; mask {mask} of {count} allows no value{which} of "
+            f"{action_space}"
+        )
+    return array
 
 
 def _shape(masks: Any) -> str:
@@ -68,14 +79,14 @@ def _shape(masks: Any) -> str:
         return f"[{', '.join(map(_shape, masks))}]"
 
 
-def _entries(action_space: spaces.Space) -> tuple[int, str]:
-    """How many entries a mask has, and what they are."""
+def _entries(action_space: spaces.Space) -> tuple[list[int], str]:
+    """How many entries of a mask each variable has, and what they are."""
     if isinstance(action_space, spaces.Discrete):
-        return int(action_space.n), "one for each action"
+        return [int(action_space.n)], "one for each action"
     if isinstance(action_space, spaces.MultiDiscrete):
         sizes = action_space.nvec.flatten().tolist()
-        return sum(sizes), f"one for each value of each variable: {' + '.join(map(str, sizes))}"
-    return 2 * get_action_dim(action_space), "two for each bit: whether it may be 0, and whether it may be 1"
+        return sizes, f"one for each value of each variable: {' + '.join(map(str, sizes))}"
+    return [2] * get_action_dim(action_space), "two for each bit: whether it may be 0, and whether it may be 1"
 
 
 def _layer_with_masks(env: gym.Env | VecEnv) -> VecEnv | None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_relax.algorithm.continuation import Continued, add_member, member_of
 from sb3_relax.algorithm.finite import require_finite_policy
@@ -200,6 +201,7 @@ class Persistence(Continued):
             forget_graph(policy.action_dist)
         if hasattr(self, "_logger"):
             memo[id(self._logger)] = self._logger
+        copy_wrappers(getattr(self, "env", None), memo)
         made = memo[id(self)] = object.__new__(type(self))
         made.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return made
@@ -217,6 +219,20 @@ class Persistence(Continued):
         names += ["critic"] if self.critic.state_dict() else []
         names += ["critic.optimizer"] if self.critic.optimizer is not None else []
         return [*names, "policy", "policy.optimizer"], []
+
+
+def copy_wrappers(env: GymEnv | None, memo: dict[int, Any]) -> None:
+    """Deep copies of all VecEnvWrappers around an environment into ``memo``, each around the copy of what it wraps.
+
+    SB3's keep a list of their class's attributes, which cannot be copied, but for VecNormalize, whose copy has no
+    environment, as its pickle has none.
+    """
+    if not isinstance(env, VecEnvWrapper):
+        return
+    copy_wrappers(env.venv, memo)
+    made = memo[id(env)] = object.__new__(type(env))
+    for name, value in vars(env).items():
+        made.__dict__[name] = value if name == "class_attributes" else copy.deepcopy(value, memo)
 
 
 def mixed_seed(seed: int, purpose: str) -> int:

@@ -49,6 +49,12 @@ class MemoryReader(StateReader):
         # one call for all steps or, where an episode starts on the way, one for each
         return th.cat(calls).transpose(0, 1).flatten(0, 1)
 
+    def value_of(self, policy: Any, features: th.Tensor) -> th.Tensor:
+        raise UsageError(
+            "a recurrent policy's V depends on its memory, which a predicted state does not have: use another control "
+            "variate than one with a learned model, such as 'relax' or 'lax'"
+        )
+
 
 class RecurrentView(PolicyView):
     """A recurrent policy, evaluated on padded sequences; what pads them is dropped from everything it gives.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 
 from sb3_relax.catalogue import HYBRID, POLICY_FAMILIES, family_of, takers
 from sb3_relax.errors import ActionsNotTaken, UsageError
@@ -109,6 +110,23 @@ def require_policy_family(cls: Any, policy_class: type | None) -> None:
         )
     if family not in (None, cls.policy_base):
         raise UsageError(f"{cls.__name__} does not take {policy_class}: use {_named(takers(None, family))}")
+
+
+def require_extractor_of_parts(cls: Any, policy: Any) -> None:
+    """That a policy for Dict observations has an extractor that reads their parts, and not one array.
+
+    SB3 says so of its own policies, and not of recurrent ones, which fail at the first step.
+
+    :param cls: with ``policy_aliases``
+    :raises UsageError: naming the policy to use instead
+    """
+    extractor = type(policy.features_extractor)
+    if isinstance(policy.observation_space, spaces.Dict) and extractor in (FlattenExtractor, NatureCNN):
+        others = " or ".join(name for name in cls.policy_aliases if name.startswith("MultiInput"))
+        raise UsageError(
+            f"observations that are a Dict need {others or 'an extractor that reads them'}: "
+            f"{type(policy).__name__}'s {extractor.__name__} reads one array"
+        )
 
 
 def unknown_policy(cls: Any, name: str) -> UsageError:

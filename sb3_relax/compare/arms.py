@@ -69,7 +69,9 @@ def keep_entries(arms: tuple[Arm, ...], env_id: str, folder: Path) -> None:
         file = entry_file(arm, folder)
         wanted = {env_id: arm.entry}
         if not file.is_file():
-            write_whole(file, yaml.safe_dump(wanted).encode("ascii"))  # rl_zoo3 reads it in the machine's encoding
+            how = f"# sb3-relax train --algo {arm.algorithm} --env {env_id} --conf-file {file.name}\n"
+            # rl_zoo3 reads it in the machine's encoding
+            write_whole(file, (how + yaml.safe_dump(wanted)).encode("ascii", "backslashreplace"))
         elif (there := read_yaml(file)) != wanted:
             raise UsageError(
                 f"{folder} holds runs with other settings ({file.name} has {there}, and this command asks for "

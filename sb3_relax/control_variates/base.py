@@ -9,7 +9,17 @@ import torch as th
 from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 
-from sb3_relax.estimators import Estimate, Latent
+from sb3_relax.errors import UsageError
+from sb3_relax.estimators import (
+    Estimate,
+    Gaussian,
+    GumbelOneHot,
+    Joint,
+    Latent,
+    LogisticBernoulli,
+    RelaxedLatent,
+    ReparameterisedLatent,
+)
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Rollout
@@ -105,3 +115,28 @@ class ControlVariate(nn.Module, ABC):
 
     def set_between_updates(self, state: Any) -> None:
         """:param state: of :meth:`between_updates`, with its tensors on the policy's device"""
+
+
+#: what action spaces users know a latent by
+SPACES: dict[Any, str] = {
+    Gaussian: "Box",
+    ReparameterisedLatent: "Box",
+    GumbelOneHot: "Discrete and MultiDiscrete",
+    LogisticBernoulli: "MultiBinary",
+    RelaxedLatent: "Discrete, MultiDiscrete and MultiBinary",
+    Joint: "Dict and Tuple",
+}
+
+
+def require_actions(name: str, control_variate: ControlVariate, view: PolicyView) -> None:
+    """That a control variate takes a policy's actions.
+
+    :param name: of the control variate, as the user knows it
+    :raises UsageError: naming the action spaces that it takes
+    """
+    if not isinstance(view.latent, control_variate.latents):
+        accepted = [SPACES.get(kind, kind.__name__) for kind in control_variate.latents]
+        raise UsageError(
+            f"control_variate {name} takes {', '.join(accepted)} actions; those of this policy are "
+            f"{view.policy.action_space}: use another one, or leave control_variate out"
+        )

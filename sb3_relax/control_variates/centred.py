@@ -9,6 +9,7 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
 from sb3_relax.control_variates.network import LARGEST, ControlVariateNetwork, control_variate_arch
+from sb3_relax.estimators import RelaxedLatent
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 
 #: the least that a score is taken to be: that of an action which is hardly ever drawn is small while it is not drawn
@@ -16,10 +17,27 @@ LEAST_SIZE = 0.1
 
 
 class CentredAction(nn.Module, ABC):
-    """ã(s, a), of mean zero over the actions of every state, whatever its weights are.
+    """ã(s, a), of mean zero over the actions of every state, whatever its weights are: E_{a~π(·|s)} ã(s, a) = 0.
 
     What it computes ã of is read from a pass of the policy by :meth:`read`, and can be kept: a fit on earlier rollouts
     needs no policy of that time.
+
+    The unit: :class:`~sb3_relax.control_variates.trajectory.Trajectory` multiplies ã by the root mean square of earlier
+    advantages, and fits it to advantages that are divided by that. So ã is about 1 in size, whatever the rewards are.
+
+    That its mean is zero is shown, not believed: by :func:`~sb3_relax.control_variates.proofs.measure_mean`, which
+    visits every action of one state with its probability, for weights that are anything.
+
+    Example::
+
+        class OfTheFirstNumber(CentredAction):
+            # ã(s, a) = a_1 - μ_1 for Box actions, whose mean is zero, and nothing to learn.
+
+            def read(self, output, generator):
+                return (output.sample[:, 0], output.latent.mean()[:, 0])
+
+            def forward(self, action, mean):
+                return action - mean
     """
 
     #: whether two readings of the same pass differ
@@ -94,20 +112,22 @@ class LinearInScore(CentredAction):
 
 
 class SampledMean(CentredAction):
-    """ã(s, a) = q_φ(s, a) - mean_k q_φ(s, a_k), with K actions a_k of the same policy, drawn independently of a.
+    """ã(s, a) = q(s, a) - mean_k q(s, a_k), with K actions a_k of the same policy, drawn independently of a.
 
     For a q of any form, where its mean has no closed form.
 
     :param view: of the policy
     :param n_samples: K
+    :param q: of features ``[N, F]`` and flattened actions ``[..., N, A]`` → ``[..., N]``; ``None``:
+        :class:`~sb3_relax.control_variates.network.ControlVariateNetwork`
     """
 
     draws_noise = True
 
-    def __init__(self, view: PolicyView, n_samples: int = 16):
+    def __init__(self, view: PolicyView, n_samples: int = 16, q: nn.Module | None = None):
         super().__init__()
         self.n_samples = n_samples
-        self.q = ControlVariateNetwork.of(view)
+        self.q = ControlVariateNetwork.of(view) if q is None else q
 
     def read(self, output: PolicyOutput, generator: th.Generator) -> tuple[th.Tensor, ...]:
         others = output.latent.detach().expand(self.n_samples).sample(generator)
@@ -116,5 +136,33 @@ class SampledMean(CentredAction):
 
     def forward(self, *known: th.Tensor) -> th.Tensor:
         features, actions = known
-        own, *others = self.q(features, actions.transpose(0, 1)).clamp(-LARGEST, LARGEST)
+        own, *others = self.q(features, actions.transpose(0, 1))
         return own - th.stack(others).mean(0)
+
+
+class EnumeratedMean(CentredAction):
+    """ã(s, a) = q(s, a) - Σ_a' π(a'|s) q(s, a'), the sum over all joint actions.
+
+    For a q of any form, where these are few.
+
+    :param view: of the policy
+    :param q: as :class:`SampledMean`'s
+    """
+
+    def __init__(self, view: PolicyView, q: nn.Module | None = None):
+        super().__init__()
+        self.q = ControlVariateNetwork.of(view) if q is None else q
+        latent = view.latent
+        assert isinstance(latent, RelaxedLatent)
+        self.support = latent.support()
+
+    def read(self, output: PolicyOutput, generator: th.Generator) -> tuple[th.Tensor, ...]:
+        support = self.support.to(output.sample).unsqueeze(1).expand(-1, *output.sample.shape)
+        probability = output.latent.detach().log_prob(support).exp()
+        return output.features, output.sample.flatten(1), probability.T
+
+    def forward(self, *known: th.Tensor) -> th.Tensor:
+        features, action, probability = known
+        everything = self.support.to(action).flatten(1).unsqueeze(1).expand(-1, *action.shape)
+        own, *others = self.q(features, th.cat([action.unsqueeze(0), everything]))
+        return own - (probability * th.stack(others, dim=1)).sum(1)

@@ -36,8 +36,7 @@ class LearnedControlVariate(ControlVariate):
 
     def optimize(self, parameters: Iterable[th.nn.Parameter]) -> None:
         """Make the optimizer, of those parameters that are trained; its rate is set before every step."""
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        self.optimizer = th.optim.Adam(trained, lr=0.0, fused=True) if trained else None
+        self.optimizer = one_optimizer(None, list(parameters))
 
     def fit(
         self, output: PolicyOutput, signal: th.Tensor, estimate: Estimate, generator: th.Generator
@@ -94,6 +93,24 @@ def descend(
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     take_step(optimizer)
+
+
+def one_optimizer(
+    optimizer: th.optim.Optimizer | None, further: Sequence[th.nn.Parameter]
+) -> th.optim.Optimizer | None:
+    """An optimizer of more weights, so that one learning rate and one state serve several parts.
+
+    :param optimizer: of some, which is added to; ``None``: one is made, where there is anything to train
+    :param further: those that it has already stay as they are
+    """
+    known = set() if optimizer is None else {id(weight) for weight in parameters_of(optimizer)}
+    further = [weight for weight in further if weight.requires_grad and id(weight) not in known]
+    if not further:
+        return optimizer
+    if optimizer is None:
+        return th.optim.Adam(further, lr=0.0, fused=True)
+    optimizer.add_param_group({"params": further})
+    return optimizer
 
 
 def fits_adam(gradients: Sequence[th.Tensor | None]) -> bool:

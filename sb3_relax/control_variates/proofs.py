@@ -9,6 +9,7 @@ from typing import Any
 import torch as th
 
 from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.centred import CentredAction
 from sb3_relax.control_variates.guard import Guarded
 from sb3_relax.estimators.estimate import expand_to
 from sb3_relax.estimators.proofs.exact import samples_with_probability
@@ -17,7 +18,7 @@ from sb3_relax.policy_gradient.policy_view import PolicyOutput
 
 @dataclass(frozen=True)
 class Bias:
-    """E[ĝ | s] - E[Â ∂θ log π(a|s) | s] at one state, exact over actions.
+    """E[ĝ | s] - E[Â ∂θ log π(a|s) | s] at one state, exact over actions, or another mean that must be zero.
 
     :param difference: per parameter of the action distribution
     :param standard_error: of what remains random, the control variate's own noise; 0 where it draws none
@@ -84,6 +85,36 @@ def measure_bias(
         draws.append((weight * grad).sum(0) - exact)
     stacked = th.stack(draws)
     error = stacked.std(0) / math.sqrt(len(draws)) if len(draws) > 1 else th.zeros_like(exact)
+    return Bias(stacked.mean(0), error, size)
+
+
+def measure_mean(
+    centred: CentredAction, output: PolicyOutput, generator: th.Generator, n_draws: int = 2_000, nodes: int = 40
+) -> Bias:
+    """The mean of ã(s, a) over the actions of one state, which must be zero for weights that are anything.
+
+    :param centred: in float64 (``.double()``)
+    :param output: a pass of the policy over one step, as in :func:`measure_bias`
+    :param generator: of noise that ã's reading draws
+    :param n_draws: of that noise; one is enough where there is none
+    :param nodes: of Gauss-Hermite quadrature per dimension, for a Gaussian
+    :return: the mean as ``difference``, a scalar, with its standard error and the largest ã that was met
+
+    Example::
+
+        assert measure_mean(centred.double(), output, generator).unbiased
+    """
+    output = _in_float64(output)
+    b, probability = actions_of(output, nodes)
+    everything = _repeated(output, b)
+    draws, size = [], 0.0
+    with th.no_grad():
+        for _ in range(n_draws if centred.draws_noise else 1):
+            of_action = centred(*centred.read(everything, generator))
+            size = max(size, of_action.abs().max().item())
+            draws.append((probability * of_action).sum())
+    stacked = th.stack(draws)
+    error = stacked.std(0) / math.sqrt(len(draws)) if len(draws) > 1 else th.zeros_like(stacked[0])
     return Bias(stacked.mean(0), error, size)
 
 

@@ -11,7 +11,10 @@ class RecentSteps:
     :param size: rows that are kept
     """
 
-    def __init__(self, size: int):
+    #: rows that are drawn at once
+    batch_size = 1024
+
+    def __init__(self, size: int = 8192):
         self.size = size
         self.columns: tuple[th.Tensor, ...] = ()
         self.n_added = 0
@@ -32,9 +35,32 @@ class RecentSteps:
             kept[rows] = column[-self.size :]
         self.n_added += n_rows
 
-    def draw(self, n_rows: int, generator: th.Generator) -> tuple[th.Tensor, ...]:
-        """Rows at random, each as likely as any other; all of them, where there are no more."""
-        if len(self) <= n_rows:
+    def draw(self, generator: th.Generator) -> tuple[th.Tensor, ...]:
+        """A batch of rows at random, each as likely as any other; all of them, where there are no more.
+
+        Where nothing was added yet there are no columns.
+        """
+        if len(self) <= self.batch_size:
             return tuple(column[: len(self)] for column in self.columns)
-        rows = th.randint(len(self), (n_rows,), generator=generator, device=self.columns[0].device)
+        rows = th.randint(len(self), (self.batch_size,), generator=generator, device=self.columns[0].device)
         return tuple(column[rows] for column in self.columns)
+
+    def in_order(self) -> tuple[th.Tensor, ...]:
+        """All rows, the oldest first."""
+        start = self.n_added % self.size if self.n_added > self.size else 0
+        return tuple(column[: len(self)].roll(-start, 0) for column in self.columns)
+
+    def draw_in_order(self, ends: int, generator: th.Generator) -> tuple[th.Tensor, ...]:
+        """Rows that follow each other, from a random one on.
+
+        They are a batch and, up to the next end of what belongs together, some more.
+
+        :param ends: the column that is 0 in the last row of what belongs together
+        """
+        columns = self.in_order()
+        start = int(
+            th.randint(max(len(self) - self.batch_size, 0) + 1, (), generator=generator, device=generator.device)
+        )
+        further = (columns[ends][start + self.batch_size - 1 :] == 0).nonzero()
+        stop = start + self.batch_size + int(further[0]) if len(further) else len(self)
+        return tuple(column[start:stop] for column in columns)

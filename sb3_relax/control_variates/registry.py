@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import isclass
 from typing import Any
 
-from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.base import ControlVariate, require_actions
 from sb3_relax.control_variates.exact import ExactControlVariate
+from sb3_relax.control_variates.factorised import Factorised
 from sb3_relax.control_variates.from_estimator import FromEstimator
 from sb3_relax.control_variates.lax import LAXControlVariate
+from sb3_relax.control_variates.model_based import ModelBased
+from sb3_relax.control_variates.q_prop import ConservativeQProp, QProp
 from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.control_variates.state_baseline import StateBaseline
+from sb3_relax.control_variates.stein import QuadraticStein, QuadraticSteinByVariance, Stein
+from sb3_relax.control_variates.together import Together
 from sb3_relax.control_variates.trajectory import Trajectory
+from sb3_relax.control_variates.trajectory_model import TrajectoryByModel
+from sb3_relax.control_variates.trajectory_variance import TrajectoryByVariance
 from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.estimators import ESTIMATORS, Estimator, Reinforce, TwoPhaseEstimator
 from sb3_relax.estimators.centred import CentredEstimator
@@ -23,6 +30,14 @@ from sb3_relax.policy_gradient.policy_view import PolicyView
 #: makes a control variate for a policy
 Maker = Callable[[PolicyView, Hyperparameters], Any]
 
+#: those that take care of later actions, and may stand before another's name, which then takes care of the step's own
+#: action: "trajectory+relax"
+OF_LATER_ACTIONS: dict[str, type[Trajectory]] = {
+    "trajectory": Trajectory,
+    "trajectory_variance": TrajectoryByVariance,
+    "trajectory_model": TrajectoryByModel,
+}
+
 #: name → what makes it. A new control variate's one line: every shared test finds it here
 CONTROL_VARIATES: dict[str, Maker] = {
     "none": lambda view, hyperparameters: Reinforce(),
@@ -30,10 +45,15 @@ CONTROL_VARIATES: dict[str, Maker] = {
     "lax": LAXControlVariate,
     "relax": RELAXControlVariate,
     "exact": ExactControlVariate,
-    "trajectory": Trajectory,
+    "model": ModelBased,
+    "qprop": QProp,
+    "qprop_conservative": ConservativeQProp,
+    "factorised": Factorised,
+    "stein": Stein,
+    "stein_quadratic": QuadraticStein,
+    "stein_quadratic_variance": QuadraticSteinByVariance,
+    **OF_LATER_ACTIONS,
 }
-#: what stands before the name of another, which then takes care of the step's own action: "trajectory+relax"
-BEFORE_ANOTHER = "trajectory+"
 
 
 WHAT_IT_MUST_BE = (
@@ -49,19 +69,18 @@ def make_control_variate(
 ) -> ControlVariate:
     """The control variate that an algorithm was given, of the policy's type and on its device.
 
-    :param spec: a name of :data:`CONTROL_VARIATES`, with "trajectory+" before it where later actions are to be taken
-        care of too; a function of (view, hyperparameters) that makes a control variate or an estimator of the core,
-        such as a class of control variates; an estimator's class, whose default parts are made to fit; or an estimator
-        already made, which is copied
+    :param spec: a name of :data:`CONTROL_VARIATES`, or several with a plus between them, of which the first may be one
+        of :data:`OF_LATER_ACTIONS` ("trajectory+relax", "model+state", "trajectory_model+model+state"); a function of
+        (view, hyperparameters) that makes a control variate or an estimator of the core, such as a class of control
+        variates; an estimator's class, whose default parts are made to fit; or an estimator already made, which is
+        copied
     :raises UsageError: for an unknown name, a control variate that does not take the policy's actions, or an estimator
         that needs several of them
     :raises TypeError: for what makes neither
     """
     refuse_what_makes_none(spec)
     if isinstance(spec, str):
-        made: Any = CONTROL_VARIATES[spec.removeprefix(BEFORE_ANOTHER)](view, hyperparameters)
-        if spec.startswith(BEFORE_ANOTHER):
-            made = Trajectory(view, hyperparameters, as_control_variate(made, view, hyperparameters))
+        made: Any = by_names(spec.split("+"), view, hyperparameters)
     elif isinstance(spec, TwoPhaseEstimator):
         made = copy.deepcopy(spec)
     elif isclass(spec) and issubclass(spec, TwoPhaseEstimator):
@@ -76,12 +95,20 @@ def make_control_variate(
             f"{WHAT_IT_MUST_BE}; it gave "
             + (f"the class {made.__name__}, not one made of it" if isclass(made) else f"a {type(made).__name__}")
         )
-    if not isinstance(view.latent, made.latents):
-        accepted = ", ".join(kind.__name__ for kind in made.latents)
-        raise UsageError(
-            f"control_variate {spec!r} takes {accepted}; the actions of this policy are a {type(view.latent).__name__}"
-        )
+    require_actions(repr(spec), made, view)
     return made.to(view.device, dtype=view.dtype)
+
+
+def by_names(names: Sequence[str], view: PolicyView, hyperparameters: Hyperparameters) -> Any:
+    """What names of :data:`CONTROL_VARIATES` make together, those of the step's own action last."""
+    first, *others = names
+    if not others:
+        return CONTROL_VARIATES[first](view, hyperparameters)
+    if first in OF_LATER_ACTIONS:
+        own_step = as_control_variate(by_names(others, view, hyperparameters), view, hyperparameters)
+        return OF_LATER_ACTIONS[first](view, hyperparameters, own_step)
+    parts = [as_control_variate(CONTROL_VARIATES[name](view, hyperparameters), view, hyperparameters) for name in names]
+    return Together(view, hyperparameters, parts)
 
 
 def as_control_variate(made: Any, view: PolicyView, hyperparameters: Hyperparameters) -> Any:
@@ -99,13 +126,16 @@ def refuse_what_makes_none(spec: Any) -> None:
     :raises TypeError: for another class, or what cannot be called
     """
     if isinstance(spec, str):
-        if spec.removeprefix(BEFORE_ANOTHER) not in CONTROL_VARIATES or spec == BEFORE_ANOTHER + "trajectory":
+        names = spec.split("+")
+        of_own = names[1:] if names[0] in OF_LATER_ACTIONS else names
+        known = all(name in CONTROL_VARIATES and name not in OF_LATER_ACTIONS for name in of_own)
+        if not known or len({*names}) < len(names):
             of_the_core = ESTIMATORS.get(spec)
             if of_the_core is not None:
                 raise UsageError(
                     f"{spec!r} is an estimator of the core: give its class, control_variate={of_the_core.__name__}"
                 )
-            raise unknown_name("control_variate", spec, [*CONTROL_VARIATES, BEFORE_ANOTHER + "relax"])
+            raise unknown_name("control_variate", spec, [*CONTROL_VARIATES, "trajectory+relax"])
         return
     if isinstance(spec, ControlVariate):
         raise UsageError(

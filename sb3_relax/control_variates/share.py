@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch as th
 from torch import nn
 
 #: more than that many times ‖g‖² is no ‖d‖² that is averaged: ten of them would be no float32
 LARGEST_SQUARE = 1e37
+
+#: of coordinate descent, which halves the error and more in each unless two changes are nearly the same
+SWEEPS = 50
 
 
 class LearnedShare(nn.Module):
@@ -50,8 +54,8 @@ class LearnedShare(nn.Module):
         past = self.size.item()
         # a batch whose advantages happen to vanish says nothing of d: divided by its own size it would drown the others
         divisor = max(size, 0.1 * past)
-        # nor does one whose own square overflows
-        if not (divisor > 0 and math.isfinite(divisor)):
+        # nor does one whose own square no float32 holds
+        if not 0 < divisor < LARGEST_SQUARE:
             return
         cross, square = cross / divisor, square / divisor
         if not (math.isfinite(cross) and square < LARGEST_SQUARE):
@@ -61,4 +65,59 @@ class LearnedShare(nn.Module):
             return
         self.cross.mul_(self.decay).add_(cross)
         self.square.mul_(self.decay).add_(square)
+        self.size.fill_(size if past == 0 else self.decay * past + (1 - self.decay) * size)
+
+
+class LearnedShares(nn.Module):
+    """η_i in [0, 1], the shares of several changes d_i that together would have lowered the variance most.
+
+    They minimise E‖g + Σ_i η_i d_i‖² of earlier gradients g, as :class:`LearnedShare` does for one change: each batch
+    is divided by its own E‖g‖², and before any evidence, and after a batch that cannot be squared, all are 0.
+
+    :param count: of changes
+    :param decay: weight of the past
+    """
+
+    cross: th.Tensor
+    square: th.Tensor
+    size: th.Tensor
+
+    def __init__(self, count: int, decay: float = 0.9):
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("cross", th.zeros(count))
+        self.register_buffer("square", th.zeros(count, count))
+        self.register_buffer("size", th.zeros(()))
+
+    @property
+    def shares(self) -> list[float]:
+        """η as earlier batches speak for it."""
+        cross, square = self.cross.tolist(), self.square.tolist()
+        shares = [0.0] * len(cross)
+        for _ in range(SWEEPS):
+            for i, row in enumerate(square):
+                others = sum(row[j] * shares[j] for j in range(len(row)) if j != i)
+                best = -(cross[i] + others) / row[i] if row[i] > 0 else 0.0
+                shares[i] = min(best, 1.0) if best > 0 else 0.0  # also where the statistics have become NaN
+        return shares
+
+    def learn(self, plain: th.Tensor, changes: Sequence[th.Tensor]) -> None:
+        """Let η learn from a batch, after it was used.
+
+        :param plain: g per step, ``[N, *event]``
+        :param changes: each d_i, as ``plain``
+        """
+        each = th.stack([part.flatten() for part in (plain, *changes)])
+        products = each @ each.T / max(len(plain), 1)
+        size, past = products[0, 0].item(), self.size.item()
+        divisor = max(size, 0.1 * past)
+        if not (divisor > 0 and math.isfinite(divisor)):
+            return
+        products = products / divisor
+        if not bool((products.abs() < LARGEST_SQUARE).all()):
+            self.cross.zero_()
+            self.square.zero_()
+            return
+        self.cross.mul_(self.decay).add_(products[0, 1:])
+        self.square.mul_(self.decay).add_(products[1:, 1:])
         self.size.fill_(size if past == 0 else self.decay * past + (1 - self.decay) * size)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,13 @@ import torch as th
 from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.centred import CentredAction, LinearInScore
 from sb3_relax.control_variates.from_estimator import FromEstimator
-from sb3_relax.control_variates.learned import descend, fits_adam
+from sb3_relax.control_variates.learned import one_optimizer
 from sb3_relax.control_variates.recent_steps import RecentSteps
+from sb3_relax.control_variates.regression import descend_on
 from sb3_relax.control_variates.share import LearnedShare
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Estimate, Reinforce
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
-from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Rollout
@@ -27,7 +29,7 @@ from sb3_relax.policy_gradient.rollout import Rollout
 class Corrected:
     """What a rollout was corrected by, and what the next correction may learn of it.
 
-    :param known: what ã is computed of, one row a step
+    :param known: what ã is computed of, one row a step, environment after environment
     :param target: Â as it was used, ``[N]``, of the same steps
     :param plain: Â as it came, ``[N]``
     :param square: batch mean of ‖Â ∂ log π‖²
@@ -65,8 +67,6 @@ class Trajectory(ControlVariate):
     :param hyperparameters: ``cv_guard``, ``n_cv_steps``
     :param own_step: a control variate for the step's own action; ``None``: the score function alone
     :param centred: ã; ``None``: :class:`~sb3_relax.control_variates.centred.LinearInScore`
-    :param n_kept: how many of the last steps ã is fitted to
-    :param batch_size: so many of them make a step of the fit
     :raises UsageError: for gSDE, whose noise lasts for several steps: given the past, its mean is not zero
 
     Example::
@@ -80,8 +80,6 @@ class Trajectory(ControlVariate):
         hyperparameters: Hyperparameters,
         own_step: ControlVariate | None = None,
         centred: CentredAction | None = None,
-        n_kept: int = 8192,
-        batch_size: int = 1024,
     ):
         super().__init__()
         if getattr(view.policy, "use_sde", False):
@@ -94,28 +92,27 @@ class Trajectory(ControlVariate):
         self.centred = LinearInScore(view) if centred is None else centred
         self.scale = AdvantageScale()
         self.learned_share = LearnedShare() if hyperparameters.cv_guard else None
-        self.n_steps, self.batch_size = hyperparameters.n_cv_steps, batch_size
-        self.recent = RecentSteps(n_kept)
+        self.n_steps = hyperparameters.n_cv_steps
+        self.recent = RecentSteps()
         self.corrected: Corrected | None = None
         self.latents, self.draws_noise = self.own_step.latents, self.own_step.draws_noise
         self.needs_second_derivative = self.own_step.needs_second_derivative
         self.phi = list(self.centred.parameters())
-        # one for both, so that one learning rate and one state serve
-        self.optimizer = self.own_step.optimizer
-        if self.phi and self.optimizer is not None:
-            self.optimizer.add_param_group({"params": self.phi})
-        elif self.phi:
-            self.optimizer = th.optim.Adam(self.phi, lr=0.0, fused=True)
+        self.optimizer = one_optimizer(self.own_step.optimizer, self.phi)
 
     @property
     def share(self) -> float:
         """How much of ã is taken out, fixed before the rollout."""
         return 1.0 if self.learned_share is None else self.learned_share.share
 
+    @property
+    def unit(self) -> float:
+        """What ã is multiplied by to have the unit of the advantages, fixed before the rollout."""
+        return self.scale.value
+
     def prepare(self, rollout: Rollout, generator: th.Generator) -> None:
-        batch = rollout.batch(np.arange(rollout.values.size), self.view.dtype)
-        with th.no_grad(), evaluation_mode(self.view.policy):
-            output = self.view.evaluate(batch.observations, batch.actions, **batch.context)
+        batch, output = rollout.as_acted(self.view)
+        with th.no_grad():
             known = self.centred.read(output, generator)
             of_action = self.centred(*known)
             if of_action.shape != output.values.shape:
@@ -123,11 +120,11 @@ class Trajectory(ControlVariate):
                     f"{type(self.centred).__name__} must give one number for each step, of shape "
                     f"{tuple(output.values.shape)}; it gave {tuple(of_action.shape)}"
                 )
-            of_action = batch.in_time_order(self.scale.value * of_action)
+            of_action = batch.in_time_order(self.unit * of_action)
             score = output.latent.score(output.sample).flatten(1).square().sum(1)
         from_here = discounted_sums(of_action, rollout)
         later = from_here - of_action
-        weight, plain = batch.in_time_order(score), rollout.advantages
+        weight, plain = batch.in_time_order(score).astype(np.float64), rollout.advantages
         share = self.share if np.isfinite(from_here).all() else 0.0
         if share > 0:
             rollout.advantages = plain - (share * later).astype(plain.dtype)
@@ -140,7 +137,7 @@ class Trajectory(ControlVariate):
             known,
             in_batch_order(rollout.advantages),
             in_batch_order(plain),
-            float((weight * plain**2).mean()),
+            float((weight * np.square(plain, dtype=np.float64)).mean()),
             float(-(weight * plain * later).mean()),
             float((weight * later**2).mean()),
         )
@@ -159,21 +156,34 @@ class Trajectory(ControlVariate):
         share = log["trajectory_share"] = self.share
         change = 2 * share * done.cross + share**2 * done.change
         log["trajectory_ratio"] = 1 + change / done.square if done.square > 0 else float("nan")
+        log |= self.learn(done, generator)
+        return log
+
+    def learn(self, done: Corrected, generator: th.Generator) -> dict[str, float]:
+        """Let ã learn from a rollout, after it was corrected: here by regression on Â.
+
+        :param generator: of all noise that is drawn here
+        :return: what to log, by name
+        """
         self.scale.observe(done.plain)
         self.centred.observe(*done.known)
         if all(bool(part.isfinite().all()) for part in (*done.known, done.target)):
             self.recent.add(*done.known, done.target)
-        for step in range(self.n_steps if self.phi and len(self.recent) else 0):
-            *known, target = self.recent.draw(self.batch_size, generator)
-            loss = (self.centred(*known) - target / self.scale.value).square().mean()
-            if step == 0:
-                log["trajectory_loss"] = loss.item()
-            gradients = th.autograd.grad(loss, self.phi)
-            if not fits_adam(gradients):
-                break
-            assert self.optimizer is not None  # as long as there are weights to fit
-            descend(self.optimizer, self.phi, gradients)
-        return log
+        return self.descend(partial(self.recent.draw, generator))
+
+    def descend(self, draw: Callable[[], tuple[th.Tensor, ...]]) -> dict[str, float]:
+        """``n_cv_steps`` steps of ã on :meth:`loss`.
+
+        :param draw: gives rows for it
+        :return: what to log, by name
+        """
+        loss = descend_on(draw, self.loss, self.phi, self.optimizer, self.n_steps)
+        return {} if loss is None else {"trajectory_loss": loss}
+
+    def loss(self, *rows: th.Tensor) -> th.Tensor:
+        """What ã descends on, of rows as :meth:`learn` keeps them."""
+        *known, target = rows
+        return (self.centred(*known) - target / self.unit).square().mean()
 
     def observe(self, estimate: Estimate) -> None:
         done, self.corrected = self.corrected, None
@@ -195,8 +205,14 @@ def discounted_sums(of_steps: np.ndarray, rollout: Rollout) -> np.ndarray:
     :param of_steps: x, ``[T, E]``
     :param rollout: the same steps
     """
-    sums = of_steps.astype(np.float64)
-    goes_on = rollout.buffer.gamma * rollout.buffer.gae_lambda * (1.0 - rollout.episode_starts[1:].astype(np.float64))
+    sums, goes_on = of_steps.astype(np.float64), continuation(rollout)
     for step in reversed(range(len(sums) - 1)):
         sums[step] += goes_on[step] * sums[step + 1]
     return sums
+
+
+def continuation(rollout: Rollout) -> np.ndarray:
+    """γλ where a step's sum goes on with the next one's, and 0 where episode or rollout end with it, ``[T, E]``."""
+    goes_on = np.zeros(rollout.shape)
+    goes_on[:-1] = 1.0 - rollout.episode_starts[1:]
+    return rollout.buffer.gamma * rollout.buffer.gae_lambda * goes_on

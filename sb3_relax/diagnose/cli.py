@@ -87,6 +87,13 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         size = default[name.replace("-", "_")]
         command.add_argument(f"--{name}", type=int, default=size, help=f"{what} (default: %(default)s)")
     command.add_argument(
+        "--control-variates",
+        nargs="+",
+        default=default["control_variates"],
+        metavar="NAME",
+        help="further ones to measure, of CONTROL_VARIATES: model, qprop, factorised, ... (default: none)",
+    )
+    command.add_argument(
         "--seed", type=int, default=default["seed"], help="of all that is random (default: %(default)s)"
     )
     command.add_argument("--json", type=Path, help="write the result there, with versions and arguments (default: no)")
@@ -97,6 +104,8 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 PICTURES = (".png", ".svg", ".pdf")
 SIZES = ("lambdas", "n_states", "n_actions", "n_futures", "n_episodes", "n_rollouts", "n_fit_steps", "n_fit_updates")
+#: arguments of diagnose() that are handed on as they are
+HANDED_ON = (*SIZES, "control_variates")
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
@@ -132,7 +141,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
         n_steps=arguments.n_steps if arguments.agent else None,
         seed=arguments.seed,
         progress=lambda message: print(f"… {message}", file=sys.stderr, flush=True),
-        **{name: getattr(arguments, name) for name in SIZES},
+        **{name: getattr(arguments, name) for name in HANDED_ON},
     )
     if arguments.json is not None:
         write_record(arguments.json, {"env": arguments.env, **result.to_dict(), **provenance()})
@@ -159,7 +168,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("n_envs", "train_steps"):
         require_count(name, getattr(arguments, name))
     # n_steps alone may be left to the agent
-    sizes = (*SIZES, *(["n_steps"] if arguments.n_steps is not None else []))
+    sizes = (*HANDED_ON, *(["n_steps"] if arguments.n_steps is not None else []))
     check_settings({name: getattr(arguments, name) for name in sizes})
     try:
         th.zeros(1, device=get_device(arguments.device)).item()

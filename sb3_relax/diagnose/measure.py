@@ -24,7 +24,7 @@ from sb3_relax.diagnose.report import Diagnosis, Number, Row
 from sb3_relax.diagnose.restore import EnvSource
 from sb3_relax.diagnose.rollout_gradients import StepGradient, gradient_grams, rollouts, score_term
 from sb3_relax.diagnose.states import LEAST_EPISODES, visit
-from sb3_relax.diagnose.variates import FITTING, STATE, corrections, fit, pooled, variates_of
+from sb3_relax.diagnose.variates import FITTING, STATE, corrections, fit, pooled, require_further, see, variates_of
 from sb3_relax.diagnose.verdict import verdict
 from sb3_relax.errors import require_count, require_within
 from sb3_relax.optional import require_extra
@@ -65,6 +65,7 @@ def diagnose(
     n_rollouts: int = 200,
     n_fit_steps: int = 16_384,
     n_fit_updates: int = 1_000,
+    control_variates: Sequence[str] = (),
     confidence: float = 0.95,
     seed: int = 0,
     progress: Callable[[str], None] = lambda message: None,
@@ -101,6 +102,9 @@ def diagnose(
     :param n_rollouts: repeated rollouts, at least 4
     :param n_fit_steps: environment steps that ĉ is fitted on
     :param n_fit_updates: steps of φ
+    :param control_variates: further ones to measure, each a row: names of
+        :data:`~sb3_relax.control_variates.CONTROL_VARIATES` of the step's own action, such as ``"model"``. Each takes
+        about the time that LAX or RELAX takes
     :param confidence: of the intervals
     :param seed: of everything random; neither torch's nor NumPy's own generators are touched
     :param progress: told what is being done
@@ -128,7 +132,8 @@ def diagnose(
         "lambdas": list(lambdas), "n_steps": n_steps or model.n_steps, "n_envs": model.n_envs, "gamma": model.gamma,
         "n_states": n_states, "n_actions": n_actions, "n_futures": n_futures, "n_episodes": n_episodes,
         "max_episode_steps": max_episode_steps, "n_rollouts": n_rollouts, "n_fit_steps": n_fit_steps,
-        "n_fit_updates": n_fit_updates, "confidence": confidence, "seed": seed,
+        "n_fit_updates": n_fit_updates, "control_variates": [*dict.fromkeys(control_variates)],
+        "confidence": confidence, "seed": seed,
     }  # fmt: skip
     check_settings(settings)
     require_extra("diagnose", "scipy")
@@ -183,6 +188,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             require_count(name, settings[name], low=least)
     for gae_lambda in settings.get("lambdas", ()):
         require_within("lambdas", gae_lambda, 0, 1)
+    require_further(settings.get("control_variates", ()))
     if "confidence" in settings:
         require_within("confidence", settings["confidence"], 0.5, 1 - 1e-9)
 
@@ -194,19 +200,26 @@ def _parallel(source: EnvSource, model: ControlVariateA2C, seed: int) -> Paralle
 def _fit(model: OnPolicyAlgorithm, base: ControlVariateA2C, env: VecEnv, settings: dict[str, Any], seed: int) -> Fitted:
     """A control variate of each kind for each λ."""
     generator = th.Generator().manual_seed(seed)
+    further = settings["control_variates"]
+    variates = [variates_of(model, seed + i, further) for i in range(len(settings["lambdas"]))]
     batches, size = [], 0
     for batch in rollouts(base, env, settings["n_fit_steps"], settings["lambdas"]):
         batches.append(pooled([batch]))
         size += batch.advantages.shape[1]
+        if size <= settings["n_fit_steps"] * 4 // 5:  # the last fifth is kept from them
+            for i, of_lambda in enumerate(variates):
+                for name in further:
+                    see(of_lambda[name], batches[-1], i, of_lambda[name].noise_generator)
         if size >= settings["n_fit_steps"]:
             break
     data = pooled(batches)
     fitted: Fitted = {}
-    for i, advantages in enumerate(data.advantages):
-        for name, variate in variates_of(model, seed + i).items():
-            fitted.setdefault(name, []).append(
-                fit(variate, data.output, advantages, settings["n_fit_updates"], generator)
-            )
+    for names in ([name for name in variates[0] if name not in further], further):  # these change nothing of those
+        for of_lambda, advantages in zip(variates, data.advantages, strict=True):
+            for name in names:
+                fitted.setdefault(name, []).append(
+                    fit(of_lambda[name], data.output, advantages, settings["n_fit_updates"], generator)
+                )
     return fitted
 
 

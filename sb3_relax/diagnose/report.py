@@ -68,7 +68,8 @@ class Row:
 
     :param name: ``"none"``, ``"V(s)"``, ``"best b(s)"`` (the variance-optimal state baseline b(s, steps left), which
         also knows how many steps of the rollout are left: more than V(s) or any b(s) of the observation alone does),
-        ``"ĉ(s)"`` (a baseline fitted on top of V as ĉ(a, s) is), ``"LAX"``, ``"RELAX"`` or ``"exact"``
+        ``"ĉ(s)"`` (a baseline fitted on top of V as ĉ(a, s) is), ``"LAX"``, ``"RELAX"`` or ``"exact"``, or
+        the name of a further one
     :param gae_lambda: λ of the advantage
     :param total: future + noise + action + state
     :param ratio: total over that with V(s); joint intervals (see :class:`Diagnosis`), as are those below

@@ -14,7 +14,7 @@ from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.diagnose.streams import advance, restart, streams, streams_of
 from sb3_relax.estimators.estimate import expand_to
 from sb3_relax.policy_gradient.policy_view import PolicyOutput
-from sb3_relax.policy_gradient.rollout import by_environment
+from sb3_relax.policy_gradient.rollout import Rollout, by_environment
 
 #: ĝ per step at the distribution's parameters, from a pass of the policy and Â(λ), λ being the i-th.
 StepGradient = Callable[[PolicyOutput, th.Tensor, int], th.Tensor]
@@ -25,6 +25,7 @@ class RolloutSteps(NamedTuple):
 
     output: PolicyOutput  #: θ attached to the policy's weights
     advantages: th.Tensor  #: Â for every λ, ``[lambdas, N]``
+    rollout: Rollout  #: the steps in time order; its advantages are those of the last λ
 
 
 def rollouts(
@@ -54,10 +55,11 @@ def rollouts(
             buffer.compute_returns_and_advantage(last_values, ends)
             rollout = model.rollout_class.of(buffer, model.time_limits)
             model.control_variate.prepare(rollout, model.noise_generator)
-            advantages.append(by_environment(rollout.advantages))
+            # of one environment it is the buffer's own array, which the next λ is written into
+            advantages.append(by_environment(rollout.advantages).copy())
         batch = rollout.batch(np.arange(rollout.values.size), model.view.dtype)
         output = model.view.evaluate(batch.observations, batch.actions)
-        yield RolloutSteps(output, buffer.to_torch(np.stack(advantages)).to(model.view.dtype))
+        yield RolloutSteps(output, buffer.to_torch(np.stack(advantages)).to(model.view.dtype), rollout)
 
 
 def gradients_by_stream(

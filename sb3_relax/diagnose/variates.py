@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.copies import frozen_copy
-from sb3_relax.control_variates import Guarded
+from sb3_relax.control_variates import CONTROL_VARIATES, Guarded
+from sb3_relax.control_variates.registry import OF_LATER_ACTIONS
 from sb3_relax.diagnose.rollout_gradients import RolloutSteps
+from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.estimators.latents import MAX_SUPPORT
 from sb3_relax.policy_gradient.hyperparameters import joint_actions
 from sb3_relax.policy_gradient.policy_view import PolicyOutput
@@ -34,11 +37,14 @@ FITTING: dict[str, Any] = {
 }
 
 
-def variates_of(model: OnPolicyAlgorithm, seed: int) -> dict[str, ControlVariateA2C]:
+def variates_of(model: OnPolicyAlgorithm, seed: int, further: Sequence[str] = ()) -> dict[str, ControlVariateA2C]:
     """A model for each control variate its action space allows, at the same frozen policy, with ĉ = 0.
 
     ĉ(s), their control; LAX for Box; for discrete actions RELAX (coupled) and, where the joint actions can be
     enumerated, the exact correction.
+
+    :param further: names of :data:`~sb3_relax.control_variates.CONTROL_VARIATES` of the step's own action
+    :raises UsageError: for one that does not take the actions
     """
     is_box = isinstance(model.action_space, spaces.Box)
     own = FITTING if is_box else {**FITTING, "correction": "coupled"}
@@ -49,7 +55,33 @@ def variates_of(model: OnPolicyAlgorithm, seed: int) -> dict[str, ControlVariate
     }
     if not is_box and joint_actions(model.action_space) <= MAX_SUPPORT:
         found["exact"] = frozen_copy(model, seed, **{**own, "correction": "exact"})
-    return found
+    return found | {each: frozen_copy(model, seed, **{**own, "control_variate": each}) for each in further}
+
+
+def require_further(names: Sequence[str]) -> None:
+    """:raises UsageError: for a name that is not one of a control variate for the step's own action"""
+    ours = [name for name in CONTROL_VARIATES if name not in (*OF_LATER_ACTIONS, "none")]
+    for name in names:
+        if name in OF_LATER_ACTIONS or "+" in name:
+            raise UsageError(
+                f"control_variates takes those of the step's own action, one by one, since the split is that of one "
+                f"step: leave out {name!r}. What one of later actions does is logged as train/trajectory_ratio"
+            )
+        if name not in ours:
+            raise unknown_name("control_variates", name, ours)
+
+
+def see(model: ControlVariateA2C, steps: RolloutSteps, at: int, generator: th.Generator) -> None:
+    """Let a control variate see a whole rollout as an update does, before its weights move: what it keeps, it keeps.
+
+    :param steps: of the rollout
+    :param at: which of the λ's the advantages are of
+    """
+    guard, advantages = model.control_variate, steps.advantages[at]
+    rollout = copy.copy(steps.rollout)
+    rollout.advantages = advantages.cpu().numpy().reshape(rollout.shape[::-1]).T
+    guard.prepare(rollout, generator)
+    guard.fit(steps.output, advantages, guard.gradient(steps.output, advantages, generator), generator)
 
 
 def pooled(batches: Sequence[RolloutSteps]) -> RolloutSteps:
@@ -61,7 +93,7 @@ def pooled(batches: Sequence[RolloutSteps]) -> RolloutSteps:
         return th.cat([getattr(step, name).detach() for step in steps])
 
     output = PolicyOutput(latent, joined("sample"), joined("features"), joined("values"), joined("log_prob"), None)
-    return RolloutSteps(output, th.cat([batch.advantages for batch in batches], dim=1))
+    return RolloutSteps(output, th.cat([batch.advantages for batch in batches], dim=1), batches[-1].rollout)
 
 
 def fit(

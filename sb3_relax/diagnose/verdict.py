@@ -37,11 +37,11 @@ def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
     where = {row.gae_lambda for row, _ in gains}
     others = {row.gae_lambda for row, _ in measured} - where
     nothing = f"; at λ = {_list(others)} no gain is shown" if others else ""
-    mostly = f", mostly as a state baseline {STATE} would" if (_share_of_gain(best, rows) or 0) > 0.5 else ""
+    mostly = f", mostly as a state baseline {STATE} would" if (_share_of_gain(best) or 0) > 0.5 else ""
     return (
         f"{algorithm} can lower the variance of the policy gradient at λ = {_list(where)}{mostly}: most with "
         f"{best.name} at λ = {best.gae_lambda:g}, to {ratio.bracketed} of that with V(s) over rollouts"
-        f"{_beside_best(best)}{_beside_state(best, rows, gains)}{nothing}{_losses(losses)}{_apart(measured)}; "
+        f"{_beside_best(best)}{_beside_state(best, gains)}{nothing}{_losses(losses)}{_apart(measured)}; "
         f"{_cost(algorithm, cost)}{_pays(ratio, cost)}."
     )
 
@@ -93,12 +93,12 @@ def _apart(measured: Sequence[tuple[Row, Number]]) -> str:
     )
 
 
-def _beside_state(best: Row, rows: Sequence[Row], gains: Sequence[tuple[Row, Number]]) -> str:
+def _beside_state(best: Row, gains: Sequence[tuple[Row, Number]]) -> str:
     """What of the best one's gain is the actions', and where else they are shown to add to it."""
     ratio = best.beside_state
     if ratio is None:
         return ""
-    text = f"; a state baseline {STATE} fitted in the same way does {_in_words(_share_of_gain(best, rows))}"
+    text = f"; a state baseline {STATE} fitted in the same way does {_in_words(_share_of_gain(best))}"
     if ratio.high < 1:
         return f"{text}: reading the action lowers the variance to {ratio.bracketed} of that with {STATE}"
     if ratio.low > 1:
@@ -112,12 +112,13 @@ def _beside_state(best: Row, rows: Sequence[Row], gains: Sequence[tuple[Row, Num
     return f"{text}; at λ = {_list(elsewhere)} it is shown to" if elsewhere else text
 
 
-def _share_of_gain(best: Row, rows: Sequence[Row]) -> float | None:
+def _share_of_gain(best: Row) -> float | None:
     """What the state baseline takes off the variance with V(s), as a share of what the best one does."""
-    state = next((row for row in rows if row.name == STATE and row.gae_lambda == best.gae_lambda), None)
-    if state is None or state.rollouts_ratio is None or best.rollouts_ratio is None:
+    if best.rollouts_ratio is None or best.beside_state is None:
         return None
-    return (1 - state.rollouts_ratio.value) / (1 - best.rollouts_ratio.value)
+    # by the ratio of the two that is told beside it, so that one does not contradict the other
+    state = best.rollouts_ratio.value / best.beside_state.value
+    return (1 - state) / (1 - best.rollouts_ratio.value)
 
 
 def _in_words(share: float | None) -> str:

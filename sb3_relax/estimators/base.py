@@ -26,7 +26,8 @@ class Estimator(nn.Module, ABC):
     """A gradient estimator: ``estimator(latent, f)`` gives an :class:`Estimate` of ∂θ E[f(b)].
 
     Its parameters, as a module, are φ. What it consumes is declared, so that tests and tools need no special cases:
-    ``samples`` independent draws of b (0: b is made from the noise), uniforms of shape :meth:`noise_shape`, and
+    ``samples`` draws of b (0: b is made from the noise), independent unless it has a
+    :meth:`draw` of its own, uniforms of shape :meth:`noise_shape`, and
     ``evaluations`` calls of f per element of the batch.
     """
 
@@ -38,7 +39,7 @@ class Estimator(nn.Module, ABC):
     latents: ClassVar[tuple[type[Latent], ...]]
     #: calls of f per element of the batch
     evaluations: float = 1
-    #: independent draws of b
+    #: draws of b
     samples: int = 1
     #: whether f is evaluated between the corners (which :func:`layered` must know)
     relaxes_f: ClassVar[bool] = False
@@ -94,7 +95,7 @@ class Estimator(nn.Module, ABC):
         warn_of_one_sample(latent)
         latent = given_context(latent, context, self)
         f = as_written(f, latent)
-        with self.computing(latent):
+        with computing(self, latent):
             return self.draw_and_estimate(latent, f, generator)
 
     @property
@@ -106,26 +107,6 @@ class Estimator(nn.Module, ABC):
         """The estimate at randomness of its own; overridden where there is a cheaper order to draw in."""
         return self.estimate(latent, f, self.draw(latent, generator), self.draw_noise(latent, generator))
 
-    @contextmanager
-    def computing(self, latent: Latent) -> Iterator[None]:
-        """What ĝ is computed in: without autocast, and with an error that says so where φ has the wrong type.
-
-        :raises TypeError: for a φ in another type than the latent's ``computing_dtype``, where that does not work
-        """
-        try:
-            with without_autocast(latent.theta.device):
-                yield
-        except RuntimeError as error:
-            dtype = latent.computing_dtype
-            # a single number takes on any type
-            others = {str(p.dtype) for p in self.parameters() if p.dim() > 0 and p.dtype != dtype}
-            if others and ("dtype" in str(error) or "scalar type" in str(error)):
-                raise TypeError(
-                    f"with θ in {latent.theta.dtype}, ĝ is computed in {dtype}, but parameters of "
-                    f"{type(self).__name__} are in {', '.join(sorted(others))}: call its to({dtype})"
-                ) from error
-            raise
-
     def draw(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor | None:
         """``samples`` independent draws of b, in a leading dimension where there are several; ``None`` for none."""
         if self.samples == 0:
@@ -133,6 +114,14 @@ class Estimator(nn.Module, ABC):
         if self.samples == 1:
             return latent.sample(generator)
         return latent.expand(self.samples).sample(generator)
+
+    def probability_of_draws(self, latent: Latent, b: Tensor) -> Tensor:
+        """p(b_1, …, b_K) of what :meth:`draw` gives, ``[*batch]``: for proofs, and overridden where it is no product.
+
+        :param b: ``samples`` draws, in a leading dimension where there are several
+        """
+        log_prob = latent.log_prob(b)
+        return (log_prob if self.samples == 1 else log_prob.sum(0)).exp()
 
     def noise_shape(self, latent: Latent) -> tuple[int, ...] | None:
         """Shape of the uniform noise one estimate consumes beyond b; ``None`` where there is none."""
@@ -159,8 +148,10 @@ class Estimator(nn.Module, ABC):
     def require_latent(self, latent: Latent) -> None:
         """Refuse a latent this estimator does not take, naming what would do.
 
-        :raises TypeError: listing the latents of this estimator, and the estimators of this latent
+        :raises TypeError: listing the latents of this estimator, and the estimators of this latent; for what is no
+            latent, saying how to make one
         """
+        require_is_latent(latent)
         if not isinstance(latent, self.latents):
             accepted = ", ".join(kind.__name__ for kind in self.latents)
             takers = sorted(kind.__name__ for kind in concrete_estimators() if isinstance(latent, kind.latents))
@@ -219,7 +210,7 @@ class TwoPhaseEstimator(Estimator):
             noise = self.draw_noise(latent, generator)
         elif shape is not None and noise.shape != shape:
             raise ValueError(f"noise must have shape {shape}; got {tuple(noise.shape)}")
-        with self.computing(latent):
+        with computing(self, latent):
             return self.of_value(latent, in_dtype(b, dtype), value, noise)
 
     def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
@@ -228,6 +219,27 @@ class TwoPhaseEstimator(Estimator):
 
     def _value_shape(self, latent: Latent) -> torch.Size:
         return latent.batch_shape if self.samples == 1 else torch.Size([self.samples, *latent.batch_shape])
+
+
+@contextmanager
+def computing(estimator: Estimator, latent: Latent) -> Iterator[None]:
+    """What ĝ is computed in: without autocast, and with an error that says so where φ has the wrong type.
+
+    :raises TypeError: for a φ in another type than the latent's ``computing_dtype``, where that does not work
+    """
+    try:
+        with without_autocast(latent.theta.device):
+            yield
+    except RuntimeError as error:
+        dtype = latent.computing_dtype
+        # a single number takes on any type
+        others = {str(p.dtype) for p in estimator.parameters() if p.dim() > 0 and p.dtype != dtype}
+        if others and ("dtype" in str(error) or "scalar type" in str(error)):
+            raise TypeError(
+                f"with θ in {latent.theta.dtype}, ĝ is computed in {dtype}, but parameters of "
+                f"{type(estimator).__name__} are in {', '.join(sorted(others))}: call its to({dtype})"
+            ) from error
+        raise
 
 
 def given_context(latent: Latent, context: Tensor | None, estimator: Estimator) -> Latent:
@@ -244,6 +256,17 @@ def given_context(latent: Latent, context: Tensor | None, estimator: Estimator) 
             + (f"give {parts}" if parts else "take an estimator with a surrogate or a baseline, such as RELAX")
         )
     return latent.with_context(context)
+
+
+def require_is_latent(latent: object) -> None:
+    """Refuse what is no latent: a tensor, or one of torch's distributions.
+
+    :raises TypeError: saying how to make one
+    """
+    if isinstance(latent, Latent):
+        return
+    remedy = "as_latent(distribution)" if isinstance(latent, torch.distributions.Distribution) else ""
+    raise TypeError(f"a latent is needed, such as {remedy or 'LogisticBernoulli(logits)'}; got {type(latent).__name__}")
 
 
 def require_finite_parameters(latent: Latent) -> None:
@@ -272,6 +295,21 @@ def warn_of_one_sample(latent: Latent) -> None:
         "makes a batch of one, and no warning",
         stacklevel=5,  # the call of the estimator, beyond two of torch.nn.Module's
     )
+
+
+def require_estimator(estimator: object) -> None:
+    """Refuse what is no estimator: a name, or a class.
+
+    :raises TypeError: saying how to make one
+    """
+    if isinstance(estimator, Estimator):
+        return
+    if isinstance(estimator, str):
+        raise TypeError(
+            f"an estimator is needed, not its name: make({estimator!r}, q) makes one that fits the latent q"
+        )
+    got = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__}"
+    raise TypeError(f'an estimator is needed, such as RLOO() or make("relax", q); got {got}')
 
 
 def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:

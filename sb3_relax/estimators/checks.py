@@ -31,7 +31,7 @@ def require_differentiable(what: str) -> None:
     :param what: what has to be differentiated, and why
     :raises RuntimeError: under ``torch.inference_mode()``
     """
-    if torch.is_inference_mode_enabled():
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
         raise RuntimeError(f"{what}, and torch.inference_mode() records no graph: use torch.no_grad() in its place")
 
 

@@ -88,10 +88,22 @@ class MLPSurrogate(nn.Module):
         """This surrogate as a function of z alone, at one context; itself, where it reads none.
 
         :raises TypeError: for a context that it does not read, or none where it reads one
-        :raises ValueError: for a context of another size
+        :raises ValueError: for samples, or a context, of another size
         """
+        self._require_samples_of(latent)
         read = self.read_beside_z(latent)
         return AtInput(self, read) if read else self
+
+    def _require_samples_of(self, latent: Latent) -> None:
+        numbers, event = self.layers[0].in_features, latent.sample_shape
+        if (numbers, self.event_ndim) == (event.numel(), len(event)):
+            return
+        name = type(self).__name__
+        raise ValueError(
+            f"this {name} reads samples of {numbers} numbers in {self.event_ndim} dimensions, and those of the latent "
+            f"have shape {tuple(event)}: make it by {name}.of(q). PerVariable's estimator is one of a single variable: "
+            'PerVariable(make("relax", q.each_variable()))'
+        )
 
     def read_beside_z(self, latent: Latent) -> list[tuple[nn.Linear, Tensor]]:
         """What the first hidden layer sees beside z: layers without bias, and the input of each."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sb3_relax.estimators.checks import are_finite, is_checked, require_finite
+from sb3_relax.estimators.held import held
 from sb3_relax.estimators.kept import kept
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.moments import ChangeMoments, change_moments
@@ -308,8 +309,14 @@ class _Carrier(torch.autograd.Function):
         theta: Tensor,
         *phi: Tensor,
     ) -> Tensor:
-        ctx.learn, ctx.of_theta, ctx.of_phi, ctx.dtype = learn, of_theta, of_phi, theta.dtype
-        return number.clone()
+        ctx.learn, ctx.dtype = learn, theta.dtype
+        if torch.compiler.is_compiling():
+            number, of_theta, *rest = held([number, of_theta, *(g for g in of_phi if g is not None)])
+            of_phi = [None if g is None else rest.pop(0) for g in of_phi]
+        else:
+            number = number.clone()
+        ctx.of_theta, ctx.of_phi = of_theta, of_phi
+        return number
 
     @staticmethod
     @once_differentiable

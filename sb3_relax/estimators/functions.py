@@ -108,7 +108,7 @@ def evaluate_with_slope(
     :raises ValueError: for a value or a slope that is not finite, with its index
     """
     require_differentiable(f"{who} needs ∂f/∂b")
-    if under_transform():
+    if under_transform() or torch.compiler.is_compiling():
         return _functional_value_and_slope(f, z)
     z = z if z.requires_grad else z.detach().requires_grad_()
     slope = None
@@ -126,6 +126,32 @@ def evaluate_with_slope(
         )
     require_finite("∂f/∂b", slope.detach())
     return value, slope
+
+
+def slope_and_curvature(
+    f: Objective, z: Tensor, shape: torch.Size, who: str
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """∂f/∂z per sample, and the map v → ∂²f/∂z² v, both without graphs: for estimators that need f's curvature.
+
+    :param z: where to take them, ``[..., *batch, *event]``
+    :param who: the estimator, for the error
+    :raises TypeError: where f returns a value without a graph to its input
+    :raises ValueError: for a value, a slope or a curvature that is not finite
+    """
+    if under_transform() or torch.compiler.is_compiling():
+        slope, pulled, *_ = torch.func.vjp(lambda z: _functional_value_and_slope(f, z)[1], z)
+        return slope, lambda v: pulled(v)[0]
+    z = z.detach().requires_grad_()
+    _, slope = evaluate_with_slope(f, z, shape, who, create_graph=True)
+
+    def curved(v: Tensor) -> Tensor:
+        if not slope.requires_grad:  # f is linear
+            return torch.zeros_like(v)
+        (change,) = torch.autograd.grad(slope, z, v, retain_graph=True, allow_unused=True, materialize_grads=True)
+        require_finite("∂²f/∂b²", change)
+        return change
+
+    return slope.detach(), curved
 
 
 def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = None) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_finite_parameters
+from sb3_relax.estimators.base import (
+    Estimator,
+    TwoPhaseEstimator,
+    computing,
+    require_estimator,
+    require_finite_parameters,
+)
 from sb3_relax.estimators.estimate import Estimate, backward_of, expand_to, mean_of
 from sb3_relax.estimators.functions import evaluate
 from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent
@@ -80,6 +86,7 @@ def layered(
     randomness: Randomness | None = None,
     context: Tensor | None = None,
     state: Any = None,
+    flatten: bool = False,
 ) -> LayeredEstimate:
     """∂ E[f(b_1, …, b_L)] with b_l ~ p(b_l | b_1, …, b_{l-1}), one estimator per layer.
 
@@ -121,12 +128,16 @@ def layered(
         baselines of all layers that have one
     :param state: what the first layer gets: a tensor, or tuples, lists and dicts of tensors, ``()`` for nothing yet.
         Every tensor of a state that a layer returns begins with the batch's dimensions. Layers change none in place
-    :raises TypeError: for a context that no layer's estimator would read, an estimator that does not take its layer's
-        latent, one whose target is not the mean of f (VIMCO), a pathwise one (Reparam) below a discrete layer, one
-        that needs ∂f/∂b_l at the corners where f depends on b_l only through the layers above, and a layer that returns
-        something else than it should
+    :param flatten: where an estimator evaluates several values of b_l at once (RLOO), layers and f get them in the
+        batch's first dimension, ``[K · B, ...]``, instead of in one before it, ``[K, B, ...]``: for networks that take
+        one dimension, as recurrent cells do. What they read of the input must then come by the state, which is expanded
+        like b
+    :raises TypeError: for what is no estimator, a layer or f that takes other arguments, a context that no layer's
+        estimator would read, an estimator that does not take its layer's latent, one whose target is not the mean of f
+        (VIMCO), a pathwise one (Reparam) below a discrete layer, one that needs ∂f/∂b_l at the corners where f depends
+        on b_l only through the layers above, and a layer that returns something else than it should
     :raises ValueError: for another number of estimators or costs than layers, a state without the batch's dimensions,
-        and what f's values are refused for
+        a layer or f that fails with several samples at once and not with one, and what f's values are refused for
 
     Example::
 
@@ -141,7 +152,9 @@ def layered(
         layered([step] * 6, [NVIL() for _ in range(6)], lambda h, *b: loss(h, b), state=h0).backward()
     """
     source = randomness or Randomness(generator)
-    stack = Stack(layers, f, state)
+    stack = Stack(layers, f, state, flatten)
+    for estimator in [estimators] if isinstance(estimators, (Estimator, str, type)) else estimators:
+        require_estimator(estimator)
     if isinstance(estimators, Estimator):
         return _of_joint_samples(stack, estimators, source, context)
     if len(layers) != len(estimators):
@@ -190,7 +203,7 @@ def layered(
         above = _FromLayer(number, stack, walk, drawn, value, source, tau)
         own = b if estimator.relaxes_f and estimator.samples == 1 else source.draw(estimator, latent)
         of_b = above.smooth if estimator.relaxes_f else above.drawn
-        with estimator.computing(latent):
+        with computing(estimator, latent):
             estimates.append(estimator.estimate(latent, of_b, own, noise))
     return LayeredEstimate(to_go[0], estimates)
 
@@ -313,7 +326,7 @@ class _FromLayer:
         if leading:  # several values of b_l are asked for at once
             below = expanded(below, leading, self.latent.batch_shape)
         # else the very tensors, so that an f may keep what it knows of them
-        return Walk([*below.samples, _as_seen(b, self.latent)], [*below.states])
+        return Walk([*below.samples, _as_seen(b, self.latent)], [*below.states], below.several)
 
     def drawn(self, b: Tensor) -> Tensor:
         """f with every layer above drawn anew."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator
+from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_estimator
 from sb3_relax.estimators.checks import is_checked
 from sb3_relax.estimators.estimate import Estimate, as_one_of
 from sb3_relax.estimators.functions import Objective, evaluate
@@ -33,6 +33,7 @@ class PerVariable(Estimator):
 
     :param estimator: of one variable
     :param check: whether the first call looks. Leave it out where f is random, or must not be called once more
+    :raises TypeError: for what is no estimator
 
     Example::
 
@@ -45,6 +46,7 @@ class PerVariable(Estimator):
 
     def __init__(self, estimator: Estimator, check: bool = True):
         super().__init__()
+        require_estimator(estimator)
         self.estimator = estimator
         self.samples, self.evaluations = estimator.samples, estimator.evaluations
         self.unbiased, self.needs_grad_f = estimator.unbiased, estimator.needs_grad_f  # type: ignore[misc]
@@ -56,6 +58,14 @@ class PerVariable(Estimator):
 
     def require_latent(self, latent: Latent) -> None:
         self.estimator.require_latent(latent.each_variable())
+
+    def draw(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor | None:
+        b = self.estimator.draw(latent.each_variable(), generator)
+        return None if b is None else b.squeeze(-latent.sample_ndim)
+
+    def probability_of_draws(self, latent: Latent, b: Tensor) -> Tensor:
+        apart = b.unsqueeze(-latent.sample_ndim)
+        return self.estimator.probability_of_draws(latent.each_variable(), apart).prod(-1)
 
     def noise_shape(self, latent: Latent) -> tuple[int, ...] | None:
         apart = latent.each_variable()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
@@ -22,6 +24,80 @@ Layer = Callable[..., Any]
 #: f of all samples, or one cost for each layer, of the samples up to that layer.
 Costs = Callable[..., Tensor] | Sequence[Callable[..., Tensor]]
 
+FLATTEN = "Where it takes the batch's dimensions alone, as torch's recurrent cells do, give layered(..., flatten=True)"
+FROM_THE_STATE = "What it reads beside b must come by the state, which is expanded like b"
+#: what a network raises where its input has another shape than it takes
+MISFITS = (TypeError, ValueError, IndexError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Several:
+    """Several values of every sample at once: ``[*leading, *batch, ...]``.
+
+    :param leading: sizes of their dimensions
+    :param batch: shape of the batch
+    """
+
+    leading: tuple[int, ...]
+    batch: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the leading and the batch's dimensions."""
+        return (*self.leading, *self.batch)
+
+    @property
+    def flat_shape(self) -> tuple[int, ...]:
+        """Of them, with the leading ones in the batch's first."""
+        return (math.prod(self.leading) * self.batch[0], *self.batch[1:]) if self.batch else self.shape
+
+    def described(self, flat: bool) -> str:
+        """For an error, the shape of what a function was called with."""
+        return f"[{', '.join(map(str, self.flat_shape if flat else self.shape))}, ...]"
+
+    def flattened(self, argument: Any) -> Any:
+        """Every tensor ``[*leading, B, ...]``, and ``[B, ...]`` expanded to it, as ``[size of leading · B, ...]``."""
+
+        def flat(x: Any) -> Any:
+            if not isinstance(x, Tensor) or not self.batch:
+                return x
+            if x.shape[: len(self.shape)] != self.shape:
+                if x.shape[: len(self.batch)] != self.batch:
+                    return x
+                x = x.expand(*self.leading, *x.shape)
+            return x.flatten(0, len(self.leading))
+
+        return pytree.tree_map(flat, argument)
+
+    def apart(self, what: str, returned: Any) -> Any:
+        """The inverse of :meth:`flattened`, for tensors and latents. A latent of the batch alone stays as it is.
+
+        :param what: which function returned it, for the error
+        :raises ValueError: for something that begins with other dimensions
+        """
+        if not self.batch:
+            return returned
+        flat = self.flat_shape
+
+        def unflat(x: Any) -> Any:
+            if not isinstance(x, (Latent, Tensor)):
+                return x
+            shape = tuple(x.batch_shape if isinstance(x, Latent) else x.shape[: len(self.batch)])
+            if isinstance(x, Latent) and shape == self.batch:
+                return x  # it does not depend on what is below
+            if shape != flat:
+                raise ValueError(
+                    f"with flatten=True, {what} must return what begins with {flat}, the samples' and the batch's "
+                    f"dimensions in one; got {shape}. {FROM_THE_STATE}"
+                )
+            if isinstance(x, Latent):
+                # by numbers of rows, so that a mask and a context come along
+                rows = torch.arange(flat[0], device=x.theta.device)
+                return x.select(rows.reshape(*self.leading, self.batch[0]))
+            return x.unflatten(0, (*self.leading, self.batch[0]))
+
+        return pytree.tree_map(unflat, returned)
+
 
 @dataclass
 class Walk:
@@ -29,6 +105,8 @@ class Walk:
 
     samples: list[Tensor] = field(default_factory=list)
     states: list[Any] = field(default_factory=list)
+    #: where several values of a sample are walked at once, and their dimensions come before the batch's
+    several: Several | None = None
 
 
 class Stack:
@@ -41,14 +119,17 @@ class Stack:
     :param layers: at least one
     :param f: one f of all samples; or one cost for each layer, the l-th of ``b_1 … b_l`` alone, whose sum is f
     :param state: what the first layer gets; ``None`` where layers hand on nothing
+    :param flatten: whether several values of a sample, ``[K, B, ...]``, are put into the batch, ``[K · B, ...]``, for
+        layers and costs that take one dimension of it
     :raises ValueError: for no layer, or another number of costs than layers
     """
 
-    def __init__(self, layers: Sequence[Layer], f: Costs, state: Any = None):
+    def __init__(self, layers: Sequence[Layer], f: Costs, state: Any = None, flatten: bool = False):
         if not layers:
             raise ValueError("at least one layer is needed; got none")
         self.layers = list(layers)
         self.initial = state
+        self.flatten = flatten
         #: number of a layer → the cost of the samples up to it
         self.costs: dict[int, Callable[..., Tensor]]
         if isinstance(f, (Sequence, nn.ModuleList)):
@@ -73,12 +154,13 @@ class Stack:
     def latent(self, walk: Walk) -> Latent:
         """The latent of the next layer; its state is added to ``walk``, to which the caller adds the sample.
 
-        :raises TypeError: where a layer does not return what it should
+        :raises TypeError: where a layer does not return what it should, or takes other arguments than it is given
+        :raises ValueError: where a layer does not take several values of a sample at once
         """
         number = len(walk.samples)
-        layer = self.layers[number]
+        layer, what = self.layers[number], f"layer {number}"
         if not self.carries_state:
-            latent = layer(*walk.samples)
+            latent = self._call(what, layer, walk.samples, walk.several)
             if not isinstance(latent, Latent):
                 raise TypeError(
                     f"layer {number} must return a latent; got {type(latent).__name__}: where layers return a state as "
@@ -87,7 +169,8 @@ class Stack:
             walk.states.append(None)
             return latent
         below = walk.states[-1] if number else self.initial
-        returned = layer(_copied(below), walk.samples[-1] if number else None)
+        several = walk.several if number else None  # what the first layer gets is not drawn
+        returned = self._call(what, layer, [_copied(below), walk.samples[-1] if number else None], several)
         if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], Latent)):
             raise TypeError(
                 f"with state=, layer {number} must return its latent and the next state; got {type(returned).__name__}"
@@ -98,10 +181,37 @@ class Stack:
 
     def cost(self, number: int, walk: Walk) -> Tensor:
         """The cost of the samples up to one layer."""
-        seen = walk.samples[: number + 1]
-        if not self.carries_state:
-            return self.costs[number](*seen)
-        return self.costs[number](_copied(walk.states[number]), *seen)
+        seen: list[Any] = walk.samples[: number + 1]
+        if self.carries_state:
+            seen = [_copied(walk.states[number]), *seen]
+        return self._call("f" if len(self.costs) == 1 else f"cost {number}", self.costs[number], seen, walk.several)
+
+    def _call(self, what: str, function: Callable[..., Any], arguments: Sequence[Any], several: Several | None) -> Any:
+        """A layer or a cost of its arguments; an error that says what is wrong with the call, where it fails by it."""
+        flat = several if self.flatten else None
+        if flat is not None:
+            arguments = [flat.flattened(argument) for argument in arguments]
+        try:
+            returned = function(*arguments)
+        except MISFITS as error:
+            if isinstance(error, TypeError) and not _takes(function, len(arguments)):
+                raise TypeError(self._misfit(what, len(arguments))) from error
+            if several is not None and not isinstance(error, torch.OutOfMemoryError):
+                raise ValueError(
+                    f"{what} was called with several samples at once, tensors {several.described(flat is not None)}, "
+                    f"and failed ({type(error).__name__}: {error}). {FROM_THE_STATE if flat else FLATTEN}"
+                ) from error
+            raise
+        return returned if flat is None else flat.apart(what, returned)
+
+    def _misfit(self, what: str, given: int) -> str:
+        if self.carries_state:
+            of = "the state and the sample of the layer below" if what.startswith("layer") else "the state and samples"
+            return f"with state=, {what} is called with {of}, {given} arguments, which it does not take"
+        return (
+            f"{what} is called with the samples below it, here {given}, and takes another number of arguments: where "
+            "layers hand on a state, layer(state, b) -> (latent, state), give the first one by state="
+        )
 
     def cost_to_go(self, walk: Walk, since: int) -> Tensor:
         """What of f depends on the sample of layer ``since``: the sum of its cost and of those above."""
@@ -130,7 +240,22 @@ def expanded(walk: Walk, leading: Sequence[int], batch_shape: torch.Size) -> Wal
             )
         return x.expand(*leading, *x.shape)
 
-    return Walk([wide(sample) for sample in walk.samples], [pytree.tree_map(wide, state) for state in walk.states])
+    return Walk(
+        [wide(sample) for sample in walk.samples],
+        [pytree.tree_map(wide, state) for state in walk.states],
+        Several(tuple(leading), tuple(batch_shape)),
+    )
+
+
+def _takes(function: Callable[..., Any], arguments: int) -> bool:
+    """Whether a function takes so many arguments, as far as its signature tells."""
+    try:
+        signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True
 
 
 def _copied(state: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
@@ -47,13 +48,14 @@ class Controller(nn.Module):
     :param model: a trained agent of this package; any agent of SB3 or sb3-contrib whose policy is an actor-critic one,
         plain, maskable or recurrent, will do
     :param vec_normalize: the environment's statistics, where it was trained with ``VecNormalize``. The controller then
-        takes observations as the environment gives them, in their dtype
+        takes observations as the environment gives them, in their dtype. ``None``: they come scaled as they were in
+        training, and where the agent's own environment has such statistics, a warning says so
     :param probabilities: whether to give each action's probability, ``[N, n]``: the classes of all variables one after
         the other, as in a mask; of MultiBinary, the probability of each bit's being 1
     :param value: whether to give V, ``[N]``, in the units it was trained in
     :raises TypeError: for a policy of another kind
     :raises UsageError: (a ``ValueError``) for the probabilities of Box actions or of actions of several parts, or for
-        statistics of other observations
+        what is no VecNormalize, or one of other observations
 
     Example::
 
@@ -84,7 +86,7 @@ class Controller(nn.Module):
             raise UsageError(f"probabilities must be False: {why}")
         self.policy = policy
         self.probabilities, self.value = probabilities, value
-        self.normalizer = None if vec_normalize is None else Normalizer(vec_normalize, policy.observation_space)
+        self.normalizer = normalizer_of(model, vec_normalize)
         self.action_shape = policy.action_space.shape or ()
         if isinstance(policy.action_space, spaces.Box):
             self.register_buffer("low", th.as_tensor(policy.action_space.low))
@@ -191,3 +193,22 @@ def traceable(controller: Controller) -> Iterator[None]:
             yield
     finally:
         controller.to(device)
+
+
+def normalizer_of(model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> Normalizer | None:
+    """What scales observations before an agent's policy sees them; ``None`` where they come scaled."""
+    if vec_normalize is None:
+        own = model.get_vec_normalize_env()
+        if own is not None and own.norm_obs:
+            warnings.warn(
+                "the agent learned with a VecNormalize, whose statistics are not part of it: what is exported takes "
+                "observations that are scaled already. For one that takes them as the environment gives them, give "
+                "vec_normalize=model.get_vec_normalize_env()",
+                stacklevel=4,
+            )
+        return None
+    if not isinstance(vec_normalize, VecNormalize):
+        raise UsageError(
+            f"vec_normalize must be a VecNormalize, which VecNormalize.load(path, env) reads; got {vec_normalize!r}"
+        )
+    return Normalizer(vec_normalize, model.observation_space)

@@ -67,9 +67,9 @@ class Hyperparameters:
         the norm at the distribution's parameters or, with ``cv_objective="weights"``, at the policy's weights). It is
         the control without which no gain can be put down to the actions
     :param control_variate: another control variate than the algorithm's own: a name of
-        :data:`~sb3_relax.control_variates.CONTROL_VARIATES`, a function of (view, hyperparameters) that makes one, such
-        as the class itself, or one of the estimator core's ``TwoPhaseEstimator`` (the class, or one made, which is
-        copied), whose c reads the action alone, or the action and θ
+        :data:`~sb3_relax.control_variates.CONTROL_VARIATES`, or several with a plus between them, a function of (view,
+        hyperparameters) that makes one, such as the class itself, or one of the estimator core's ``TwoPhaseEstimator``
+        (the class, or one made, which is copied), whose c reads the action alone, or the action and θ
     :param update_rule: how the estimate becomes a step of the policy's weights: a name of
         :data:`~sb3_relax.policy_gradient.UPDATE_RULES`, or a function of (view, hyperparameters) that makes an
         ``UpdateRule``, such as the class itself. ``"optimizer"`` is A2C's; ``"kfac"`` the natural gradient, in steps of

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Latent
 from sb3_relax.policy_gradient.action_latents import latent_like, to_latent, to_sample
 from sb3_relax.policy_gradient.action_spaces import starts_of
@@ -168,6 +169,25 @@ class PolicyView:
     def context_of_zeros(self) -> dict[str, Any]:
         """What :meth:`evaluate` needs for that step beside it."""
         return {}
+
+
+def require_value_of_features(view: PolicyView) -> None:
+    """:raises UsageError: for a policy whose V is no function of its features, ``view.reader.value_of()``."""
+    policy = view.policy
+    with evaluation_mode(policy), th.no_grad():
+        output = view.evaluate(*step_of_zeros(policy), **view.context_of_zeros())
+        try:
+            values = view.reader.value_of(policy, output.features)
+            as_known = th.allclose(values, output.values, rtol=1e-4, atol=1e-4)
+        except (AttributeError, RuntimeError, TypeError):  # layers of other names, or of other sizes
+            as_known = False
+    forget_graph(policy.action_dist)
+    if not as_known:
+        raise UsageError(
+            f"the V of {type(policy).__name__} is not value_net(mlp_extractor.forward_critic(features)), so that a "
+            "predicted state has no value: keep SB3's names of both, or use another control variate than one with a "
+            "learned model"
+        )
 
 
 def step_of_zeros(policy: ActorCriticPolicy) -> tuple[PyTorchObs, th.Tensor]:

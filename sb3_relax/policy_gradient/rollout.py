@@ -12,6 +12,9 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
+from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
+
 SelfRollout = TypeVar("SelfRollout", bound="Rollout")
 
 
@@ -134,6 +137,7 @@ class Rollout:
     time_limits: TimeLimits
     buffer: RolloutBuffer
     context: dict[str, np.ndarray]
+    _as_acted: tuple[Batch, PolicyOutput] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def of(cls: type[SelfRollout], buffer: RolloutBuffer, time_limits: TimeLimits | None = None) -> SelfRollout:
@@ -193,6 +197,20 @@ class Rollout:
     def shape(self) -> tuple[int, int]:
         """T and E."""
         return self.values.shape
+
+    def as_acted(self, view: PolicyView) -> tuple[Batch, PolicyOutput]:
+        """All steps, environment after environment, and a pass of the policy over them as it acted.
+
+        That is in evaluation mode, without a graph, and made once however often it is asked for. An update's own pass
+        is another one: it is in training mode.
+
+        :param view: of the policy, before any update
+        """
+        if self._as_acted is None:
+            batch = self.batch(np.arange(self.values.size), view.dtype)
+            with th.no_grad(), evaluation_mode(view.policy):
+                self._as_acted = batch, view.evaluate(batch.observations, batch.actions, **batch.context)
+        return self._as_acted
 
     def batches(self, dtype: th.dtype) -> Iterator[Batch]:
         """One batch of all steps, in the order of SB3's own permutation, which A2C's sums depend on to the last bit.

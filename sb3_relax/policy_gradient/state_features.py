@@ -72,12 +72,31 @@ class StateReader:
         """Of all calls in one pass of the policy, ``[N, F]``."""
         return calls[-1]
 
+    def value_of(self, policy: Any, features: th.Tensor) -> th.Tensor:
+        """V of states by their features alone, ``[..., F]`` → ``[...]``, attached to the features.
+
+        They may be of another type than the policy's weights, and need not be of any state that was met.
+
+        :raises UsageError: for a policy whose V is no function of them
+        """
+        latent = in_dtype_of(features, policy.mlp_extractor).forward_critic(features)
+        return in_dtype_of(features, policy.value_net)(latent).squeeze(-1)
+
 
 class CriticReader(StateReader):
     """Reads what the critic's last layer gets, ``[N, latent_dim_vf]``: flat whatever the features are."""
 
     def heard(self, inputs: Any, output: Any) -> th.Tensor:
         return inputs[0].flatten(1)
+
+    def value_of(self, policy: Any, features: th.Tensor) -> th.Tensor:
+        return in_dtype_of(features, policy.value_net)(features).squeeze(-1)
+
+
+def in_dtype_of(features: th.Tensor, module: Any) -> Any:
+    """A module as it is, or a copy of it in the type of what it is to read."""
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    return module if dtypes <= {features.dtype} else copy.deepcopy(module).to(features.dtype)
 
 
 def reader_of(policy: ActorCriticPolicy) -> StateReader:

@@ -39,7 +39,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "Gumbel-Rao": ("gumbel_rao", {}),
     "RLOO, K = 2": ("rloo", {}),
     "DisARM": ("disarm", {}),
-    "Double CV, K = 2": ("double_cv", {}),
+    "Double CV, K = 2": ("double_cv", {"scale": -1.0}),
 }
 #: Figure 2 shows the control variates of these
 SURROGATES = ("REINFORCE", "REBAR", "RELAX")

@@ -14,6 +14,7 @@ from sb3_relax.errors import UsageError, require_count
 from sb3_relax.optional import import_packages
 from sb3_relax.zoo.arguments import MAKE_ENVIRONMENT, StoreDict, searches
 from sb3_relax.zoo.choice import choose_algorithm
+from sb3_relax.zoo.settings import read_yaml
 
 #: commands of one algorithm, which rl_zoo3 takes to be PPO where none is named
 OF_ONE_ALGORITHM = ("train", "tune", "enjoy", "record")
@@ -113,12 +114,24 @@ def with_algorithm(command: str, arguments: Sequence[str]) -> list[str]:
     parser.add_argument("--env", default=DEFAULT_ENVIRONMENT)
     parser.add_argument("--env-kwargs", nargs="+", action=StoreDict)
     parser.add_argument("-i", "--trained-agent", dest="agent")
+    parser.add_argument("-conf", "--conf-file")
     parsed, _ = parser.parse_known_args(arguments)
     if command not in OF_ONE_ALGORITHM or parsed.algo is not None:
         return list(arguments)
     name, reason = _of_folder(parsed.agent) or choose_algorithm(parsed.env, parsed.env_kwargs, rl_zoo3.utils.ALGOS)
+    masked = f"{name}_mask"
+    if masked in rl_zoo3.utils.ALGOS and _has_wrapper(parsed.conf_file, parsed.env):
+        reason += f". The entry's env_wrapper was not asked for masks: where it has them, name --algo {masked}"
     print(f"Without --algo, {name} is taken: {reason}")
     return [*arguments, "--algo", name]
+
+
+def _has_wrapper(conf_file: str | None, env_id: str) -> bool:
+    """Whether an entry of the user's names wrappers, which are not made before it is known that they may be run."""
+    if conf_file is None or not conf_file.endswith((".yml", ".yaml")) or not Path(conf_file).is_file():
+        return False
+    entries = read_yaml(Path(conf_file))
+    return isinstance(entries, dict) and "env_wrapper" in (entries.get(env_id) or {})
 
 
 def _of_folder(agent: str | None) -> tuple[str, str] | None:
@@ -137,7 +150,7 @@ def _environments_and_packages(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+    return argparse.ArgumentParser("sb3-relax", usage=argparse.SUPPRESS, add_help=False)
 
 
 def _without(option: str, arguments: Sequence[str]) -> list[str]:

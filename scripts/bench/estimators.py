@@ -65,13 +65,13 @@ CASES: dict[str, Build] = {
     "muprop": plain("muprop"),
     "rebar": plain("rebar", center=False),
     "rebar + residual": lambda latent: REBAR(residual=MLPSurrogate.of(latent), center=False),
-    "double_cv K=2": plain("double_cv", samples=2),
+    "double_cv K=2": plain("double_cv", samples=2, scale=-1.0),
     "rodeo K=2": plain("rodeo", samples=2),
-    "relaxed_double_cv K=2": plain("relaxed_double_cv", samples=2),
+    "relaxed_double_cv K=2": plain("relaxed_double_cv", samples=2, scale=-1.0),
     "rebar, independent": plain("rebar", coupled=False, center=False),
     "rloo K=3": plain("rloo", samples=3),
-    "double_cv K=3": plain("double_cv", samples=3),
-    "relaxed_double_cv K=3": plain("relaxed_double_cv", samples=3),
+    "double_cv K=3": plain("double_cv", samples=3, scale=-1.0),
+    "relaxed_double_cv K=3": plain("relaxed_double_cv", samples=3, scale=-1.0),
     "rodeo K=3": plain("rodeo", samples=3),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import gymnasium as gym
 import numpy as np
 
@@ -91,3 +93,6 @@ class WideActions(gym.Env):
 
 if "WideActions-v0" not in gym.registry:
     gym.register("WideActions-v0", entry_point=WideActions)
+
+if importlib.util.find_spec("minatar") is not None:  # GPL-3.0, so never a dependency
+    importlib.import_module("minatar.gym").register_envs()

@@ -94,6 +94,8 @@ CASES = {
     "replay": (RELAXA2C, "MlpPolicy", DISCRETE, dict(critic_replay=3, n_critic_steps=3, critic_learning_rate=1e-2)),
     "kfac": (RELAXA2C, "MlpPolicy", DISCRETE, dict(update_rule="kfac", normalize_advantage="running")),
     "trajectory": (RELAXA2C, "MlpPolicy", DISCRETE, dict(control_variate="trajectory+relax")),
+    "model": (RELAXA2C, "MlpPolicy", DISCRETE, dict(control_variate="trajectory_model+model+state")),
+    "regression": (LAXA2C, "MlpPolicy", BOX, dict(control_variate="trajectory_variance+qprop+stein")),
     "whole episodes": (RELAXA2C, "MlpPolicy", DISCRETE, dict(n_episodes=3)),
     "whole episodes, masks": (MaskableRELAXA2C, "MlpPolicy", DISCRETE, dict(n_episodes=3)),
     "whole episodes, memory": (RecurrentRELAXA2C, "MlpLstmPolicy", DISCRETE, dict(n_episodes=3, **SMALL)),
@@ -109,6 +111,7 @@ QUICK = {
     "replay",
     "kfac",
     "trajectory",
+    "model",
     "whole episodes",
 }
 

@@ -8,6 +8,8 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
 
 from sb3_relax import LAXA2C, RELAXA2C, MaskableRELAXA2C, RecurrentLAXA2C, RecurrentRELAXA2C
 from tests.helpers import ACTION_SPACES, TinyEnv
@@ -90,3 +92,29 @@ def test_a_logger_of_the_user_s_is_shared():
     twin = copy.deepcopy(model.learn(20))
     assert twin.logger is model.logger
     assert twin.learn(20).logger is model.logger
+
+
+WRAPPERS = {
+    "VecNormalize": VecNormalize,
+    "VecNormalize inside": lambda env: VecMonitor(VecFrameStack(VecNormalize(env), 2)),
+    "none": VecMonitor,
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPERS)
+def test_a_copy_learns_on_in_wrapped_environments_of_its_own(wrapped):
+    env = WRAPPERS[wrapped](make_vec_env("CartPole-v1", 2, seed=0))
+    model = RELAXA2C("MlpPolicy", env, seed=0, device="cpu").learn(40)
+    twin = copy.deepcopy(model)
+    assert twin.env is not model.env
+    assert twin.env.unwrapped.envs[0] is not model.env.unwrapped.envs[0]
+    for agent in (twin, model):
+        set_random_seed(5)
+        agent.learn(40, reset_num_timesteps=False)
+    assert all(th.equal(a, b) for a, b in zip(learned(model), learned(twin), strict=True))
+    if wrapped != "none":
+        own, others = model.get_vec_normalize_env(), twin.get_vec_normalize_env()
+        assert own is not others
+        assert own.obs_rms is not others.obs_rms
+        assert own.obs_rms.count == others.obs_rms.count
+        assert (own.returns == others.returns).all()

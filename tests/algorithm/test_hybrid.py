@@ -344,8 +344,8 @@ def test_exported_actions_are_flat(tmp_path):
     [
         (lambda: agent("nested", use_sde=True), "has no gSDE, whose noise is for Box actions alone: leave out use_sde"),
         (lambda: agent("nested", correction="exact"), "use correction='coupled'"),
-        (lambda: agent("nested", "exact"), "control_variate 'exact' takes RelaxedLatent; the actions .* are a Joint"),
-        (lambda: agent("nested", "lax"), "control_variate 'lax' takes ReparameterisedLatent"),
+        (lambda: agent("nested", "exact"), "control_variate 'exact' takes .*MultiBinary actions; those .* are .*Dict"),
+        (lambda: agent("nested", "lax"), "control_variate 'lax' takes Box actions"),
         (lambda: agent("nested", policy=ActorCriticPolicy), "derive from sb3_relax.relaxa2c_hybrid's Hybrid"),
         (lambda: agent("nested", policy="MlpLstmPolicy"), "has no policy 'MlpLstmPolicy'"),
         (

@@ -253,17 +253,6 @@ def test_errors_name_the_class_to_use():
         MaskableRELAXA2C("MlpPolicy", env, rollout_buffer_class=RolloutBuffer)
 
 
-@pytest.mark.parametrize("space", SPACES)
-def test_a_mask_that_forbids_everything_is_an_error_before_any_weight_changes(space):
-    size = {"discrete": 3, "multidiscrete": 5, "multibinary": 4}[space]
-    masks = np.arange(size) >= size - 2  # something is left for the last variable
-    masks &= space != "discrete"
-    model = MaskableRELAXA2C("MlpPolicy", ActionMasker(TinyEnv(ACTION_SPACES[space]), lambda _env: masks), device="cpu")
-    with pytest.raises(ValueError, match="leaves a variable without any class"):
-        model.learn(20)
-    assert model._n_updates == 0
-
-
 RIGHT_SIZE = {
     "discrete": r"3 entries.*Discrete\(3\) \(one for each action\)",
     "multidiscrete": r"5 entries.*MultiDiscrete\(\[2 3\]\) \(one for each value of each variable: 2 \+ 3\)",
@@ -312,6 +301,27 @@ def test_a_mask_of_the_wrong_size_says_which_is_right(space):
     model.policy_gradient(several, actions, th.ones(6), action_masks=th.ones(6, size))
 
 
+@pytest.mark.parametrize(
+    ("space", "which"), [("discrete", ""), ("multidiscrete", " of variable 1"), ("multibinary", " of variable 1")]
+)
+def test_a_mask_that_allows_nothing_is_refused_before_anything_is_done(space, which):
+    sizes = sizes_of(ACTION_SPACES[space])
+    nothing = np.ones((2, sum(sizes)))
+    nothing[1, -sizes[-1] :] = 0  # of the last variable, in the second environment
+    offered = np.ones_like(nothing)
+    env = DummyVecEnv([lambda i=i: ActionMasker(TinyEnv(ACTION_SPACES[space]), lambda _: offered[i]) for i in range(2)])
+    model = MaskableRELAXA2C("MlpPolicy", env, device="cpu").learn(20)
+    taken = model.num_timesteps
+    whole = re.escape(str(ACTION_SPACES[space]))
+    refused = rf"action_masks must allow something.*mask 1 of 2 allows no value{which} of {whole}"
+    with pytest.raises(ValueError, match=refused):
+        model.predict(np.zeros((2, 3), np.float32), action_masks=nothing)
+    offered[:] = nothing
+    with pytest.raises(ValueError, match=refused):
+        model.learn(20)
+    assert model.num_timesteps == 0 < taken
+
+
 class MasksOfAll(VecEnvWrapper):
     """Says for all environments at once which actions are allowed, and refuses to be given others."""
 
@@ -345,9 +355,9 @@ def test_masks_that_a_wrapper_of_a_vecenv_offers_are_found(n_episodes):
     model = learn(MasksOfAll)
     learn(lambda env: VecNormalize(VecMonitor(MasksOfAll(env))))
     learn(lambda env: VecMonitor(MasksOfAll(MasksOfAll(env))))
-    # the outermost says it: Masked's own would forbid others
+    # the outermost says it, and what is inside forbids others
     with pytest.raises(AssertionError, match="a masked action was taken"):
-        learn(lambda env: env, inner=type("Refusing", (Masked,), {"action_masks": lambda self: np.eye(3)[0] == self.t}))
+        learn(MasksOfAll, inner=type("Refusing", (Masked,), {"action_masks": lambda self: np.eye(3)[0] == 1}))
     eval_env = VecMonitor(MasksOfAll(DummyVecEnv([lambda: TinyEnv(ACTION_SPACES["discrete"])] * 2)))
     assert len(evaluate_by_sb3(UnderMasks(model, eval_env), eval_env, 6, return_episode_rewards=True)[0]) == 6
     callback = MaskedEvalCallback(eval_env, eval_freq=10, verbose=0)

@@ -100,6 +100,11 @@ def test_the_same_command_goes_on(capsys):
 @pytest.mark.usefixtures("_here")
 def test_runs_of_other_settings_are_not_mixed(capsys):
     compare(seeds="1")
+    first = {name: Path("compare/MyEnv-v0", f"{name}.yml").read_text().splitlines()[0] for name in ("relaxa2c", "a2c")}
+    assert first == {
+        "relaxa2c": "# sb3-relax train --algo relaxa2c --env MyEnv-v0 --conf-file relaxa2c.yml",
+        "a2c": "# sb3-relax train --algo a2c_matched --env MyEnv-v0 --conf-file a2c.yml",
+    }
     with pytest.raises(SystemExit) as stop:
         compare(seeds="1", steps="300")
     assert stop.value.code == 2

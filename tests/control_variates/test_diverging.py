@@ -52,6 +52,27 @@ def test_no_rate_of_phi_makes_a_weight_of_the_policy_nan(space, rate, guard):
     assert are_finite(moments)
 
 
+#: of what is fitted to recent steps, what has parts of its own
+REGRESSED = [("model", "discrete"), ("qprop", "box"), ("stein_quadratic", "box"), ("factorised", "multibinary"),
+             ("trajectory_model+model+state", "discrete"), ("trajectory_variance", "box")]  # fmt: skip
+
+
+@pytest.mark.parametrize("guard", [True, False])
+@pytest.mark.parametrize(("name", "space"), REGRESSED)
+def test_nor_does_one_of_those_that_are_regressed(name, space, guard):
+    env = Scaled(ACTION_SPACES[space], 1e3)
+    model = make(space, env, control_variate=name, cv_learning_rate=10.0, cv_guard=guard, learning_rate=1e-4)
+    model.learn(5 * 30)
+    assert are_finite(model.policy.parameters())
+
+
+@pytest.mark.parametrize(("name", "space"), REGRESSED)
+def test_nor_is_a_scale_of_theirs_lost_to_one_reward(name, space):
+    model = make(space, Scaled(ACTION_SPACES[space], 1e38, only=33), control_variate=name)
+    model.learn(130)
+    assert are_finite([*model.policy.parameters(), *model.control_variate.state_dict().values()])
+
+
 def test_phi_that_is_nan_is_said_with_the_rate_to_blame():
     model = make("discrete", TinyEnv(ACTION_SPACES["discrete"]))
     with th.no_grad():

@@ -9,11 +9,13 @@ import torch as th
 from gymnasium import spaces
 from scipy import stats
 from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.diagnose import Diagnosis, diagnose, measure
 from sb3_relax.diagnose.cost import Cost
 from sb3_relax.diagnose.report import Number, Row
+from sb3_relax.diagnose.rollout_gradients import rollouts
 from sb3_relax.diagnose.verdict import verdict
 from tests.diagnose.problems import linear_bandit, table_bandit
 from tests.diagnose.test_restore import Hidden
@@ -39,6 +41,62 @@ def test_every_action_space(space, tmp_path):
     assert result.table().row_count == len(result.rows)
     with pytest.raises(KeyError, match="there are"):
         result.at("V", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("space", "names"), [("box", ["model", "qprop", "stein"]), ("multibinary", ["model", "factorised"])]
+)
+def test_further_control_variates_are_rows(space, names):
+    """Each learns from the fitting rollouts, but for their last fifth, and changes no other row."""
+    kind = LAXA2C if space == "box" else RELAXA2C
+    env = TinyEnv(ACTION_SPACES[space])
+    model = kind("MlpPolicy", env, seed=0, n_steps=8, device="cpu")
+    own = diagnose(model, env, lambdas=(0.0,), **LITTLE)
+    result = diagnose(model, env, lambdas=(0.0,), control_variates=names, **LITTLE)
+    assert [row.name for row in result.rows] == [*(row.name for row in own.rows), *names]
+    for row in own.rows:
+        if row.rollouts is not None:
+            assert result.at(row.name, 0.0).rollouts.value == pytest.approx(row.rollouts.value, rel=1e-5)
+    assert all(result.at(name, 0.0).rollouts_ratio.value > 0 for name in names)
+    assert result.settings["control_variates"] == names
+
+
+def test_what_a_learned_model_takes_off():
+    """Where rewards are the action's alone, nearly all that a step's own action adds."""
+    env = TinyEnv(ACTION_SPACES["multibinary"])
+    model = RELAXA2C("MlpPolicy", env, seed=0, n_steps=32, device="cpu")
+    sizes = {**LITTLE, "lambdas": (0.0,), "n_fit_steps": 640, "n_fit_updates": 80, "n_rollouts": 20}
+    result = diagnose(model, env, control_variates=["model", "factorised"], **sizes)
+    assert result.at("model", 0.0).share > 0.8
+    assert result.at("model", 0.0).rollouts_ratio.value < 0.7
+    assert result.at("factorised", 0.0).rollouts_ratio.value < 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("trajectory", "the split is that of one step"),
+        ("model+state", "one by one"),
+        ("modle", "did you mean 'model'"),
+        ("none", "unknown control_variates 'none'"),
+        ("lax", "takes Box actions"),
+    ],
+)
+def test_further_ones_that_cannot_be_measured(name, message):
+    with pytest.raises(ValueError, match=message):
+        diagnose(RELAXA2C("MlpPolicy", TinyEnv(spaces.Discrete(3)), device="cpu"), TinyEnv(spaces.Discrete(3)),
+                 control_variates=[name], **SMALL)  # fmt: skip
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_every_lambda_has_advantages_of_its_own(n_envs):
+    """Of one environment as well, whose arrays the buffer writes into again."""
+    env = make_vec_env(lambda: TinyEnv(spaces.Discrete(3)), n_envs, seed=0)
+    model = RELAXA2C("MlpPolicy", env, n_steps=8, seed=0, device="cpu")
+    (steps,) = rollouts(model, env, 1, [1.0, 0.5, 0.0])
+    assert steps.advantages.shape == (3, 8 * n_envs)
+    assert not th.allclose(steps.advantages[0], steps.advantages[1])
+    assert not th.allclose(steps.advantages[1], steps.advantages[2])
 
 
 def test_repeatable_and_nothing_is_touched():
@@ -195,8 +253,8 @@ def rows_of(*ours, share=0.3):
             ["can lower"],
         ),
         (
-            [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.7, 0.8))],
-            ["reading the action lowers the variance to 0.75 [0.70, 0.80] of that with ĉ(s)"],
+            [Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.6, 0.7))],
+            ["reading the action lowers the variance to 0.65 [0.60, 0.70] of that with ĉ(s)"],
             ["not shown", "mostly"],
         ),
         (
@@ -212,7 +270,7 @@ def rows_of(*ours, share=0.3):
         (
             [
                 Row("ĉ(s)", 0.0, rollouts_ratio=ratio(0.513, 0.613)),
-                Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.9, 1.1)),
+                Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.876, 1.076)),
             ],
             [
                 "λ = 0, mostly as a state baseline ĉ(s) would:",
@@ -227,6 +285,14 @@ def rows_of(*ours, share=0.3):
             ],
             ["does all of this"],
             [],
+        ),
+        (  # the share follows from the ratio beside it, which is taken of the same rollouts
+            [
+                Row("ĉ(s)", 0.0, rollouts_ratio=ratio(0.44, 0.54)),
+                Row("LAX", 0.0, rollouts_ratio=ratio(0.5, 0.6), beside_state=ratio(0.84, 0.96)),
+            ],
+            ["does 86% of this: reading the action lowers the variance to 0.90"],
+            ["all of this"],
         ),
         (
             [

@@ -1,4 +1,4 @@
-"""Concrete, StraightThrough and GumbelRao: their bias is what theory says it is."""
+"""Concrete, StraightThrough, GumbelRao and ReinMax: their bias is what theory says it is."""
 
 import itertools
 
@@ -10,12 +10,14 @@ from sb3_relax.estimators import (
     GumbelOneHot,
     GumbelRao,
     LogisticBernoulli,
+    ReinMax,
     StraightThrough,
     check_unbiased,
     exact_gradient,
     expected_gradient,
     gradient_variance,
 )
+from tests.estimators import twins
 from tests.estimators.problems import leaf
 
 #: low enough for the bias to be past its changes of sign, and to fall as τ
@@ -117,6 +119,41 @@ def test_gumbel_rao_goes_to_the_trapezoid_rule(float64):
     quadratic = [bias(GumbelRao(t, 1), latent, lambda b: (b - 0.3).square().sum(-1), 800) for t in TEMPERATURES]
     assert all(cold < 0.85 * warm for warm, cold in itertools.pairwise(quadratic))
     assert bias(GumbelRao(0.125, 1), latent, cubic, 800) > 0.01
+
+
+SEVERAL = {
+    "bits": lambda: LogisticBernoulli(leaf(torch.tensor([0.7, -1.1, 0.2]))),
+    "classes": lambda: GumbelOneHot(leaf(torch.tensor([[0.3, -0.4, 1.0], [1.2, 0.0, -0.5]]))),
+    "masked": lambda: GumbelOneHot(
+        leaf(torch.tensor([[0.3, -0.4, 1.0], [1.2, 0.0, -0.5]])), torch.tensor([True, False, True])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_reinmax_is_right_for_every_quadratic(name, float64):
+    """Of all variables together, cross terms and all; straight-through is not, nor is another temperature."""
+    latent = SEVERAL[name]()
+    size = latent.sample().numel()
+    matrix, vector = torch.randn(size, size), torch.randn(size)
+
+    def quadratic(b):
+        x = b.flatten(-latent.sample_ndim)
+        return ((x @ matrix) * x).sum(-1) + x @ vector
+
+    assert bias(ReinMax(), latent, quadratic) < 1e-12
+    for other in (StraightThrough(), ReinMax(2.0), twins.HalfReinMax()):
+        assert bias(other, latent, quadratic) > 1e-3
+
+
+def test_reinmax_has_the_bias_of_the_trapezoid_rule(float64):
+    """One bit: E[ĝ] = ½ [f'(0) + f'(1)] p(1-p), where f(1) - f(0) belongs; GumbelRao's as τ → 0."""
+    latent = LATENTS["bit"]()
+    p = latent.theta.detach().sigmoid()
+    trapezoid = 0.5 * (3 * 0.2**2 + 3 * 0.8**2 + 4) * p * (1 - p)
+    check = check_unbiased(ReinMax(), latent, cubic)
+    assert torch.allclose(check.expected, trapezoid)
+    assert not check.unbiased
 
 
 def test_gumbel_rao_averages_its_own_noise_away(float64):

@@ -22,7 +22,7 @@ CENTRED = [name for name, kind in ESTIMATORS.items() if issubclass(kind, Centred
 
 
 def latent_for(name):
-    if name == "lax":
+    if name in ("lax", "mirrored"):
         return Gaussian(torch.zeros(8, 2, requires_grad=True), torch.zeros(2))
     return LogisticBernoulli(torch.zeros(8, 2, requires_grad=True))
 
@@ -32,11 +32,11 @@ def f(b):
 
 
 def test_these_are_centred():
-    assert CENTRED == ["rebar", "lax", "dlax", "relax", "exact_correction"]
+    assert CENTRED == ["mirrored", "rebar", "lax", "dlax", "relax", "exact_correction"]
     assert [name for name in CENTRED if not make(name, latent_for(name)).center] == ["rebar"]
 
 
-@pytest.mark.parametrize("name", CENTRED)
+@pytest.mark.parametrize("name", [name for name in CENTRED if name != "mirrored"])  # it has two scores
 def test_a_batch_counts_from_the_next_one_on(name, float64):
     latent = latent_for(name)
     estimator = make(name, latent, center=True)

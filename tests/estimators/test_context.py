@@ -276,11 +276,44 @@ def test_what_reads_no_context_says_so(name):
             TypeError,
             "hidden would shape the default surrogate",
         ),
+        (
+            lambda: make("nvil", bits, baseline=net, context=H),
+            TypeError,
+            "hidden and context would shape a baseline: leave them out, or leave out baseline=",
+        ),
+        (lambda: make("nvil", bits, hidden=[8]), TypeError, "say its size as well, context="),
+        (lambda: make("rloo", bits, context=H), TypeError, "RLOO has no setting 'context': it has samples"),
+        (lambda: make("relax", bits, sample=2), TypeError, "RELAX has no setting 'sample': it has surrogate, hidden, "),
+        (
+            lambda: RELAX(MLPSurrogate(3))(bits, total),
+            ValueError,
+            r"reads samples of 3 numbers in 1 dimensions, and those of the latent have shape \(2,\)",
+        ),
     ],
 )
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["nvil", "muprop", "rebar"])
+def test_a_baseline_of_the_context_by_name(name):
+    """It starts at 0, and learns what the context says of f."""
+    torch.manual_seed(0)
+    context = torch.randn(256, H)
+    q, f = LogisticBernoulli(torch.zeros(256, 2)), lambda b: b.sum(-1) + 9 * context[:, 0]
+    estimator = make(name, q, context=H, hidden=[16])
+    assert estimator.baseline(context).abs().max() == 0
+    optimizer, squares = torch.optim.Adam(estimator.baseline.parameters(), 0.02), []
+    for _ in range(200):
+        optimizer.zero_grad()
+        estimate = estimator(q, f, context=context)
+        estimate.backward()
+        squares.append(estimate.grad.square().mean().item())
+        optimizer.step()
+    if name == "nvil":  # the others know f's mean from elsewhere
+        assert sum(squares[-20:]) < 0.2 * sum(squares[:20])
+    assert all(parameter.grad is not None for parameter in estimator.baseline.parameters())
 
 
 NEVER_TRAINED = {

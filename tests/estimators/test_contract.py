@@ -16,6 +16,7 @@ from sb3_relax.estimators import (
     GumbelOneHot,
     Implicit,
     Joint,
+    KSubset,
     LogisticBernoulli,
     MLPSurrogate,
     Reinforce,
@@ -53,6 +54,7 @@ LATENTS = {
     "beta": ((3, 2), beta),
     "dirichlet": ((3,), lambda theta: Implicit(torch.distributions.Dirichlet(theta.exp(), validate_args=False))),
     "joint": ((10,), joint),
+    "subset": ((4,), lambda theta: KSubset(theta, 2)),
 }
 PAIRS = [(name, kind) for name, (shape, of) in LATENTS.items() for kind in estimators_of(of(torch.zeros(shape)))]
 every_pair = pytest.mark.parametrize(("latent_name", "name"), PAIRS, ids=[f"{a}-{b}" for a, b in PAIRS])
@@ -529,6 +531,10 @@ def test_what_is_measured_has_no_batch(float64):
 def test_a_tensor_is_no_latent():
     with pytest.raises(TypeError, match=r"a latent is needed, such as LogisticBernoulli\(logits\); got Tensor"):
         make("relax", torch.zeros(3))
+    normal = torch.distributions.Normal(torch.zeros(3), 1.0)
+    for call in (lambda: make("rloo", normal), lambda: ESTIMATORS["rloo"]()(normal, lambda b: b.sum(-1))):
+        with pytest.raises(TypeError, match=r"a latent is needed, such as as_latent\(distribution\); got Normal"):
+            call()
 
 
 def test_every_class_is_exported_and_documented():

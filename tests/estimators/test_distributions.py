@@ -350,7 +350,7 @@ def test_errors(float64):
         as_latent(StudentT(torch.tensor([4.0], requires_grad=True), torch.zeros(1), torch.ones(1)))
     with pytest.raises(TypeError, match=r"of mixtures those of Normals alone .* layered\(\[components, numbers\]"):
         as_latent(MixtureSameFamily(Categorical(torch.ones(B, C)), Independent(Normal(torch.zeros(B, C, D), 1.0), 1)))
-    with pytest.raises(TypeError, match="no relaxation or reparameterisation is known for Laplace"):
+    with pytest.raises(TypeError, match=r"is known for Laplace\. as_latent takes .*VonMises.*subclass of Latent"):
         as_latent(Laplace(0.0, 1.0))
     with pytest.raises(ValueError, match=r"logits and loc must be \[\*batch, D, C\]"):
         GaussianMixture(torch.zeros(3), torch.zeros(3), torch.zeros(3))
@@ -423,3 +423,8 @@ def test_log_normals_by_gauss_hermite(float64):
         assert check_unbiased(
             make(name, latent), latent, lambda b: b.log().pow(3).sum(-1) + b.log().prod(-1), 8
         ).unbiased
+
+
+def test_what_is_no_distribution_says_so():
+    with pytest.raises(TypeError, match=r"as_latent takes one of torch\.distributions, such as .*; got Tensor"):
+        as_latent(torch.zeros(3))

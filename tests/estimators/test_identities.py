@@ -25,6 +25,7 @@ from sb3_relax.estimators import (
     make,
 )
 from sb3_relax.estimators.estimate import expand_to
+from sb3_relax.estimators.methods.double_cv import WARM_UP
 from sb3_relax.estimators.proofs.exact import samples_with_probability
 from sb3_relax.estimators.proofs.quadrature import product_rule, unit_interval_rule
 from tests.estimators import twins
@@ -170,6 +171,18 @@ def test_rloo_is_reinforce_less_the_others(float64):
     assert torch.allclose(RLOO(4).finish(latent, b, value).grad, (centred * latent.score(b)).sum(0) / 3)
 
 
+def test_vargrad_is_rloo(float64):
+    """The derivative of half the variance of K log-weights, of which q is part, with the samples held fixed."""
+    theta = torch.randn(6, 3, requires_grad=True)
+    latent = LogisticBernoulli(theta)
+    b, log_p = latent.expand(4).sample(), torch.randn(4, 6)
+    log_weight = latent.log_prob(b) - log_p
+    (expected,) = torch.autograd.grad((log_weight.var(0) / 2).sum(), theta)
+    estimator = make("vargrad", latent, samples=4)
+    assert isinstance(estimator, RLOO)
+    assert torch.allclose(estimator.finish(latent, b, log_weight.detach()).grad, expected)
+
+
 def test_disarm_is_arm_given_the_pair(float64):
     """DisARM is ARM with u integrated out given the two samples: on every piece of (0, 1), ARM's mean is DisARM."""
     latent = LogisticBernoulli(torch.tensor([0.8]))
@@ -185,11 +198,44 @@ def test_double_cv_without_scale_is_rloo_and_at_minus_one_knows_a_linear_f(float
     latent = LogisticBernoulli(torch.randn(50, 4))
     weight = torch.randn(4)
     b = latent.expand(3).sample()
-    linear = DoubleCV(3).estimate(latent, lambda b: b @ weight, b, None).grad
+    linear = DoubleCV(3, scale=-1.0).estimate(latent, lambda b: b @ weight, b, None).grad
     assert torch.allclose(linear, latent.mean_gradient(weight.expand(50, 4)))  # the gradient, without variance
     net = hard_net(LogisticBernoulli(torch.zeros(4)))
     grad = DoubleCV(3, scale=0.0).estimate(latent, net, b, None).grad
     assert torch.allclose(grad, RLOO(3).finish(latent, b, net(b).detach()).grad)
+
+
+def test_double_cv_starts_from_the_least_squares_of_earlier_batches(float64):
+    """Its first batch is RLOO's; then α is known, for an f that is linear and for one whose slopes say nothing."""
+    latent = LogisticBernoulli(torch.zeros(64, 4))
+    weight = torch.randn(4)
+    functions = {-1.0: lambda b: b @ weight, 0.0: lambda b: b.prod(-1) + 1e4 * (b * (1 - b)).sum(-1)}
+    for alpha, f in functions.items():
+        estimator, generator = DoubleCV(), torch.Generator().manual_seed(0)
+        b = latent.expand(2).sample(generator)
+        first = estimator.estimate(latent, f, b, None)
+        assert torch.allclose(first.grad, RLOO(2).finish(latent, b, f(b)).grad)
+        first.backward()
+        assert estimator.least_squares.item() == pytest.approx(alpha, abs=0.05)
+        for _ in range(WARM_UP - 1):
+            estimator(latent, f, generator).backward()
+        assert estimator.least_squares.item() == pytest.approx(alpha, abs=0.02)
+        known = estimator.products.clone()
+        estimator(latent, f, generator).backward()  # from here on Eq 6 has it alone
+        assert torch.equal(estimator.products, known)
+    paper = DoubleCV(scale=-1.0)
+    paper(latent, functions[0.0]).backward()
+    assert paper.least_squares == 0
+
+
+def test_double_cv_of_an_older_file_goes_on_as_it_was():
+    older = DoubleCV(scale=-0.7).state_dict()
+    del older["products"]
+    estimator = DoubleCV()
+    estimator.load_state_dict(older)
+    estimator(LogisticBernoulli(torch.zeros(8, 3)), lambda b: b.sum(-1).square()).backward()
+    assert estimator.scale.item() == pytest.approx(-0.7)
+    assert estimator.least_squares == 0
 
 
 def test_rodeo_without_scales_is_rloo(float64):

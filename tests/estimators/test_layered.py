@@ -91,7 +91,8 @@ class Everywhere(Randomness):
             return None
         b = self._samples(latent, estimator.samples).movedim(1, 0)
         b = b[0] if estimator.samples == 1 else b
-        self._weigh(latent, b)
+        if self.requests is not None:
+            self.weight = self.weight * estimator.probability_of_draws(latent.detach(), b)
         return b
 
     def noise(self, estimator, latent):

@@ -108,6 +108,8 @@ def test_other_losses_in_any_order(name, float64):
     if hasattr(model.estimator, "running_mean"):
         saved["estimator.running_mean.mean"] = torch.tensor(0.4)
         saved["estimator.running_mean.batches"] = torch.tensor(0)
+    if hasattr(model.estimator, "products"):
+        saved["estimator.products"] = make(name, LogisticBernoulli(torch.zeros(4))).products
     for order in (sum_of_both, ours_first, ours_last, made_before):
         model.load_state_dict(saved)
         order(*model.estimate(x))

@@ -242,3 +242,19 @@ def test_without_a_control_variate_it_is_what_it_is_compared_with(float64):
     estimate = PerVariable(Reinforce())(latent, cost)
     torch.testing.assert_close(estimate.score_term, estimate.grad)
     assert estimate.moments.variance_at(1) == pytest.approx(estimate.moments.variance_at(0))
+
+
+def test_what_is_no_estimator_of_one_variable_says_how_to_make_one():
+    q = GumbelOneHot(torch.zeros(8, 6, 4))
+
+    def f(b):
+        return b[..., 0]
+
+    with pytest.raises(ValueError, match=r"reads samples of 24 numbers .* \(1, 4\).*q.each_variable\(\)"):
+        PerVariable(make("relax", q))(q, f)
+    with pytest.raises(TypeError, match=r"not its name: make\('relax', q\)"):
+        PerVariable("relax")
+    with pytest.raises(TypeError, match="got the class Reinforce"):
+        PerVariable(Reinforce)
+    context = torch.randn(8, 6, 5)
+    PerVariable(make("nvil", q.each_variable(), context=5))(q, f, context=context)

@@ -331,3 +331,129 @@ def test_concrete_relaxes_states_as_well(float64):
     )
     estimate.backward()
     assert error([p.grad for p in network.parameters()], expected) < 1e-9
+
+
+class Cells(nn.Module):
+    """A recurrent cell of torch's, which takes one dimension of the batch; an input that comes by the state."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.cell, self.head, self.out = nn.GRUCell(5, 3), nn.Linear(3, 3), nn.Linear(5, 1)
+
+    def step(self, state, b):
+        h, x = state
+        h = self.cell(torch.cat([x, x.new_zeros(len(x), 3) if b is None else b.squeeze(-2)], dim=-1), h)
+        return GumbelOneHot(2 * self.head(h).unsqueeze(-2), torch.tensor([True, True, True])).with_context(h), (h, x)
+
+    def f(self, state, *b):
+        return 5 * self.out(torch.cat([state[1], b[-1].squeeze(-2)], dim=-1)).squeeze(-1).sin() + state[0].sum(-1)
+
+    def rows(self, function):
+        """A layer, or f, that takes any dimensions before the last: what ``flatten`` makes needless."""
+
+        def of_rows(state, *b):
+            leading = state[0].shape[:-1]
+            flat = [None if x is None else x.reshape(-1, 1, 3) for x in b]
+            returned = function(tuple(x.reshape(-1, x.shape[-1]) for x in state), *flat)
+            if isinstance(returned, torch.Tensor):
+                return returned.reshape(leading)
+            latent, new = returned
+            theta = latent.theta.reshape(*leading, 1, 3)
+            return GumbelOneHot(theta), tuple(x.reshape(*leading, x.shape[-1]) for x in new)
+
+        return of_rows
+
+
+@pytest.mark.parametrize("estimators", [lambda: RLOO(3), lambda: [RLOO(3)] * 3, lambda: [make("double_cv", ONE)] * 3])
+def test_several_samples_in_the_first_dimension_of_the_batch(estimators, float64):
+    """As by hand, to the last bit of the noise."""
+    network = Cells()
+    state = (torch.randn(4, 3), torch.randn(4, 2))
+    steps, by_hand = [network.step] * 3, [network.rows(network.step)] * 3
+    found = []
+    for layers, f, flatten in ((steps, network.f, True), (by_hand, network.rows(network.f), False)):
+        network.zero_grad()
+        generator = torch.Generator().manual_seed(0)
+        layered(layers, estimators(), f, generator, state=state, flatten=flatten).backward()
+        found.append([parameter.grad.clone() for parameter in network.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*found, strict=True))
+    assert max(gradient.abs().max() for gradient in found[0]) > 0.01
+
+
+ONE = GumbelOneHot(torch.zeros(1, 3, dtype=torch.float64))
+
+
+def test_a_cell_that_takes_one_dimension_says_what_to_do(float64):
+    network, state = Cells(), (torch.randn(4, 3), torch.randn(4, 2))
+    for estimators in (RLOO(), [RLOO()] * 2):
+        with pytest.raises(ValueError, match=r"layer 1 was called with several samples .*\[2, 4, .*flatten=True"):
+            layered([network.step] * 2, estimators, network.f, state=state)
+    x = torch.randn(4, 2)
+
+    def closed_over(h, b):
+        latent, (h, _) = network.step((h, x), b)
+        return latent, h
+
+    def f(h, *b):
+        return torch.ones(4)
+
+    with pytest.raises(
+        ValueError, match=r"layer 1 was called .* tensors \[8, ...\], and failed .* must come by the state"
+    ):
+        layered([closed_over] * 2, RLOO(), f, state=state[0], flatten=True)
+    with pytest.raises(ValueError, match=r"f must return what begins with \(8,\).*got \(4,\).*come by the state"):
+        layered([network.step] * 2, RLOO(), f, state=state, flatten=True)
+
+
+def test_an_independent_layer_is_no_part_of_what_is_flattened(float64):
+    """It knows nothing of the K samples, and its latent keeps the batch's shape."""
+    theta, weight = torch.randn(4, 2), torch.randn(2, 2)
+    layers = [lambda: LogisticBernoulli(theta), lambda b: LogisticBernoulli(theta), lambda b, c: LogisticBernoulli(c)]
+    grads = []
+    for flatten in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        estimate = layered(layers, RLOO(), lambda *b: (b[0] @ weight * b[1]).sum(-1), generator, flatten=flatten)
+        grads.append(torch.cat([e.grad.flatten() for e in estimate.layers]))
+    assert torch.allclose(*grads)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda bits, step: layered([step] * 2, RLOO(), lambda h, *b: 0),
+            r"layer 0 is called with the samples below it, here 0, .* give the first one by state=",
+        ),
+        (
+            lambda bits, step: layered([lambda: bits, step], RLOO(), lambda *b: 0),
+            r"layer 1 is called with the samples below it, here 1, .* give the first one by state=",
+        ),
+        (
+            lambda bits, step: layered([lambda: bits], RLOO(), lambda h, b: 0, state=()),
+            "with state=, layer 0 is called with the state and the sample of the layer below, 2 arguments",
+        ),
+        (
+            lambda bits, step: layered([step], RLOO(), lambda b: 0, state=()),
+            "with state=, f is called with the state and samples, 2 arguments",
+        ),
+        (lambda bits, step: layered([step], "rloo", lambda *b: 0, state=()), r"not its name: make\('rloo', q\) makes"),
+        (
+            lambda bits, step: layered([step], ["rloo"], lambda *b: 0, state=()),
+            r"not its name: make\('rloo', q\) makes",
+        ),
+        (lambda bits, step: layered([step], [RLOO], lambda *b: 0, state=()), r"such as RLOO\(\) .* got the class RLOO"),
+    ],
+)
+def test_what_a_stack_is_made_of(call, message):
+    bits = LogisticBernoulli(torch.zeros(4, 2))
+    with pytest.raises(TypeError, match=message):
+        call(bits, lambda h, b: (bits, h))
+
+
+def test_a_type_error_inside_a_layer_is_its_own():
+    def layer(h, b):
+        return len(3)
+
+    with pytest.raises(TypeError, match=r"object of type 'int' has no len\(\)"):
+        layered([layer], RLOO(), lambda h, b: 0, state=())

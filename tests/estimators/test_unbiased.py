@@ -17,9 +17,12 @@ from sb3_relax.estimators import (
     DoubleCV,
     Gaussian,
     GumbelOneHot,
+    LinearisedReparam,
+    LogGaussian,
     LogisticBernoulli,
     MLPSurrogate,
     MuProp,
+    Reparam,
     check_unbiased,
     make,
 )
@@ -90,7 +93,7 @@ def test_four_classes(name, float64):
 
 
 @pytest.mark.parametrize("samples", [3, 4])
-@pytest.mark.parametrize("name", ["rloo", "vimco", "double_cv", "rodeo"])
+@pytest.mark.parametrize("name", ["rloo", "vimco", "unordered_set", "arms", "double_cv", "rodeo"])
 def test_several_samples(name, samples, float64):
     latent = LogisticBernoulli(leaf(torch.randn(2)))
     estimator = lively(make(name, latent, samples=samples))
@@ -157,6 +160,31 @@ def test_gaussian_by_gauss_hermite(name, float64):
     # few nodes are exact for the polynomial; tanh surrogates and log-sum-exp bounds converge geometrically
     f, nodes = {"lax": (polynomial, 60), "vimco": (lambda b: 0.3 * b.sum(-1), 16)}.get(name, (polynomial, 8))
     assert error(lively(make(name, latent)), latent, f, nodes) < TOLERANCE
+
+
+def test_linearised_reparam(float64):
+    """With and without the diagonal, of normals and of log-normals; a quadratic has no noise at all."""
+    latent = gaussian()
+    for estimator in (LinearisedReparam(), LinearisedReparam(diagonal=False)):
+        assert error(estimator, latent, polynomial, 8) < TOLERANCE
+        assert error(estimator, latent, lambda b: 3 * b[..., 0] - b[..., 1], 8) < TOLERANCE  # without a curvature
+    assert error(twins.Linearised(), latent, polynomial, 8) > REJECTED
+    matrix = torch.randn(2, 2)
+
+    def quadratic(b):
+        return ((b @ matrix) * b).sum(-1) + b[..., 0]
+
+    wide = gaussian().expand(50)
+    assert LinearisedReparam()(wide, quadratic).grad.std(0).max() < 1e-12
+    assert Reparam()(wide, quadratic).grad.std(0).max() > 0.1
+    loc, log_scale = torch.tensor([0.3, -0.2]), torch.tensor([-1.0, -0.7])
+    positive, normal = LogGaussian(loc, log_scale), Gaussian(loc, log_scale)
+    epsilon = torch.randn(30, 2)
+    grads = [
+        LinearisedReparam().estimate(q.expand(30), f, q.expand(30).at_noise(epsilon), None).grad
+        for q, f in ((positive, polynomial), (normal, lambda b: polynomial(b.exp())))
+    ]
+    assert torch.allclose(*grads)
 
 
 def test_lax_with_a_network(float64):
@@ -227,6 +255,19 @@ def test_statistics_from_the_same_batch_are_rejected(float64):
         batch = one.expand(2)
         mean = sum(
             batch.log_prob(pair).sum().exp() * kind().finish(batch, pair, f(pair).detach()).grad.mean(0) for pair in b
+        )
+        assert ((mean - exact).abs().max() > REJECTED) == biased
+
+
+def test_least_squares_of_the_same_batch_are_rejected(float64):
+    """Two elements of two samples of a bit, enumerated: α must be that of earlier batches."""
+    one = LogisticBernoulli(torch.tensor([0.4]))
+    f = hard_net(one, 5.0)
+    batch, exact = one.expand(2), check_unbiased(RLOO(), one, f).exact
+    draws = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4).reshape(-1, 2, 2, 1)  # [16, K, batch, D]
+    for kind, biased in ((lambda: DoubleCV(scale=-0.3), False), (twins.SameBatchDoubleCV, True)):
+        mean = sum(
+            batch.log_prob(b).sum().exp() * kind().estimate(batch, f, b, None).grad.mean(0).detach() for b in draws
         )
         assert ((mean - exact).abs().max() > REJECTED) == biased
 

@@ -2,9 +2,27 @@
 
 import torch
 
-from sb3_relax.estimators import LAX, NVIL, REBAR, RELAX, Estimate, GumbelOneHot, LogisticBernoulli
+from sb3_relax.estimators import (
+    ARMS,
+    LAX,
+    NVIL,
+    REBAR,
+    RELAX,
+    RLOO,
+    SIMPLE,
+    CoupledCategorical,
+    DoubleCV,
+    Estimate,
+    GumbelOneHot,
+    LinearisedReparam,
+    LogisticBernoulli,
+    Mirrored,
+    Reinforce,
+    ReinMax,
+    UnorderedSet,
+)
 from sb3_relax.estimators.estimate import expand_to
-from sb3_relax.estimators.functions import value_and_slope
+from sb3_relax.estimators.functions import evaluate_with_slope, value_and_slope
 
 
 class DetachedTilde(RELAX):
@@ -86,6 +104,80 @@ class SameBatchCentre(RELAX):
 
     def centred(self, value):
         return value.detach() - value.detach().mean()
+
+
+class SameBatchDoubleCV(DoubleCV):
+    """α by the least squares of the batch it is used on."""
+
+    def estimate(self, latent, f, b, noise):
+        super().estimate(latent, f, b, noise).learn()
+        return super().estimate(latent, f, b, noise)
+
+
+class DistinctRLOO(UnorderedSet):
+    """RLOO of samples that were drawn without replacement, as if they were independent."""
+
+    def of_value(self, latent, b, value, noise):
+        return RLOO(self.samples).of_value(latent, b, value, noise)
+
+
+class UndividedARMS(ARMS):
+    """RLOO of samples that know something of each other, as if they did not."""
+
+    def of_value(self, latent, b, value, noise):
+        return RLOO(self.samples).of_value(latent, b, value, noise)
+
+
+class UndividedCoupled(CoupledCategorical):
+    """The same of one-hots."""
+
+    def of_value(self, latent, b, value, noise):
+        return RLOO(self.samples).of_value(latent, b, value, noise)
+
+
+class HalfReinMax(ReinMax):
+    """ReinMax without the term that takes straight-through's own share away again."""
+
+    def estimate(self, latent, f, b, noise):
+        value, slope = evaluate_with_slope(f, b, latent.batch_shape, "HalfReinMax")
+        halfway = (b + latent.mean()) / 2
+        return Estimate(latent, value, 1.5 * latent.relax_gradient(halfway, slope, 1.0), score=latent.score(b))
+
+
+class UnmirroredScore(Mirrored):
+    """The image's value with the score of the sample itself."""
+
+    def estimate(self, latent, f, b, noise):
+        image = 2 * latent.mean() - b
+        value = f(torch.stack([b, image]))
+        return Estimate(latent, value.mean(0), expand_to((value[0] - value[1]) / 2, latent) * latent.score(b))
+
+
+class Linearised(LinearisedReparam):
+    """The linear part is taken off log σ's gradient, and its mean, the diagonal of H, is not put back."""
+
+    def estimate(self, latent, f, b, noise):
+        whole = super().estimate(latent, f, b, noise)
+        without = LinearisedReparam(diagonal=False).estimate(latent, f, b, noise).grad
+        at_mean = LinearisedReparam().estimate(latent, f, latent.mean(), noise).grad  # its noise is 0: diag H alone
+        grad = torch.stack([without[..., 0], (whole.grad - at_mean)[..., 1]], dim=-1)
+        return Estimate(latent, whole.value, grad)
+
+
+class IndependentScore(Reinforce):
+    """The score of independent bits for bits of which k are one."""
+
+    def of_value(self, latent, b, value, noise):
+        score = b - latent.theta.detach().sigmoid()
+        return Estimate(latent, value, expand_to(value.detach(), latent) * score, score=score)
+
+
+class IndependentSIMPLE(SIMPLE):
+    """Straight-through as if each bit had a probability of its own."""
+
+    def estimate(self, latent, f, b, noise):
+        value, slope = evaluate_with_slope(f, b, latent.batch_shape, "IndependentSIMPLE")
+        return Estimate(latent, value, slope * latent.mean() * (1 - latent.mean()), score=latent.score(b))
 
 
 class LeakyREBAR(REBAR):

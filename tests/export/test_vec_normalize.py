@@ -1,5 +1,6 @@
 """Exported agents of VecNormalize take what the environment gives, in its dtype, and scale it as VecNormalize does."""
 
+import warnings
 from copy import deepcopy
 
 import numpy as np
@@ -10,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_relax import RELAXA2C
 from sb3_relax.errors import UsageError
-from sb3_relax.export import Controller
+from sb3_relax.export import Controller, to_torchscript
 from tests.export.running import RUNS, decided, onnx_session, run_onnx, seen
 from tests.helpers import TinyEnv
 
@@ -123,3 +124,15 @@ def test_a_dict_of_which_nothing_was_seen_is_refused():
         Controller(model, env)
     env.reset()
     Controller(model, env)
+
+
+def test_statistics_are_not_left_out_without_a_word(tmp_path):
+    model = make(VECTOR, "MlpPolicy")
+    with pytest.warns(UserWarning, match=r"vec_normalize=model\.get_vec_normalize_env\(\)"):
+        to_torchscript(model, tmp_path / "agent.pt")
+    with pytest.raises(UsageError, match=r"vec_normalize must be a VecNormalize.*got 'statistics\.pkl'"):
+        Controller(model, "statistics.pkl")
+    model.get_vec_normalize_env().norm_obs = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        Controller(model)

@@ -202,7 +202,7 @@ def test_idx_files(tmp_path, name):
     def check(content):
         path.write_bytes(content)
         require_error(
-            lambda: mnist.parse_images(path, mnist.read_content(path, "the mirror"), "the mirror"),
+            lambda: mnist.parse(path, mnist.read_content(path, "the mirror"), "the mirror", 3),
             path,
             lambda found: found.size + 16 <= mnist.MOST_BYTES,
             ValueError,

@@ -3,12 +3,14 @@
 import configparser
 import io
 import re
+import sys
 import tarfile
 
 import pytest
 
 import sb3_relax
-from scripts.dist import Broken, check_sdist, check_wheel, required_files
+from sb3_relax import catalogue
+from scripts.dist import Broken, check_core_wheel, check_sdist, check_wheel, required_files
 from tests.scripts.command import ROOT, script
 
 OF_INSTALLER = {"sb3_relax-0.1.0.dist-info/METADATA", "sb3_relax-0.1.0.dist-info/RECORD"}
@@ -26,6 +28,28 @@ def test_a_wheel_is_the_package_and_nothing_else():
         check_wheel(files - {"sb3_relax/py.typed"})
     with pytest.raises(Broken, match="does not belong in the wheel: scripts, tests"):
         check_wheel(files | OF_INSTALLER | {"tests/__init__.py", "scripts/records.py"})
+
+
+def test_the_cores_wheel_is_the_estimators_and_what_their_import_needs():
+    files = {name for name in required_files() if name.startswith("sb3_relax/estimators/")}
+    files |= {f"sb3_relax/{name}" for name in ("__init__.py", "catalogue.py", "py.typed", "version.txt")}
+    check_core_wheel(files | {"sb3_relax_core-0.1.0.dist-info/METADATA"})
+    with pytest.raises(Broken, match=r"missing in the core's wheel: sb3_relax/estimators/base\.py$"):
+        check_core_wheel(files - {"sb3_relax/estimators/base.py"})
+    with pytest.raises(Broken, match=r"does not belong in the core's wheel: sb3_relax/callbacks\.py$"):
+        check_core_wheel(files | {"sb3_relax/callbacks.py"})
+
+
+def test_the_core_says_where_the_algorithms_are(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sb3_relax.relaxa2c", None)  # as where it is not installed
+    with pytest.raises(ModuleNotFoundError, match=r"RELAXA2C is not in sb3_relax_core.*pip install sb3_relax"):
+        catalogue.load("RELAXA2C")
+    # what is missing may be something else
+    monkeypatch.setitem(
+        catalogue.CATALOGUE, "MaskableRELAXA2C", catalogue.CATALOGUE["MaskableRELAXA2C"]._replace(module="no_such.part")
+    )
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such'"):
+        catalogue.load("MaskableRELAXA2C")
 
 
 def test_an_sdist_has_no_links(tmp_path):
@@ -60,7 +84,8 @@ def test_what_is_built_works_where_it_is_installed(tmp_path):
     for package in ("build", "twine"):
         pytest.importorskip(package)
     done = script("dist", "--output", tmp_path / "dist")
-    assert "both work: " in done.stdout
+    assert "all work: " in done.stdout
     version = sb3_relax.__version__
-    built = {f"sb3_relax-{version}.tar.gz", f"sb3_relax-{version}-py3-none-any.whl"}
+    built = {f"sb3_relax-{version}.tar.gz"}
+    built |= {f"{name}-{version}-py3-none-any.whl" for name in ("sb3_relax", "sb3_relax_core")}
     assert {path.name for path in (tmp_path / "dist").iterdir()} == built

@@ -44,6 +44,25 @@ class Masked(MyEnv):
         return super().step(action)
 
 
+class Unmasked(MyEnv):
+    """The same, which says what is allowed by a method of another name."""
+
+    def valid_actions(self):
+        return (np.arange(4) + self.time) % 2 == 0
+
+    def step(self, action):
+        if not self.valid_actions()[action]:
+            raise RuntimeError(f"action {action} is forbidden at step {self.time}")
+        return super().step(action)
+
+
+class UnderMasks(gym.Wrapper):
+    """As docs/zoo.md has it."""
+
+    def action_masks(self):
+        return self.unwrapped.valid_actions()
+
+
 class Parts(MyEnv):
     observation_space = spaces.Dict({"a": MyEnv.observation_space})
 
@@ -81,5 +100,5 @@ class Broken(MyEnv):
         return observation, float("nan"), *rest
 
 
-for kind in (MyEnv, Masked, Parts, Torques, Mixed, Pairs, Broken):
+for kind in (MyEnv, Masked, Unmasked, Parts, Torques, Mixed, Pairs, Broken):
     gym.register(f"{kind.__name__}-v0", kind)

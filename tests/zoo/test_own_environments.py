@@ -15,10 +15,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_relax import RELAXA2C
 from sb3_relax.zoo import cli, masks
 from sb3_relax.zoo.choice import choose_algorithm
+from sb3_relax.zoo.preparation import with_algorithm
 from sb3_relax.zoo.registry import ALGORITHMS
 
 MINE = Path(__file__).with_name("mine.py")
-NAMES = ("MyEnv-v0", "Masked-v0", "Parts-v0", "Torques-v0", "Mixed-v0", "Pairs-v0", "Broken-v0")
+NAMES = ("MyEnv-v0", "Masked-v0", "Unmasked-v0", "Parts-v0", "Torques-v0", "Mixed-v0", "Pairs-v0", "Broken-v0")
 #: short, quiet runs
 SMALL = ("-n", "400", "--device", "cpu", "--num-threads", "1", "--verbose", "0", "-f", "logs")
 
@@ -137,6 +138,20 @@ def test_an_environment_whose_module_is_not_named(command, capsys):
     error = capsys.readouterr().err
     assert "error: unknown environment 'MyEnv-v0'" in error
     assert "--env MODULE:MyEnv-v0, or --gym-packages MODULE" in error
+
+
+def test_a_wrapper_of_the_entry_has_the_masks(capsys):
+    which = ("--env", "mine:Unmasked-v0", "--conf-file", "mine.yml")
+    Path("mine.yml").write_text("Unmasked-v0: {policy: MlpPolicy, n_timesteps: 100, env_wrapper: mine.UnderMasks}\n")
+    cli.main(["train", *which, "--algo", "relaxa2c_mask", *SMALL, "--eval-freq", "200", "--eval-episodes", "1"])
+    assert Path("logs/relaxa2c_mask/Unmasked-v0_1/best_model.zip").is_file()
+    # where none is named, the wrapper is not made before it is known whether it may be run
+    assert with_algorithm("train", ["--env", "Unmasked-v0", *which[2:]])[-1] == "relaxa2c"
+    assert (
+        "env_wrapper was not asked for masks: where it has them, name --algo relaxa2c_mask" in capsys.readouterr().out
+    )
+    with_algorithm("train", ["--env", "Unmasked-v0"])
+    assert "env_wrapper" not in capsys.readouterr().out
 
 
 def test_an_agent_to_go_on_with_keeps_its_algorithm(capsys):

@@ -19,6 +19,7 @@ from sb3_relax.estimators.latents.few_classes import arranged, log_softmax
 from sb3_relax.estimators.latents.gaussian import Gaussian, LogGaussian
 from sb3_relax.estimators.latents.implicit import Implicit
 from sb3_relax.estimators.latents.joint import Joint
+from sb3_relax.estimators.latents.k_subset import KSubset
 from sb3_relax.estimators.latents.mixture import GaussianMixture
 from sb3_relax.estimators.latents.students_t import StudentsT
 
@@ -32,6 +33,7 @@ __all__ = [
     "GumbelOneHot",
     "Implicit",
     "Joint",
+    "KSubset",
     "Latent",
     "LogGaussian",
     "LogisticBernoulli",

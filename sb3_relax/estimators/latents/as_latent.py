@@ -56,12 +56,18 @@ def as_latent(distribution: Distribution) -> Latent:
 
     :param distribution: one of torch.distributions'
     :return: a latent. An event of several dimensions is flattened
-    :raises TypeError: for a distribution without a relaxation or a reparameterisation that is known here
+    :raises TypeError: for a distribution without a relaxation or a reparameterisation that is known here, listing those
+        that have one, and for what is no distribution
 
     Example::
 
         q = as_latent(Independent(torch.distributions.Bernoulli(logits=encoder(x)), 1))
     """
+    if not isinstance(distribution, Distribution):
+        raise TypeError(
+            "as_latent takes one of torch.distributions, such as Bernoulli(logits=logits); got "
+            f"{type(distribution).__name__}"
+        )
     event_ndim = 0
     while isinstance(distribution, Independent):
         event_ndim += distribution.reinterpreted_batch_ndims
@@ -81,7 +87,11 @@ def as_latent(distribution: Distribution) -> Latent:
     for kind, make in _LATENTS.items():
         if isinstance(distribution, kind):
             return make(distribution, of_variables)
-    raise TypeError(f"no relaxation or reparameterisation is known for {distribution!r}")
+    raise TypeError(
+        f"no relaxation or reparameterisation is known for {type(distribution).__name__}. as_latent takes "
+        f"{', '.join(_names())}, and Independent of these (of MixtureSameFamily those of single Normals). For another "
+        "one write a subclass of Latent with sample(), log_prob() and score(): RLOO and NVIL need no more"
+    )
 
 
 Reshape = Callable[..., Tensor]
@@ -126,6 +136,11 @@ _LATENTS: dict[Any, Callable[[Any, Reshape], Latent]] = {
     VonMises: lambda p, of: Circular(of(p.loc), of(p.concentration.log())),
     MixtureSameFamily: _mixture,
 }
+
+
+def _names() -> list[str]:
+    """The distributions of :data:`_LATENTS`."""
+    return [kind.__name__ for key in _LATENTS for kind in (key if isinstance(key, tuple) else (key,))]
 
 
 def _logits(distribution: Bernoulli | Categorical | OneHot) -> Tensor:

@@ -58,6 +58,10 @@ class Gaussian(ReparameterisedLatent):
     def mean(self) -> Tensor:
         return self.wide_theta.detach()[..., 0]
 
+    def mean_gradient(self, slope: Tensor) -> Tensor:
+        """``slope`` · ∂E[b]/∂θ, shape of ``theta``: what a linear function of b contributes to the gradient."""
+        return torch.stack([slope, torch.zeros_like(slope)], dim=-1)
+
     def mode(self) -> Tensor:
         return self.wide_theta.detach()[..., 0]
 
@@ -100,6 +104,10 @@ class LogGaussian(Gaussian):
     def mean(self) -> Tensor:
         loc, log_scale = self.wide_theta.detach().unbind(-1)
         return (loc + 0.5 * (2 * log_scale).exp()).exp()
+
+    def mean_gradient(self, slope: Tensor) -> Tensor:
+        slope = slope * self.mean()
+        return torch.stack([slope, slope * (2 * self.wide_theta.detach()[..., 1]).exp()], dim=-1)
 
     def mode(self) -> Tensor:
         loc, log_scale = self.wide_theta.detach().unbind(-1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Surrogate, value_and_slope
+from sb3_relax.estimators.functions import Surrogate, value_slope_vjp
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 from sb3_relax.estimators.surrogate_estimator import SurrogateEstimator
 
@@ -42,7 +42,22 @@ class DLAX(SurrogateEstimator):
             base_score = latent.base_score(z - latent.natural())
         score = latent.score(b)
         with torch.enable_grad():
-            c, slope = value_and_slope(self.surrogate, z, latent)
+            c, slope, of_surrogate = value_slope_vjp(self.surrogate, z, latent)
             grad = expand_to(self.centred(value), latent) * score
             grad = grad + latent.pull_back(slope - expand_to(c, latent) * base_score)
-        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()), learn=self.learning(value))
+
+        def vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+            """The lines above backwards."""
+            assert of_surrogate is not None
+            slope_bar = latent.push_forward(grad_bar)
+            return of_surrogate(-(slope_bar * base_score).flatten(-latent.event_ndim).sum(-1), slope_bar)
+
+        return Estimate(
+            latent,
+            value,
+            grad,
+            score=score,
+            phi=tuple(self.parameters()),
+            phi_vjp=None if of_surrogate is None else vjp,
+            learn=self.learning(value),
+        )

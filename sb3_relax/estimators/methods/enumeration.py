@@ -10,7 +10,7 @@ from torch import Tensor
 from sb3_relax.estimators.base import Estimator
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, evaluate
-from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
+from sb3_relax.estimators.latents import GumbelOneHot, KSubset, Latent, LogisticBernoulli, RelaxedLatent
 
 
 class Exact(Estimator):
@@ -25,12 +25,12 @@ class Exact(Estimator):
         estimate = Exact()(GumbelOneHot(logits), f)
     """
 
-    latents = (LogisticBernoulli, GumbelOneHot)
+    latents = (LogisticBernoulli, GumbelOneHot, KSubset)
     samples = 0
     evaluations = math.inf  # the size of the support
 
     def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
-        assert isinstance(latent, RelaxedLatent)
+        assert isinstance(latent, (RelaxedLatent, KSubset))
         fixed = latent.detach()
         support = wide_support(fixed)
         value = evaluate(f, support, torch.Size([len(support), *latent.batch_shape]))
@@ -39,7 +39,7 @@ class Exact(Estimator):
         return Estimate(latent, (probability * value).sum(0), grad)
 
 
-def wide_support(latent: RelaxedLatent) -> Tensor:
+def wide_support(latent: RelaxedLatent | KSubset) -> Tensor:
     """Every value of b for every element of the batch: ``[M, *batch, *event]``."""
     support = latent.support()
     event = support.shape[1:]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import Estimator, baseline_of
+from sb3_relax.estimators.base import baseline_of
+from sb3_relax.estimators.baselines import BaselineEstimator
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, evaluate, evaluate_with_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 
 
-class MuProp(Estimator):
+class MuProp(BaselineEstimator):
     """ĝ = [f(b) - η₀ f(μ) - η₁ f'(μ)·(b - μ) - C_ψ] ∂θ log p(b|θ) + η₁ f'(μ)·∂θ μ, μ = E[b]: a Taylor control variate.
 
     φ is η₀ and η₁, which start at 1 (the expansion itself), and ψ, all trained on Eq 6. The paper fits C_ψ by squared
@@ -47,10 +48,20 @@ class MuProp(Estimator):
         mean = latent.mean()
         at_mean, slope = evaluate_with_slope(f, mean, latent.batch_shape, "MuProp")
         score = latent.score(b)
-        with torch.enable_grad():  # φ is trained under no_grad too
-            slope = self.slope_scale * slope
-            weight = value.detach() - self.value_scale * at_mean.detach() - latent.inner(slope, b - mean)
-            if self.baseline is not None:
+        with torch.no_grad():
+            along, of_mean = latent.inner(slope, b - mean), latent.mean_gradient(slope)
+            weight = value.detach() - self.value_scale * at_mean.detach() - self.slope_scale * along
+            of_slope = self.slope_scale * of_mean
+        if self.baseline is not None:
+            with torch.enable_grad():  # φ is trained under no_grad too
                 weight = weight - baseline_of(self.baseline, latent)
-            grad = expand_to(weight, latent) * score + latent.mean_gradient(slope)
-        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()))
+        with torch.enable_grad():
+            grad = expand_to(weight, latent) * score + of_slope
+
+        def vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+            """The lines above backwards, to both scales; the baseline has a graph."""
+            weight_bar = (grad_bar * score).flatten(-latent.event_ndim).sum(-1)
+            of_slope_scale = (grad_bar * of_mean).sum() - (weight_bar * along).sum()
+            return [(self.value_scale, -(weight_bar * at_mean.detach()).sum()), (self.slope_scale, of_slope_scale)]
+
+        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()), phi_vjp=vjp)

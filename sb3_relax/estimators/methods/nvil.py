@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from sb3_relax.estimators.base import TwoPhaseEstimator, baseline_of
+from sb3_relax.estimators.baselines import BaselineEstimator
 from sb3_relax.estimators.centred import fade_in
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.latents import Latent
 
 
-class NVIL(TwoPhaseEstimator):
+class NVIL(BaselineEstimator, TwoPhaseEstimator):
     """ĝ = (f(b) - C_ψ - m) ∂θ log p(b|θ) / max(1, √v): a learned and a running baseline.
 
     C_ψ is a function of the input, fitted by squared error; m and v are running averages over *earlier* batches of the
@@ -20,7 +21,7 @@ class NVIL(TwoPhaseEstimator):
     arXiv:1402.0030.
 
     :param baseline: C_ψ of the context, or, where none is given, of the detached θ, which then stands for the input:
-        ``[*batch, ...]`` → ``[*batch]``. ``None``: none
+        ``[*batch, ...]`` → ``[*batch]``. ``None``: none. ``make("nvil", q, context=64)`` makes a network of 64 numbers
     :param normalise: divide by max(1, √v), as the paper; then E[ĝ] is the gradient over a positive number, and not the
         gradient. Off by default, so that the estimator is unbiased
     :param decay: weight of the past in m and v

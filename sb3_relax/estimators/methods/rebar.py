@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sb3_relax.estimators.base import baseline_of, require_samples
+from sb3_relax.estimators.baselines import BaselineEstimator
 from sb3_relax.estimators.centred import CentredEstimator
 from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.functions import (
@@ -23,7 +24,7 @@ from sb3_relax.estimators.methods.relax import condition, draw_relaxed, relax_es
 from sb3_relax.estimators.temperature import learned_temperature, require_temperature
 
 
-class REBAR(CentredEstimator):
+class REBAR(BaselineEstimator, CentredEstimator):
     """RELAX with c(z) = η f(σ_τ(z)) + r_ρ(z): f itself, relaxed, is the control variate (Eq 8; arXiv:1703.07370).
 
     φ is η, log τ, ρ and ψ. Without ``residual`` it is REBAR; with one, what Grathwohl et al. call RELAX on the VAE.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import leave_one_out_mean
-from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Objective, Surrogate, evaluate_with_slope, value_and_slope
+from sb3_relax.estimators.estimate import VJP, expand_to
+from sb3_relax.estimators.functions import Surrogate, value_slope_vjp
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
 from sb3_relax.estimators.methods.double_cv import DoubleCV
 from sb3_relax.estimators.surrogate_estimator import surrogate_for
@@ -26,7 +26,7 @@ class RelaxedDoubleCV(DoubleCV):
 
     :param surrogate: c_φ of the relaxed sample, ``[..., *batch, *event]`` → ``[..., *batch]``
     :param samples: K, at least 2
-    :param scale: α at the start
+    :param scale: as :class:`DoubleCV`'s
     :raises ValueError: for fewer samples
 
     Example::
@@ -36,7 +36,7 @@ class RelaxedDoubleCV(DoubleCV):
 
     context_parts = ("surrogate",)
 
-    def __init__(self, surrogate: Surrogate, samples: int = 2, scale: float = -1.0):
+    def __init__(self, surrogate: Surrogate, samples: int = 2, scale: float | None = None):
         super().__init__(samples, scale)
         self.surrogate = surrogate
 
@@ -55,20 +55,22 @@ class RelaxedDoubleCV(DoubleCV):
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
         return (self.samples, *latent.theta.shape)
 
-    def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
-        assert b is not None
+    def rest(self, latent: RelaxedLatent, b: Tensor, noise: Tensor | None, score: Tensor) -> tuple[Tensor, VJP]:
         assert noise is not None
-        assert isinstance(latent, RelaxedLatent)
-        shape = torch.Size([self.samples, *latent.batch_shape])
-        value, slope = evaluate_with_slope(f, b, shape, "RelaxedDoubleCV")
-        linear = latent.inner(leave_one_out_mean(slope), b - latent.mean())
         with torch.no_grad():
             z = latent.conditional(b, noise)
             coupling = latent.coupling(b, z)
         with torch.enable_grad():
-            c, c_slope = value_and_slope(self.surrogate, z, latent)
-            rest = value.detach() + self.scale * linear - c
-            weight = rest - leave_one_out_mean(rest)
-            grad = expand_to(weight, latent) * latent.score(b) + latent.pull_back(c_slope * coupling)
-            grad = grad.mean(0) - self.scale * latent.mean_gradient(slope.mean(0))
-        return Estimate(latent, value.mean(0), grad, phi=tuple(self.parameters()))
+            c, slope, of_surrogate = value_slope_vjp(self.surrogate, z, latent)
+            weight = leave_one_out_mean(c) - c
+            rest = (expand_to(weight, latent) * score + latent.pull_back(slope * coupling)).mean(0)
+
+        def vjp(grad_bar: Tensor) -> list[tuple[Tensor, Tensor]]:
+            """The lines above backwards, where they have no graph."""
+            if of_surrogate is None:
+                return []
+            grad_bar = grad_bar / self.samples
+            weight_bar = (grad_bar * score).flatten(-latent.event_ndim).sum(-1)
+            return of_surrogate(leave_one_out_mean(weight_bar) - weight_bar, latent.push_forward(grad_bar) * coupling)
+
+        return rest, vjp

@@ -12,7 +12,7 @@ from torch import Tensor
 from sb3_relax.estimators.base import Estimator
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective
-from sb3_relax.estimators.latents import Gaussian, Joint, Latent, RelaxedLatent, require_unbatched
+from sb3_relax.estimators.latents import Gaussian, Joint, KSubset, Latent, RelaxedLatent, require_unbatched
 from sb3_relax.estimators.proofs.quadrature import normal_rule, product_rule, repeated_rule
 
 #: Most nodes of a grid on which every draw of an estimator's noise has dimensions of its own.
@@ -31,7 +31,7 @@ def samples_with_probability(latent: Latent, nodes: int = 40, samples: int = 1) 
     :return: ``[M, *event]`` and ``[M]``; for several draws ``[K, M^K, *event]`` and ``[M^K]``
     :raises TypeError: for another latent
     """
-    if isinstance(latent, RelaxedLatent):
+    if isinstance(latent, (RelaxedLatent, KSubset)):
         b = latent.support()
         probability = latent.detach().expand(len(b)).log_prob(b).exp()
     elif isinstance(latent, Gaussian):
@@ -123,6 +123,8 @@ def weighted_estimates(
         if estimator.samples == 0
         else samples_with_probability(latent, nodes, estimator.samples)
     )
+    if rows is not None and estimator.samples > 1 and isinstance(latent, (RelaxedLatent, KSubset)):
+        probability = estimator.probability_of_draws(latent.detach().expand(len(probability)), rows)
     if estimator.samples == 1 and rows is not None:
         rows = rows.unsqueeze(0)
     grid: Iterable[tuple[Tensor, Tensor]] = [(theta.new_zeros(1, latent.noise_shape.numel()), theta.new_ones(1))]

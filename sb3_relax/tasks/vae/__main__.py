@@ -31,7 +31,7 @@ from sb3_relax.tasks.vae.evaluate import Evaluation
 from sb3_relax.tasks.vae.images import reconstructions, samples, write_png
 from sb3_relax.tasks.vae.model import MODELS, DiscreteVAE
 from sb3_relax.tasks.vae.objective import binarise, bound
-from sb3_relax.tasks.vae.process import Stop, claim
+from sb3_relax.tasks.vae.process import Stop, claim, prepare_cpu
 from sb3_relax.tasks.vae.trainer import Config, Trainer, config_of
 
 CHECKPOINT = "checkpoint.pt"
@@ -41,12 +41,6 @@ CHOICES: dict[str, list[str]] = {
     "estimator": list(CASES),
     "binarisation": list(BINARISATIONS),
 }
-
-
-def prepare_cpu(threads: int) -> None:
-    """The number of threads, and denormals taken as zero: saturated units make many, and each is slow."""
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
 
 
 def load(config: Config, options: argparse.Namespace) -> Dataset:

@@ -72,11 +72,12 @@ CASES: dict[str, Case] = {
     "rloo": Case(lambda units: ESTIMATORS["rloo"](), "two samples, each the other's baseline"),
     "disarm": Case(lambda units: ESTIMATORS["disarm"](), "two antithetic samples, their order integrated out"),
     "double_cv": Case(
-        lambda units: ESTIMATORS["double_cv"](), "RLOO with a first-order expansion of f as a second control variate"
+        lambda units: ESTIMATORS["double_cv"](scale=-1.0),
+        "RLOO with a first-order expansion of f as a second control variate",
     ),
     "rodeo": Case(lambda units: ESTIMATORS["rodeo"](), "RLOO with Stein control variates from neighbours of a sample"),
     "relaxed_double_cv": Case(
-        lambda units: ESTIMATORS["relaxed_double_cv"](surrogate=surrogate(units)),
+        lambda units: ESTIMATORS["relaxed_double_cv"](surrogate=surrogate(units), scale=-1.0),
         "Double CV with a network of the relaxed samples (ours)",
     ),
     "vimco": Case(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_whole(path, sealed(archive.getvalue()))
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load(path: Path, device: torch.device | str = "cpu", keys: Set[str] = KEYS) -> dict[str, Any]:
     """Read a state. Its digest is checked first; a checkpoint of earlier versions has a CRC-32 of each tensor instead.
 
+    :param keys: what the state must have; by default, what the VAE's has
     :raises ValueError: for a file that is no checkpoint, or no longer whole, saying what to do
     """
     content = path.read_bytes()
@@ -44,6 +46,6 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         kind = "" if isinstance(error, NotWhole) else f"{type(error).__name__}: "
         reason = f"{kind}{error}".splitlines()[0]
         raise ValueError(f"{path} is damaged or no checkpoint ({reason}); delete it to start anew") from error
-    if not isinstance(loaded, dict) or not loaded.keys() >= KEYS:
+    if not isinstance(loaded, dict) or not loaded.keys() >= keys:
         raise ValueError(f"{path} is no checkpoint of a run; delete it to start anew")
     return loaded

@@ -61,9 +61,20 @@ def load_digits(data_dir: Path | str | None, cache_dir: Path | str | None) -> Sp
     """scikit-learn's digits come with it: no folder is read. They are shuffled, as they are sorted by writer."""
     from sklearn import datasets
 
-    images = datasets.load_digits().data.astype(np.float32) / 16
-    images = images[np.random.default_rng(DIGITS_SEED).permutation(len(images))]
-    train, validation, test = np.split(images, [-DIGITS_VALIDATION - DIGITS_TEST, -DIGITS_TEST])
+    return split_digits(datasets.load_digits().data.astype(np.float32) / 16)
+
+
+def load_digits_labels(data_dir: Path | str | None, cache_dir: Path | str | None) -> Splits:
+    """Which digit each image of :func:`load_digits` is, ``[N]``."""
+    from sklearn import datasets
+
+    return split_digits(datasets.load_digits().target)
+
+
+def split_digits(values: np.ndarray) -> Splits:
+    """One value for each digit, in the order of scikit-learn, shuffled and split."""
+    values = values[np.random.default_rng(DIGITS_SEED).permutation(len(values))]
+    train, validation, test = np.split(values, [-DIGITS_VALIDATION - DIGITS_TEST, -DIGITS_TEST])
     return train, validation, test
 
 
@@ -88,6 +99,11 @@ DATASETS = {
         "digits of scikit-learn (the test part of UCI's optical digits), intensities / 16; shuffled by NumPy's "
         f"default_rng({DIGITS_SEED}), then split in the order train, validation, test",
     ),
+}
+#: data sets whose images are of known classes
+LABELS: dict[str, Callable[[Path | str | None, Path | str | None], Splits]] = {
+    "mnist": mnist.load_labels,
+    "digits": load_digits_labels,
 }
 #: how bits come of intensities
 BINARISATIONS = {
@@ -137,6 +153,20 @@ def load_dataset(
     sizes = f"{len(train):,} training, {len(validation):,} validation, {len(test):,} test images"
     description = f"{source.description}. {sizes}. Binarisation: {binarisation}: {BINARISATIONS[binarisation]}."
     return Dataset(name, train, validation, test, source.shape, description, binarisation == "fixed")
+
+
+def load_labels(
+    name: str, data_dir: Path | str | None = None, cache_dir: Path | str | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The classes of the training, validation and test images of :func:`load_dataset`, ``[N]``, whole numbers from 0.
+
+    Parameters and errors as there.
+
+    :param name: a key of :data:`LABELS`
+    """
+    require_name("labelled data set", name, LABELS)
+    train, validation, test = (torch.from_numpy(part.astype(np.int64)) for part in LABELS[name](data_dir, cache_dir))
+    return train, validation, test
 
 
 def binarise(parts: Splits) -> Splits:

@@ -1,4 +1,4 @@
-"""A training process among others: one at a time in a folder, and signals that ask it to stop."""
+"""A training process among others: its threads, one process at a time in a folder, and signals that ask it to stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType, TracebackType
 
+import torch
 from filelock import FileLock, Timeout
+
+
+def prepare_cpu(threads: int) -> None:
+    """The number of threads, and denormals taken as zero: saturated units make many, and each is slow."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
 
 
 def claim(folder: Path) -> AbstractContextManager[object]:

@@ -34,9 +34,9 @@ def real_data():
     return Path(REAL)
 
 
-def idx(images):
-    """Images as an IDX file."""
-    return struct.pack(">4I", 2051, *images.shape) + images.tobytes()
+def idx(values):
+    """Images or labels as an IDX file."""
+    return struct.pack(f">{1 + values.ndim}I", 2048 + values.ndim, *values.shape) + values.tobytes()
 
 
 @pytest.fixture
@@ -55,6 +55,19 @@ def small_mnist(tmp_path, monkeypatch):
         monkeypatch.setitem(mnist.GZIP_MD5, name, served)
     monkeypatch.setattr(mnist, "VALIDATION", 6)
     return folder, images
+
+
+@pytest.fixture
+def small_labels(small_mnist, monkeypatch):
+    """The same folder with the labels of its images; the labels by file name."""
+    folder, _ = small_mnist
+    labels = {}
+    for name, count in (("train-labels-idx1-ubyte", 30), ("t10k-labels-idx1-ubyte", 10)):
+        labels[name] = np.random.default_rng(count).integers(0, 10, count, np.uint8)
+        content = idx(labels[name])
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        monkeypatch.setitem(mnist.CONTENT_MD5, name, hashlib.md5(content).hexdigest())
+    return folder, labels
 
 
 def zip_of(part, ink, first):

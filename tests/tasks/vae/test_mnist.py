@@ -6,9 +6,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
 from sb3_relax.tasks.vae import mnist
-from sb3_relax.tasks.vae.data import load_dataset
+from sb3_relax.tasks.vae.data import load_dataset, load_labels
 from tests.tasks.vae.conftest import idx, listing
 
 TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
@@ -22,6 +23,21 @@ def test_intensities_and_split(small_mnist):
     assert np.array_equal(data.validation, train[24:])
     assert np.array_equal(data.test, test)
     assert data.shape == (28, 28)
+
+
+def test_labels_are_split_as_images_are(small_labels):
+    folder, labels = small_labels
+    train, validation, test = load_labels("mnist", folder.parent)
+    assert np.array_equal(torch.cat([train, validation]), labels["train-labels-idx1-ubyte"])
+    assert (len(train), len(validation)) == (24, 6)
+    assert np.array_equal(test, labels["t10k-labels-idx1-ubyte"])
+
+
+def test_images_are_no_labels(small_labels, small_mnist):
+    folder, images = small_mnist
+    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(images[TEST])))
+    with pytest.raises(ValueError, match=r"expected magic number 2049 .* got magic number 2051, shape \[10\]"):
+        load_labels("mnist", folder)
 
 
 def test_plain_files_serve_as_well(small_mnist, tmp_path):
@@ -87,6 +103,9 @@ def test_the_real_files(real_data):
     assert (data.train.sum() + data.validation.sum()) / (60_000 * 784) == pytest.approx(0.1307, abs=5e-5)
     assert data.test.mean() == pytest.approx(0.1325, abs=5e-5)
     assert "50,000 training, 10,000 validation, 10,000 test" in data.description
+    labels = load_labels("mnist", real_data)
+    assert [len(part) for part in labels] == [50_000, 10_000, 10_000]
+    assert labels[0][:5].tolist() == [5, 0, 4, 1, 9]
 
 
 def test_the_real_files_downloaded(real_data, tmp_path, mirror_of, monkeypatch):

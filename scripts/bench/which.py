@@ -1,0 +1,145 @@
+"""What answers "Which estimator?": variance × calls of f where b is positive, and where p is peaked.
+
+    python -m scripts.bench.which [--part positive|peaked] [--output results]
+
+*positive*: four Gammas, four Betas, or a Dirichlet of five, and f the squared distance of b (of log b for Gammas) to a
+target. Every estimator has f as a black box but Reparam, which takes ∂f. *peaked*: one variable of sixteen classes,
+logits normal with a standard deviation (the peak) of 0 to 4, and f any number for each of them.
+
+Everything is at a fixed θ, after φ was trained there: Adam, the better of two rates by a tuning stream of random
+numbers, the same number of steps for all. Variance is over fresh samples, times calls of f, over REINFORCE's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.distributions import Beta, Dirichlet, Gamma
+
+from sb3_relax.estimators import GumbelOneHot, Implicit, gradient_variance, make
+from scripts.bench.estimators import Build, trained
+from scripts.bench.problems import Problem
+from scripts.records import add_output, provenance, write_record
+
+RATES = (3e-3, 1e-2)
+INSTANCES = 3
+SAMPLES = 20_000
+PEAKS = (0, 1, 2, 3, 4)
+
+
+def plain(name: str, **settings: Any) -> Build:
+    return lambda latent: make(name, latent, **settings)
+
+
+POSITIVE: dict[str, Build] = {
+    "reinforce": plain("reinforce"),
+    "nvil": plain("nvil"),
+    "rloo K=2": plain("rloo"),
+    "lax": plain("lax"),
+    "reparam (needs ∂f)": plain("reparam"),
+}
+PEAKED: dict[str, Build] = {
+    "reinforce": plain("reinforce"),
+    "nvil": plain("nvil"),
+    "relax": plain("relax"),
+    "rloo K=4": plain("rloo", samples=4),
+    "coupled_categorical K=4": plain("coupled_categorical", samples=4),
+    "unordered_set K=4": plain("unordered_set", samples=4),
+}
+
+
+def gammas(instance: int) -> Problem:
+    generator = torch.Generator().manual_seed(instance)
+    first, second, target = torch.rand(3, 4, generator=generator)
+    latent = Implicit(Gamma(1 + 4 * first, 0.5 + second))
+    return Problem(latent, lambda b: (b.log() - 2 * target).square().sum(-1))
+
+
+def betas(instance: int) -> Problem:
+    generator = torch.Generator().manual_seed(instance)
+    first, second, target = torch.rand(3, 4, generator=generator)
+    return Problem(Implicit(Beta(1 + 3 * first, 1 + 3 * second)), lambda b: (b - target).square().sum(-1))
+
+
+def dirichlet(instance: int) -> Problem:
+    generator = torch.Generator().manual_seed(instance)
+    concentration, target = torch.rand(2, 5, generator=generator)
+    target = target / target.sum()
+    return Problem(Implicit(Dirichlet(1 + 3 * concentration)), lambda b: (b - target).square().sum(-1))
+
+
+def peaked(scale: float) -> Callable[[int], Problem]:
+    def problem(instance: int) -> Problem:
+        logits, values = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(instance))
+
+        def f(b: Tensor) -> Tensor:
+            return (b * values).sum((-2, -1))
+
+        return Problem(GumbelOneHot(scale * logits), f)
+
+    return problem
+
+
+#: part → (its problems, what is compared)
+PARTS: dict[str, tuple[dict[str, Callable[[int], Problem]], dict[str, Build]]] = {
+    "positive": ({"Gamma": gammas, "Beta": betas, "Dirichlet": dirichlet}, POSITIVE),
+    "peaked": ({f"{scale}": peaked(scale) for scale in PEAKS}, PEAKED),
+}
+
+
+def measure(problem: Problem, build: Build, instance: int) -> dict[str, Any]:
+    """Variance × calls of one estimator, its φ trained."""
+    rates = RATES if list(build(problem.latent).parameters()) else RATES[:1]
+    candidates = [trained(build, problem, rate, seed=1000 + i) for i, rate in enumerate(rates)]
+    tuning = [
+        gradient_variance(e, problem.latent, problem.f, 5_000, torch.Generator().manual_seed(77)).variance
+        for e in candidates
+    ]
+    best = tuning.index(min(tuning))
+    variance, error = gradient_variance(
+        candidates[best], problem.latent, problem.f, SAMPLES, torch.Generator().manual_seed(instance)
+    )
+    calls = candidates[best].evaluations
+    return {"rate": rates[best], "evaluations": calls, "variance": variance, "standard_error": error}
+
+
+def run(part: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    problems, cases = PARTS[part]
+    rows: list[dict[str, Any]] = [
+        {"problem": name, "instance": instance, "case": case, **measure(build_problem(instance), build, instance)}
+        for name, build_problem in problems.items()
+        for instance in range(INSTANCES)
+        for case, build in cases.items()
+    ]
+    settings = {"rates": RATES, "instances": INSTANCES, "samples": SAMPLES}
+    write_record(folder / f"{part}.json", {"rows": rows, "settings": settings, **provenance()})
+    table = Table("case", *problems, title=f"{part}: variance × calls, reinforce = 1")
+    cost = {(r["problem"], r["instance"], r["case"]): r["variance"] * r["evaluations"] for r in rows}
+    for case in cases:
+        medians = [
+            torch.tensor([cost[p, i, case] / cost[p, i, "reinforce"] for i in range(INSTANCES)]).median().item()
+            for p in problems
+        ]
+        table.add_row(case, *(f"{ratio:.2g}" for ratio in medians))
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=list(PARTS), nargs="+", default=list(PARTS))
+    add_output(parser, "which/positive.json and which/peaked.json")
+    arguments = parser.parse_args()
+    for part in arguments.part:
+        run(part, arguments.output / "which")
+
+
+if __name__ == "__main__":
+    main()

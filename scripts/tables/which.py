@@ -1,0 +1,62 @@
+"""Tables of "Which estimator?": variance × calls of f, REINFORCE = 1, medians of the instances."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.records import RESULTS
+
+#: what is called once, and what is called as often as one likes, as a black box
+BLACK_BOXES = ("nvil", "relax", "rloo K=2", "disarm", "rloo K=3")
+#: with ∂f
+DIFFERENTIABLE = ("relax", "muprop", "rebar + residual", "double_cv K=2", "relaxed_double_cv K=2")
+
+
+def positive_table() -> str:
+    """Gammas, Betas and a Dirichlet."""
+    return _table(RESULTS / "which" / "positive.json")
+
+
+def peaked_table() -> str:
+    """Sixteen classes, with logits of growing size."""
+    return _table(RESULTS / "which" / "peaked.json", what="logits' standard deviation: ")
+
+
+def black_box_table() -> str:
+    """Estimators that need no ∂f, on the problems of the estimators' bench."""
+    return _table(RESULTS / "estimators" / "variance.json", BLACK_BOXES)
+
+
+def differentiable_table() -> str:
+    """Estimators with ∂f, and RELAX without, on the same."""
+    return _table(RESULTS / "estimators" / "variance.json", DIFFERENTIABLE)
+
+
+def _table(path: Path, cases: Sequence[str] | None = None, what: str = "") -> str:
+    """One row per case, one column per problem."""
+    measured: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+    cost = {(row["problem"], row["case"], row["instance"]): row["variance"] * row["evaluations"] for row in measured}
+    problems = list(dict.fromkeys(row["problem"] for row in measured))
+    rows = [
+        "| estimator | calls of f | "
+        + " | ".join(f"{what if i == 0 else ''}{p}" for i, p in enumerate(problems))
+        + " |",
+        "|---|---|" + "---|" * len(problems),
+    ]
+    for case in cases or [case for case in dict.fromkeys(row["case"] for row in measured) if case != "reinforce"]:
+        calls = next(row["evaluations"] for row in measured if row["case"] == case)
+        cells = []
+        for problem in problems:
+            ratios = [
+                value / cost[problem, "reinforce", instance]
+                for (where, name, instance), value in cost.items()
+                if (where, name) == (problem, case)
+            ]
+            cells.append(f"{np.median(ratios):.2g}" if ratios else "—")
+        rows.append(f"| {case} | {calls} | {' | '.join(cells)} |")
+    return "\n".join(rows)

@@ -88,7 +88,8 @@ class GumbelOneHot(RelaxedLatent):
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         with torch.no_grad():
             classes = self.theta.shape[-1]
-            flat = self.probabilities.reshape(-1, classes)
+            # the random numbers are drawn in the order of memory, which must not depend on the layout
+            flat = self.probabilities.contiguous().reshape(-1, classes)
             index = torch.multinomial(flat, 1, generator=generator).reshape(self.theta.shape[:-1])
             return F.one_hot(index, classes).to(self.computing_dtype)
 

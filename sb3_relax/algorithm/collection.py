@@ -128,7 +128,7 @@ class Collection(OnPolicyAlgorithm):
         with th.no_grad():
             values = predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-        callback.update_locals(locals())
+        callback.update_locals({**locals(), **context})
         callback.on_rollout_end()
         return True
 

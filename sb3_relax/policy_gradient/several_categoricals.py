@@ -81,7 +81,7 @@ class SeveralCategoricals:
 
         :raises ValueError: for values that are not there
         """
-        actions = actions.view(-1, len(self.sizes))
+        actions = actions.reshape(-1, len(self.sizes))
         if TorchDistribution._validate_args:
             last = self.last.to(actions.device)
             if not bool(constraints.integer_interval(th.zeros_like(last), last).check(actions).all()):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sb3_relax.estimators.checks import under_transform
 from sb3_relax.estimators.kept import kept
 from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, masked_logit, open_unit
-from sb3_relax.estimators.latents.few_classes import arranged, log_softmax, logaddexp, softmax, softmax_backward
+from sb3_relax.estimators.latents.few_classes import arranged_as, log_softmax, logaddexp, softmax, softmax_backward
 
 
 class GumbelOneHot(RelaxedLatent):
@@ -36,9 +36,8 @@ class GumbelOneHot(RelaxedLatent):
                 f"logits must be [*batch, D, K], variables and classes last; got shape {tuple(logits.shape)}: "
                 "for one variable, logits.unsqueeze(-2)"
             )
-        logits = arranged(logits)
         if mask is not None:
-            mask = arranged(mask)
+            mask = arranged_as(logits, mask)
             if not under_transform() and not bool(mask.any(-1).all()):
                 raise ValueError("the mask leaves a variable without any class; at least one must be allowed")
             never = torch.full((), masked_logit(logits.dtype), dtype=logits.dtype, device=logits.device)
@@ -88,7 +87,8 @@ class GumbelOneHot(RelaxedLatent):
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         with torch.no_grad():
             classes = self.theta.shape[-1]
-            flat = self.probabilities.reshape(-1, classes)
+            # the random numbers are drawn in the order of memory, which must not depend on the layout
+            flat = self.probabilities.contiguous().reshape(-1, classes)
             index = torch.multinomial(flat, 1, generator=generator).reshape(self.theta.shape[:-1])
             return F.one_hot(index, classes).to(self.computing_dtype)
 
@@ -113,7 +113,7 @@ class GumbelOneHot(RelaxedLatent):
         return F.one_hot(z.contiguous().argmax(-1), z.shape[-1]).to(z.dtype)
 
     def conditional(self, b: Tensor, u: Tensor) -> Tensor:
-        log_exponential = (-open_unit(arranged(u)).log()).log()
+        log_exponential = (-open_unit(arranged_as(self.theta, u)).log()).log()
         # the drawn class: a Gumbel located at logsumexp of the normalised logits, which is 0
         minus_top = (b * log_exponential).sum(-1, keepdim=True)
         minus_rest = logaddexp(minus_top, log_exponential - self.natural())
@@ -123,7 +123,7 @@ class GumbelOneHot(RelaxedLatent):
 
     def conditional_noise(self, b: Tensor, u: Tensor) -> Tensor:
         # as above; a masked class keeps the noise that its logit of -1e8 would swallow
-        log_exponential = (-open_unit(arranged(u)).log()).log()
+        log_exponential = (-open_unit(arranged_as(self.theta, u)).log()).log()
         minus_top = (b * log_exponential).sum(-1, keepdim=True)
         natural = self.natural()
         return torch.where(b.bool(), -minus_top - natural, -logaddexp(minus_top + natural, log_exponential))

@@ -78,7 +78,8 @@ def test_z_scores(problem, name):
 @pytest.mark.parametrize(("problem", "off"), [("bits", 1.02), ("classes", 1.1)])
 def test_a_small_bias_is_found(problem, off):
     latent, f, exact = PROBLEMS[problem]()
-    z = bias_z_scores(make("double_cv", latent), latent, f, off * exact, SAMPLES, torch.Generator().manual_seed(7))
+    estimator = make("double_cv", latent, scale=-1.0)  # of little variance for these f, so that little is found
+    z = bias_z_scores(estimator, latent, f, off * exact, SAMPLES, torch.Generator().manual_seed(7))
     assert z.abs().max() > LIMIT
 
 

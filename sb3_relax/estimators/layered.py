@@ -333,7 +333,7 @@ class _FromLayer:
         walk = self._walk_to(b)
         for _ in self.drawn_above:
             latent = self.stack.latent(walk)
-            walk.samples.append(_as_seen(self.source.sample(latent), latent))
+            walk.samples.append(self._above(self.source.sample(latent), latent, walk))
         return self.stack.cost_to_go(walk, self.number)
 
     def smooth(self, b: Tensor) -> Tensor:
@@ -345,8 +345,15 @@ class _FromLayer:
             if number == len(self._noise):
                 self._noise.append(self._noise_of(drawn))
             latent = self.stack.latent(walk)
-            walk.samples.append(_as_seen(self._smooth_sample(latent, self._noise[number]), latent))
+            walk.samples.append(self._above(self._smooth_sample(latent, self._noise[number]), latent, walk))
         return self.stack.cost_to_go(walk, self.number)
+
+    def _above(self, b: Tensor, latent: Latent, walk: Walk) -> Tensor:
+        """A sample of a layer above, with the dimensions of several values of b_l where it does not depend on them."""
+        b = _as_seen(b, latent)
+        if walk.several is None or len(latent.batch_shape) > len(walk.several.batch):
+            return b
+        return b.expand(*walk.several.leading, *b.shape)
 
     def _noise_of(self, drawn: _Drawn) -> Tensor:
         """The noise with which a layer's b was drawn, so that c's samples above are those of f, made smooth."""

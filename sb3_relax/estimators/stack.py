@@ -56,15 +56,11 @@ class Several:
         return f"[{', '.join(map(str, self.flat_shape if flat else self.shape))}, ...]"
 
     def flattened(self, argument: Any) -> Any:
-        """Every tensor ``[*leading, B, ...]``, and ``[B, ...]`` expanded to it, as ``[size of leading · B, ...]``."""
+        """Every tensor ``[*leading, B, ...]`` as ``[size of leading · B, ...]``; others stay as they are."""
 
         def flat(x: Any) -> Any:
-            if not isinstance(x, Tensor) or not self.batch:
+            if not isinstance(x, Tensor) or not self.batch or x.shape[: len(self.shape)] != self.shape:
                 return x
-            if x.shape[: len(self.shape)] != self.shape:
-                if x.shape[: len(self.batch)] != self.batch:
-                    return x
-                x = x.expand(*self.leading, *x.shape)
             return x.flatten(0, len(self.leading))
 
         return pytree.tree_map(flat, argument)

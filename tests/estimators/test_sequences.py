@@ -418,6 +418,19 @@ def test_an_independent_layer_is_no_part_of_what_is_flattened(float64):
     assert torch.allclose(*grads)
 
 
+@pytest.mark.parametrize("batch", [2, 3])
+def test_a_sample_of_an_independent_layer_is_not_taken_for_several(float64, batch):
+    """[B, D] looks like [K, B] where these are equal."""
+    theta = torch.randn(2, batch, 2).requires_grad_()
+    layers = [lambda: LogisticBernoulli(theta[0]), lambda b: LogisticBernoulli(theta[1])]
+    grads = []
+    for flatten in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        estimate = layered(layers, [RLOO(), RLOO()], lambda a, b: a.sum(-1) * b.sum(-1), generator, flatten=flatten)
+        grads.append(torch.cat([e.grad.flatten() for e in estimate.layers]))
+    assert torch.allclose(*grads)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

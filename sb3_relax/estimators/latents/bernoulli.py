@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_relax.estimators.kept import kept
+from sb3_relax.estimators.kept import kept_of_theta
 from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, open_unit
 
 
@@ -29,7 +29,7 @@ class LogisticBernoulli(RelaxedLatent):
     def at(self, theta: Tensor) -> LogisticBernoulli:
         return LogisticBernoulli(theta)
 
-    @kept
+    @kept_of_theta
     def probabilities(self) -> Tensor:
         """p(bit = 1), shape of θ, detached."""
         return self.wide_theta.detach().sigmoid()

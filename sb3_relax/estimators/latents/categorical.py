@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_relax.estimators.checks import under_transform
-from sb3_relax.estimators.kept import kept
+from sb3_relax.estimators.kept import kept_of_theta
 from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, masked_logit, open_unit
 from sb3_relax.estimators.latents.few_classes import arranged_as, log_softmax, logaddexp, softmax, softmax_backward
 
@@ -62,7 +62,7 @@ class GumbelOneHot(RelaxedLatent):
             latent.mask = self.mask.expand(self.theta.shape)[index]
         return self._keeping_context(latent, lambda context: context[index])
 
-    @kept
+    @kept_of_theta
     def probabilities(self) -> Tensor:
         """p(class), shape of θ, detached."""
         return softmax(self.wide_theta.detach())

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_relax.estimators.checks import under_transform
-from sb3_relax.estimators.kept import kept
+from sb3_relax.estimators.kept import kept_of_theta
 from sb3_relax.estimators.latents.base import Latent, check_support
 
 #: log of a number of ways that is 0. Finite, since the derivative of logaddexp at two infinities is none
@@ -75,7 +75,7 @@ class KSubset(Latent):
         log_prob = (b * theta).sum(-1) - prefix_ways(theta, self.k)[-1][..., self.k]
         return torch.where(possible, log_prob, -torch.inf)
 
-    @kept
+    @kept_of_theta
     def marginals(self) -> Tensor:
         """p(bit = 1), shape of θ, detached."""
         return marginals_of(self.wide_theta.detach(), self.k)

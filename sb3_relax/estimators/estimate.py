@@ -286,9 +286,10 @@ def backward_of(estimates: Sequence[Estimate], value: Tensor, weight: float | Te
 def _with_pairs(
     phi: Sequence[Tensor], gradients: Sequence[Tensor | None], pairs: list[tuple[Tensor, Tensor]]
 ) -> list[Tensor | None]:
-    """``gradients`` of ``phi``, and those of ``pairs`` added to them."""
+    """``gradients`` of ``phi``, and those of ``pairs`` added to them, in the parameters' own types."""
     total = list(gradients)
-    for parameter, gradient in pairs:
+    for parameter, computed in pairs:
+        gradient = in_dtype(computed, parameter.dtype)
         for i, other in enumerate(phi):
             if other is parameter:
                 before = total[i]

@@ -428,3 +428,10 @@ def test_log_normals_by_gauss_hermite(float64):
 def test_what_is_no_distribution_says_so():
     with pytest.raises(TypeError, match=r"as_latent takes one of torch\.distributions, such as .*; got Tensor"):
         as_latent(torch.zeros(3))
+
+
+def test_rare_components_in_half_precision():
+    probs = torch.tensor([0.001, 0.999], dtype=torch.bfloat16)
+    parts = torch.distributions.Normal(torch.zeros(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.bfloat16))
+    mixture = as_latent(torch.distributions.MixtureSameFamily(torch.distributions.Categorical(probs=probs), parts))
+    assert torch.isclose(mixture.theta[..., 0].softmax(-1).flatten()[0].float(), torch.tensor(0.001), rtol=0.05)

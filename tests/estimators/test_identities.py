@@ -228,6 +228,15 @@ def test_double_cv_starts_from_the_least_squares_of_earlier_batches(float64):
     assert paper.least_squares == 0
 
 
+def test_double_cv_of_an_older_pickle_goes_on_as_it_was():
+    state = DoubleCV(scale=-0.7).__getstate__()
+    del state["_buffers"]["products"]
+    older = DoubleCV.__new__(DoubleCV)
+    older.__setstate__(state)
+    assert older.least_squares == 0
+    assert older.scale == torch.tensor(-0.7)
+
+
 def test_double_cv_of_an_older_file_goes_on_as_it_was():
     older = DoubleCV(scale=-0.7).state_dict()
     del older["products"]

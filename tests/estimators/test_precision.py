@@ -402,3 +402,18 @@ def test_parts_in_another_type_are_named():
 
 def test_pairs_are_all_there():
     assert {name for _, name in PAIRS} == set(ESTIMATORS)
+
+
+@pytest.mark.parametrize("name", ["double_cv", "muprop", "relaxed_double_cv", "rebar"])
+@pytest.mark.parametrize("types", [(torch.float32, torch.float64), (torch.float64, torch.float32)], ids=str)
+def test_a_single_number_among_phi_takes_on_any_type(name, types):
+    """As a scale, or log τ: their gradients are computed in θ's type and kept in their own."""
+    latent = LogisticBernoulli(torch.zeros(5, 2, dtype=types[1]))
+    estimator = make(name, latent)
+    numbers = [parameter for parameter in estimator.parameters() if parameter.dim() == 0]
+    for parameter in numbers:
+        parameter.data = parameter.data.to(types[0])
+    estimate = estimator(latent, lambda b: (b - 0.3).square().sum(-1))
+    estimate.backward()
+    assert numbers
+    assert all(parameter.grad.dtype == types[0] for parameter in numbers)

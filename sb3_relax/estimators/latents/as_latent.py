@@ -118,7 +118,7 @@ def _mixture(distribution: MixtureSameFamily, of_variables: Reshape) -> Gaussian
             f"of mixtures those of Normals alone are known here; got one of {parts!r}. Where several numbers share "
             "their component, draw it in a layer below them: layered([components, numbers], ...)"
         )
-    logits = distribution.mixture_distribution.logits
+    logits = _logits(distribution.mixture_distribution)
     loc, log_scale = parts.loc, parts.scale.log()
     parameters = torch.broadcast_tensors(logits, loc, log_scale)
     return GaussianMixture(*(of_variables(parameter, 1) for parameter in parameters))
@@ -150,9 +150,9 @@ def _logits(distribution: Bernoulli | Categorical | OneHot) -> Tensor:
     """
     if isinstance(distribution, OneHot):
         return _logits(distribution._categorical)
-    given = vars(distribution)
-    if "logits" in given or given["probs"].dtype == computing_dtype(given["probs"].dtype):
+    probs = vars(distribution).get("probs")
+    # both are there as soon as the other one has been asked for, which MixtureSameFamily does
+    if probs is None or distribution._param is not probs or probs.dtype == computing_dtype(probs.dtype):
         return distribution.logits
-    probs = given["probs"]
     wide = type(distribution)(probs=probs.to(computing_dtype(probs.dtype)), validate_args=False)
     return wide.logits.to(probs.dtype)

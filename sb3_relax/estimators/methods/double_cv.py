@@ -112,3 +112,8 @@ class DoubleCV(Estimator):
             state_dict = state_dict if isinstance(state_dict, dict) else dict(state_dict)
             state_dict[prefix + "products"] = torch.zeros_like(self.products)
         super()._load_from_state_dict(state_dict, prefix, *others)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "products" not in self._buffers:  # pickled by such a version
+            self.register_buffer("products", torch.zeros(4, dtype=self.scale.dtype, device=self.scale.device))

@@ -236,7 +236,7 @@ def _hardly_drawn(latent: Latent, samples: int) -> Tensor:
     """Where θ's bits and classes are drawn, or left out, less than ``LEAST_DRAWS`` times: shape of θ."""
     if isinstance(latent, Joint):
         return torch.cat([_hardly_drawn(part, samples).flatten() for part in latent.parts.values()])
-    if not isinstance(latent, RelaxedLatent):
+    if not isinstance(latent, (RelaxedLatent, KSubset)):
         return torch.zeros(latent.theta.shape, dtype=torch.bool, device=latent.theta.device)
     p = latent.mean().double()
     return (p > 0) & (p < 1) & (samples * torch.minimum(p, 1 - p) < LEAST_DRAWS)

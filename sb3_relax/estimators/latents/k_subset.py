@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_relax.estimators.checks import under_transform
 from sb3_relax.estimators.kept import kept
 from sb3_relax.estimators.latents.base import Latent, check_support
 
@@ -98,13 +97,8 @@ class KSubset(Latent):
     def mean_gradient(self, slope: Tensor) -> Tensor:
         """``slope`` · ∂μ/∂θ, shape of θ: the covariance of b times ``slope``."""
         theta = self.wide_theta.detach()
-        if under_transform():
-            _, pulled, *_ = torch.func.vjp(lambda theta: marginals_of(theta, self.k), theta)
-            return pulled(slope)[0]
-        with torch.enable_grad():
-            theta = theta.requires_grad_()
-            (gradient,) = torch.autograd.grad(marginals_of(theta, self.k), theta, slope)
-        return gradient
+        _, pulled, *_ = torch.func.vjp(lambda theta: marginals_of(theta, self.k), theta)
+        return pulled(slope)[0]
 
     def entropy(self) -> Tensor:
         theta = centred(self.theta, self.k)

@@ -20,8 +20,8 @@ class KSubset(Latent):
     """Bits of which exactly k are one: p(b|θ) = exp(θ·b)/Z where Σ b = k, and 0 elsewhere.
 
     D independent bits of logits θ, given that k of them are one. Z, the marginals μ = E[b] and samples are exact, by
-    dynamic programming over the D things: D steps of k + 1 numbers (arXiv:2210.01941), in float64 whatever θ's type. For
-    feature selection, sparse attention, or a budget of k.
+    dynamic programming over the D things: D steps of k + 1 numbers (arXiv:2210.01941), in float64 for θ of any type.
+    For feature selection, sparse attention, or a budget of k.
 
     :param logits: θ, ``[*batch, D]``; a number added to all of them changes nothing
     :param k: from 1 to D

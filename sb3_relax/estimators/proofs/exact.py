@@ -214,8 +214,9 @@ def bias_z_scores(
     """(mean ĝ - exact) / standard error over independent samples, shape of θ: standard normals where unbiased.
 
     NaN where it cannot be tested: a bit, class or thing of a subset of which ``samples`` draws hold less than
-    ``LEAST_DRAWS`` on average, either as drawn or as not. Its part of the gradient comes from values that were hardly seen, or never, and neither
-    the mean nor the standard error knows of them. Take more samples, or :func:`check_unbiased`.
+    ``LEAST_DRAWS`` on average, either as drawn or as not. Its part of the gradient comes from values that were hardly
+    seen, or never, and neither the mean nor the standard error knows of them. Take more samples, or
+    :func:`check_unbiased`.
 
     :param latent: a latent without batch
     :param exact: the score part of the gradient

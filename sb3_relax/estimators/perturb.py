@@ -55,6 +55,9 @@ def perturb(
     the order of σ². The noise of the estimate grows with the number of weights: one step costs P pairs, and explores P
     directions of them.
 
+    Where it is one loss among others that read the same weights, call it before those are computed: their graphs
+    remember the weights, torch sees that these were written, and refuses the backward pass, though they are as before.
+
     Evolution strategies (arXiv:1703.03864), in a form of variational optimisation (arXiv:1212.4507) with a σ that is
     not learned. Where σ is to be learned, or θ is a distribution's own, take :class:`Mirrored`.
 
@@ -71,6 +74,9 @@ def perturb(
         optimizer.zero_grad()
         perturb(lambda: -episode_return(policy), policy.parameters(), scale=0.05, pairs=16).backward()
         optimizer.step()
+
+        estimate = perturb(f, net.parameters())  # first
+        (estimate.loss() + net(x).square().mean()).backward()
     """
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale must be positive and finite; got {scale}")

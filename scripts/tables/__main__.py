@@ -65,6 +65,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "floor": bench.floor_table,
     "estimators": bench.estimators_table,
     "which-positive": which.positive_table,
+    "which-paired": which.paired_table,
     "which-peaked": which.peaked_table,
     "which-black-box": which.black_box_table,
     "which-differentiable": which.differentiable_table,

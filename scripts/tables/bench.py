@@ -44,8 +44,13 @@ def floor_table() -> str:
     return "\n".join(rows)
 
 
+def median_and_worst(ratios: list[float]) -> str:
+    """Such as "0.32 (0.55)": a median alone would hide that an estimator failed on one of three instances."""
+    return f"{np.median(ratios):.2g} ({max(ratios):.2g})"
+
+
 def estimators_table() -> str:
-    """One row per estimator: variance at equal evaluations (median of the instances) and time, REINFORCE = 1."""
+    """One row per estimator: variance at equal calls of f, median (worst) of the instances, and time, REINFORCE = 1."""
     variance = json.loads((RESULTS / "estimators" / "variance.json").read_text())["rows"]
     timing = json.loads((RESULTS / "estimators" / "time.json").read_text())["rows"]
     problems = list(dict.fromkeys(row["problem"] for row in variance))
@@ -66,7 +71,7 @@ def estimators_table() -> str:
                 for (where, instance, name), value in cost.items()
                 if (where, name) == (problem, case)
             ]
-            cells.append(f"{np.median(ratios):.2g}, {seconds[problem, case]:.1f}×" if ratios else "—")
+            cells.append(f"{median_and_worst(ratios)}, {seconds[problem, case]:.1f}×" if ratios else "—")
         cells.append(f"{seconds['vae', case]:.1f}×" if ("vae", case) in seconds else "—")
         rows.append(
             f"| {case} | {first['evaluations']} | {'yes' if first['needs_grad_f'] else 'no'} | "

@@ -1,4 +1,4 @@
-"""Tables of "Which estimator?": variance × calls of f, REINFORCE = 1, medians of the instances."""
+"""Tables of "Which estimator?": variance × calls of f, REINFORCE = 1, median (worst) of the instances."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from scripts.records import RESULTS
+from scripts.tables.bench import median_and_worst
 
 #: what is called once, and what is called as often as one likes, as a black box
 BLACK_BOXES = ("nvil", "relax", "rloo K=2", "disarm", "rloo K=3")
@@ -20,6 +19,21 @@ DIFFERENTIABLE = ("relax", "muprop", "rebar + residual", "double_cv K=2", "relax
 def positive_table() -> str:
     """Gammas, Betas and a Dirichlet."""
     return _table(RESULTS / "which" / "positive.json")
+
+
+def paired_table() -> str:
+    """LAX's variance over the pathwise gradient's, instance by instance."""
+    measured = json.loads((RESULTS / "which" / "positive.json").read_text())["rows"]
+    variance = {(row["problem"], row["instance"], row["case"]): row["variance"] for row in measured}
+    instances = sorted({row["instance"] for row in measured})
+    rows = [
+        "| lax ÷ reparam | " + " | ".join(f"instance {instance}" for instance in instances) + " |",
+        "|---|" + "---|" * len(instances),
+    ]
+    for problem in dict.fromkeys(row["problem"] for row in measured):
+        ratios = [variance[problem, i, "lax"] / variance[problem, i, "reparam (needs ∂f)"] for i in instances]
+        rows.append(f"| {problem} | " + " | ".join(f"{ratio:.2g}" for ratio in ratios) + " |")
+    return "\n".join(rows)
 
 
 def peaked_table() -> str:
@@ -57,6 +71,6 @@ def _table(path: Path, cases: Sequence[str] | None = None, what: str = "") -> st
                 for (where, name, instance), value in cost.items()
                 if (where, name) == (problem, case)
             ]
-            cells.append(f"{np.median(ratios):.2g}" if ratios else "—")
+            cells.append(median_and_worst(ratios) if ratios else "—")
         rows.append(f"| {case} | {calls} | {' | '.join(cells)} |")
     return "\n".join(rows)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sb3_relax.estimators import ESTIMATORS, Gaussian, GumbelOneHot, LogisticBernoulli, make
+from sb3_relax.estimators import ESTIMATORS, Gaussian, GaussianMixture, GumbelOneHot, KSubset, LogisticBernoulli, make
 from tests.estimators.problems import lively
 
 
@@ -84,6 +84,31 @@ def test_every_one_that_can_be_traced(name, backend):
 def test_a_whole_step_is_traced_without_a_break(name):
     ours, theirs = gradients_of_a_step(name, True), gradients_of_a_step(name, False)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("rloo", lambda x: KSubset(x, 2)),
+        ("simple", lambda x: KSubset(x, 2)),
+        ("rloo", lambda x: GaussianMixture(x, x.sin(), x[..., :1])),
+    ],
+    ids=["subset-rloo", "subset-simple", "mixture-rloo"],
+)
+def test_a_step_that_makes_its_latent_is_traced(name, of):
+    """Its own ``sample`` included: one that is decorated with ``torch.no_grad()`` cannot be traced."""
+    torch._dynamo.reset()
+    theta = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    estimator = make(name, of(theta))
+
+    def step(theta):
+        return estimator(of(theta), lambda b: b.cumsum(-1).square().sum(-1)).loss()
+
+    found = []
+    for traced in (step, torch.compile(step, fullgraph=True, backend="eager")):
+        torch.manual_seed(1)
+        found.append(torch.autograd.grad(traced(theta), theta)[0])
+    assert torch.allclose(*found, atol=1e-5)
 
 
 @pytest.mark.slow

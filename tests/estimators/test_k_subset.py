@@ -11,6 +11,7 @@ from sb3_relax.estimators import (
     KSubset,
     PerVariable,
     Reinforce,
+    bias_z_scores,
     check_unbiased,
     exact_gradient,
     expected_gradient,
@@ -96,6 +97,35 @@ def test_in_single_precision_with_extreme_logits():
     assert torch.allclose(latent.mean().sum(-1), torch.tensor(2.0))
     estimate = SIMPLE()(latent, lambda b: b.square().sum(-1))
     assert estimate.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("size", "k", "offset"), [(1000, 500, 0.0), (200, 20, 100.0), (200, 20, -1000.0)])
+def test_many_things_in_single_precision(size, k, offset):
+    """Marginals were up to 1.0005, and off by .009 where all logits had the same offset."""
+    theta = torch.randn(size, generator=torch.Generator().manual_seed(0)) + offset
+    latent, exact = KSubset(theta, k), KSubset(theta.double(), k)
+    assert latent.marginals.dtype == latent.log_prob(latent.mode()).dtype == latent.entropy().dtype == torch.float32
+    assert latent.marginals.max() <= 1
+    assert latent.marginals.double().sum().item() == pytest.approx(k, abs=1e-4)
+    assert torch.allclose(latent.marginals.double(), exact.marginals, rtol=0, atol=1e-6)
+    assert latent.entropy().item() == pytest.approx(exact.entropy().item(), rel=1e-6)
+    assert latent.log_prob(latent.mode()).item() == pytest.approx(exact.log_prob(exact.mode()).item(), rel=1e-6)
+    shifted = KSubset(theta - offset, k)
+    assert latent.kl(shifted).abs().item() < 1e-6
+    one, other = (q.expand(20).sample(torch.Generator().manual_seed(1)) for q in (latent, shifted))
+    assert torch.equal(one, other)
+    assert (one.sum(-1) == k).all()
+
+
+def test_a_thing_that_is_hardly_drawn_is_untestable():
+    latent = KSubset(torch.tensor([0.0, 0.3, -0.2, -20.0]), 2)
+    weight = torch.arange(4.0)
+    exact = latent.mean_gradient(weight)
+    z = bias_z_scores(RLOO(2), latent, lambda b: b @ weight, exact, 2_000, torch.Generator().manual_seed(0))
+    assert z.isnan().tolist() == [False, False, False, True]
+    every = KSubset(torch.tensor([0.1, 2.0, -3.0]), 3)
+    z = bias_z_scores(Reinforce(), every, lambda b: b.sum(-1), torch.zeros(3), 2_000)
+    assert z.isfinite().all()
 
 
 def test_errors():

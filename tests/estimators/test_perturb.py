@@ -94,6 +94,20 @@ def test_loss_and_backward_are_one():
     assert loss.item() == pytest.approx(0.5 * estimate.value.item())
 
 
+def test_it_comes_before_losses_that_read_the_same_weights():
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), torch.ones(2, 3)
+
+    def estimate():
+        return perturb(lambda: net(x).sum(), net.parameters(), pairs=1).loss()
+
+    first = estimate()
+    (first + net(x).square().mean()).backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+    late = net(x).square().mean()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        (late + estimate()).backward()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_relax.estimators.checks import under_transform
 from sb3_relax.estimators.kept import kept_of_theta
 from sb3_relax.estimators.latents.base import Latent, check_support
 
@@ -21,8 +20,8 @@ class KSubset(Latent):
     """Bits of which exactly k are one: p(b|θ) = exp(θ·b)/Z where Σ b = k, and 0 elsewhere.
 
     D independent bits of logits θ, given that k of them are one. Z, the marginals μ = E[b] and samples are exact, by
-    dynamic programming over the D things: D steps of k + 1 numbers (arXiv:2210.01941). For feature selection, sparse
-    attention, or a budget of k.
+    dynamic programming over the D things: D steps of k + 1 numbers (arXiv:2210.01941), in float64 for θ of any type.
+    For feature selection, sparse attention, or a budget of k.
 
     :param logits: θ, ``[*batch, D]``; a number added to all of them changes nothing
     :param k: from 1 to D
@@ -55,25 +54,25 @@ class KSubset(Latent):
     def _apart(self) -> KSubset:
         raise TypeError("the bits of a KSubset depend on each other: they are one variable")
 
-    @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        theta = self.wide_theta
-        ways = prefix_ways(theta, self.k)
-        u = torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
-        left = torch.full((*theta.shape[:-1], 1), self.k, device=theta.device)
-        bits: list[Tensor] = []
-        for d in reversed(range(theta.shape[-1])):  # thing d is in with the share of the ways that have it
-            with_it = ways[d].gather(-1, (left - 1).clamp(min=0)) + theta[..., d : d + 1]
-            taken = (u[..., d : d + 1].log() < with_it - ways[d + 1].gather(-1, left)) & (left > 0)
-            left = left - taken.long()
-            bits.append(taken)
-        return torch.cat(bits[::-1], dim=-1).to(theta.dtype)
+        with torch.no_grad():
+            theta = centred(self.theta, self.k)
+            ways = prefix_ways(theta, self.k)
+            u = torch.rand(theta.shape, dtype=self.computing_dtype, device=theta.device, generator=generator)
+            left = torch.full((*theta.shape[:-1], 1), self.k, device=theta.device)
+            bits: list[Tensor] = []
+            for d in reversed(range(theta.shape[-1])):  # thing d is in with the share of the ways that have it
+                with_it = ways[d].gather(-1, (left - 1).clamp(min=0)) + theta[..., d : d + 1]
+                taken = (u[..., d : d + 1].log() < with_it - ways[d + 1].gather(-1, left)) & (left > 0)
+                left = left - taken.long()
+                bits.append(taken)
+            return torch.cat(bits[::-1], dim=-1).to(self.computing_dtype)
 
     def log_prob(self, b: Tensor) -> Tensor:
-        theta = self.wide_theta
+        theta = centred(self.theta, self.k)
         possible = b.sum(-1) == self.k
         log_prob = (b * theta).sum(-1) - prefix_ways(theta, self.k)[-1][..., self.k]
-        return torch.where(possible, log_prob, -torch.inf)
+        return torch.where(possible, log_prob, -torch.inf).to(self.computing_dtype)
 
     @kept_of_theta
     def marginals(self) -> Tensor:
@@ -98,22 +97,19 @@ class KSubset(Latent):
     def mean_gradient(self, slope: Tensor) -> Tensor:
         """``slope`` · ∂μ/∂θ, shape of θ: the covariance of b times ``slope``."""
         theta = self.wide_theta.detach()
-        if under_transform():
-            _, pulled, *_ = torch.func.vjp(lambda theta: marginals_of(theta, self.k), theta)
-            return pulled(slope)[0]
-        with torch.enable_grad():
-            theta = theta.requires_grad_()
-            (gradient,) = torch.autograd.grad(marginals_of(theta, self.k), theta, slope)
-        return gradient
+        _, pulled, *_ = torch.func.vjp(lambda theta: marginals_of(theta, self.k), theta)
+        return pulled(slope)[0]
 
     def entropy(self) -> Tensor:
-        theta = self.wide_theta
-        return prefix_ways(theta, self.k)[-1][..., self.k] - (self.probs * theta).sum(-1)
+        theta = centred(self.theta, self.k)
+        entropy = prefix_ways(theta, self.k)[-1][..., self.k] - (marginals_of(theta, self.k) * theta).sum(-1)
+        return entropy.to(self.computing_dtype)
 
     def kl(self, other: KSubset) -> Tensor:
-        theta, others = self.wide_theta, other.wide_theta
+        theta, others = centred(self.theta, self.k), centred(other.theta, self.k)
         log_z, log_z_other = (prefix_ways(x, self.k)[-1][..., self.k] for x in (theta, others))
-        return (self.probs * (theta - others)).sum(-1) - log_z + log_z_other
+        kl = (marginals_of(theta, self.k) * (theta - others)).sum(-1) - log_z + log_z_other
+        return kl.to(self.computing_dtype)
 
     def support(self) -> Tensor:
         """Every value of b: ``[M, D]``.
@@ -126,6 +122,15 @@ class KSubset(Latent):
         return F.one_hot(subsets, size).sum(-2).to(self.computing_dtype)
 
 
+def centred(theta: Tensor, k: int) -> Tensor:
+    """θ in float64, less the k-th largest of its row: the same distribution.
+
+    Sums of many θ would lose digits of the marginals in float32, and so would an offset that all θ of a row share.
+    """
+    theta = theta.double()
+    return theta - theta.detach().topk(k, dim=-1).values[..., -1:]
+
+
 def prefix_ways(theta: Tensor, k: int) -> list[Tensor]:
     """log Σ exp(θ·b) over the b of the first d things that have j ones, for d = 0 … D: ``[*batch, k + 1]`` each."""
     ways = [F.pad(theta.new_zeros(*theta.shape[:-1], 1), (0, k), value=NO_WAY)]
@@ -136,11 +141,12 @@ def prefix_ways(theta: Tensor, k: int) -> list[Tensor]:
 
 
 def marginals_of(theta: Tensor, k: int) -> Tensor:
-    """p(bit = 1): the ways of the things before and after it that have k - 1 ones together."""
+    """p(bit = 1), in θ's type: the ways of the things before and after it that have k - 1 ones together."""
+    dtype, theta = theta.dtype, centred(theta, k)
     before, after = prefix_ways(theta, k), prefix_ways(theta.flip(-1), k)[::-1]
     log_z = before[-1][..., k]
     marginals = [
         (before[d][..., :k] + after[d + 1][..., :k].flip(-1)).logsumexp(-1) + column - log_z
         for d, column in enumerate(theta.unbind(-1))
     ]
-    return torch.stack(marginals, dim=-1).exp()
+    return torch.stack(marginals, dim=-1).exp().clamp(max=1).to(dtype)

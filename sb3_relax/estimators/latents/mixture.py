@@ -44,13 +44,13 @@ class GaussianMixture(ReparameterisedLatent):
         latent.theta = theta
         return latent
 
-    @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        logits, loc, log_scale = self.wide_theta.unbind(-1)
-        flat = logits.softmax(-1).reshape(-1, logits.shape[-1])
-        chosen = torch.multinomial(flat, 1, generator=generator).reshape(*logits.shape[:-1], 1)
-        noise = torch.randn(loc.shape[:-1], dtype=loc.dtype, device=loc.device, generator=generator)
-        return loc.gather(-1, chosen).squeeze(-1) + log_scale.gather(-1, chosen).squeeze(-1).exp() * noise
+        with torch.no_grad():
+            logits, loc, log_scale = self.wide_theta.unbind(-1)
+            flat = logits.softmax(-1).reshape(-1, logits.shape[-1])
+            chosen = torch.multinomial(flat, 1, generator=generator).reshape(*logits.shape[:-1], 1)
+            noise = torch.randn(loc.shape[:-1], dtype=loc.dtype, device=loc.device, generator=generator)
+            return loc.gather(-1, chosen).squeeze(-1) + log_scale.gather(-1, chosen).squeeze(-1).exp() * noise
 
     def _log_joint(self, theta: Tensor, b: Tensor) -> Tensor:
         """log w_c N(b|μ_c, σ_c), ``[..., D, C]``."""

@@ -213,9 +213,10 @@ def bias_z_scores(
 ) -> Tensor:
     """(mean ĝ - exact) / standard error over independent samples, shape of θ: standard normals where unbiased.
 
-    NaN where it cannot be tested: a bit or class of which ``samples`` draws hold less than ``LEAST_DRAWS`` on average,
-    either as drawn or as not. Its part of the gradient comes from values that were hardly seen, or never, and neither
-    the mean nor the standard error knows of them. Take more samples, or :func:`check_unbiased`.
+    NaN where it cannot be tested: a bit, class or thing of a subset of which ``samples`` draws hold less than
+    ``LEAST_DRAWS`` on average, either as drawn or as not. Its part of the gradient comes from values that were hardly
+    seen, or never, and neither the mean nor the standard error knows of them. Take more samples, or
+    :func:`check_unbiased`.
 
     :param latent: a latent without batch
     :param exact: the score part of the gradient
@@ -236,7 +237,7 @@ def _hardly_drawn(latent: Latent, samples: int) -> Tensor:
     """Where θ's bits and classes are drawn, or left out, less than ``LEAST_DRAWS`` times: shape of θ."""
     if isinstance(latent, Joint):
         return torch.cat([_hardly_drawn(part, samples).flatten() for part in latent.parts.values()])
-    if not isinstance(latent, RelaxedLatent):
+    if not isinstance(latent, (RelaxedLatent, KSubset)):
         return torch.zeros(latent.theta.shape, dtype=torch.bool, device=latent.theta.device)
     p = latent.mean().double()
     return (p > 0) & (p < 1) & (samples * torch.minimum(p, 1 - p) < LEAST_DRAWS)

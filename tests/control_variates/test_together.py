@@ -76,7 +76,18 @@ def test_each_part_learns_and_all_have_one_optimizer():
     assert len(weights) == len({*map(id, weights)}) == len(before)
     assert not any(th.equal(before[name], parameter) for name, parameter in variate.named_parameters())
     logged = model.logger.name_to_value
-    assert {"train/cv_share_ExactControlVariate", "train/cv_share_StateBaseline"} <= logged.keys()
+    assert {
+        f"train/cv_{key}_{part}" for key in ("share", "loss") for part in ("ExactControlVariate", "StateBaseline")
+    } <= (logged.keys())
+    assert "train/cv_loss" not in logged
+
+
+def test_parts_of_one_class_are_told_apart():
+    def twice(view, hyperparameters):
+        return Together(view, hyperparameters, [StateBaseline(view, hyperparameters) for _ in range(2)])
+
+    model = RELAXA2C("MlpPolicy", TinyEnv(ACTION_SPACES["discrete"]), control_variate=twice, device="cpu").learn(5)
+    assert {"train/cv_loss_StateBaseline_0", "train/cv_loss_StateBaseline_1"} <= model.logger.name_to_value.keys()
 
 
 @pytest.mark.parametrize("gae_lambda", [0.8, 1.0])

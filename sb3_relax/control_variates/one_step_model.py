@@ -48,6 +48,9 @@ class OneStepModel(nn.Module):
     :raises UsageError: for a policy whose V is no function of its features, such as a recurrent one
     """
 
+    #: steps of an environment that a rollout must have; whoever makes an agent asks all modules of a control variate
+    least_steps = 2
+
     mean: th.Tensor
     square: th.Tensor
     change_square: th.Tensor

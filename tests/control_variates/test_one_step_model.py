@@ -94,6 +94,13 @@ def test_only_known_successors_are_learned(env):
     th.testing.assert_close(rewards, actions[:, 1] - 0.3)
 
 
+@pytest.mark.parametrize("name", ["model", "trajectory_model", "state+model", "trajectory+model"])
+def test_rollouts_of_one_step_are_refused(name):
+    with pytest.raises(UsageError, match="use n_steps=2 or more, or another control_variate"):
+        RELAXA2C("MlpPolicy", Ring(), control_variate=name, n_steps=1, device="cpu")
+    RELAXA2C("MlpPolicy", Ring(), control_variate=name, n_steps=1, n_episodes=1, device="cpu")
+
+
 def test_whole_episodes_end_where_they_end():
     made = RELAXA2C("MlpPolicy", Ring(), control_variate="model", n_episodes=3, device="cpu", seed=0).learn(30)
     _, actions, _, ended, _ = in_full(made).model.recent.in_order()

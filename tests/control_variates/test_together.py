@@ -44,12 +44,21 @@ def test_one_change_has_the_share_that_it_has_alone():
     assert alone.share > 0
 
 
-def test_what_cannot_be_squared_leaves_nothing():
-    plain, learned = th.randn(50, 2), LearnedShares(2)
-    learned.learn(plain, [-plain, -plain])
-    assert sum(learned.shares) == pytest.approx(1)
-    learned.learn(plain, [-plain, 1e30 * plain])
-    assert learned.shares == [0.0, 0.0]
+@pytest.mark.parametrize("size", [1e20, 1e30, float("inf"), float("nan")])
+def test_what_cannot_be_squared_takes_its_own_share_alone(size):
+    """And has one again when it has spoken for itself again."""
+    plain, learned, alone = th.randn(50, 2), LearnedShares(2), LearnedShares(1)
+    useful = [-0.5 * plain + 0.2 * th.randn(50, 2) for _ in range(3)]
+    learned.learn(plain, [useful[0], -plain])
+    alone.learn(plain, [useful[0]])
+    assert learned.shares[1] > 0.5
+    for change in useful[1:]:
+        learned.learn(plain, [change, size * plain])
+        alone.learn(plain, [change])
+        assert learned.shares == pytest.approx([alone.shares[0], 0.0])
+    assert alone.shares[0] > 0.5
+    learned.learn(plain, [0 * plain, -plain])
+    assert learned.shares[1] > 0.1
 
 
 def test_a_share_of_zero_lets_nothing_through():

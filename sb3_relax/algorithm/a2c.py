@@ -273,7 +273,13 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
         """
         if self.view.policy is not self.policy:  # somebody put another policy into the agent
             require_scale(scale_of(self.policy), self.normalize_observations)
+            before = self.view.policy
             self.view.follow(self.policy)
+            try:
+                self.control_variate.forget()
+            except UsageError:
+                self.view.follow(before)  # so that the next update refuses it as well
+                raise
             self.critic = self.make_critic()
             # what a rule has averaged, such as earlier gradients, is of the policy before
             values = self.hyperparameters.of(self)

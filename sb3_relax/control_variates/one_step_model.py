@@ -145,6 +145,16 @@ class OneStepModel(nn.Module):
         loss = descend_on(draw, self.loss, list(self.parameters()), optimizer, n_steps)
         return {} if loss is None else {"model_loss": loss}
 
+    def forget(self) -> None:
+        """Begin anew with the steps of another policy, whose features may be others; the network is kept.
+
+        :raises UsageError: for a policy whose V is no function of its features
+        """
+        require_value_of_features(self.view)
+        self.recent = RecentSteps()
+        for average in self.buffers():
+            average.zero_()
+
     def take_in(self, done: Transitions) -> bool:
         """Let the scales learn, unless a square of these steps is beyond their dtype, or a number none at all.
 

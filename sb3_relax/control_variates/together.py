@@ -110,6 +110,10 @@ class Together(ControlVariate):
         for part, own in zip(self.each, estimate.parts, strict=True):
             part.observe(own)
 
+    def forget(self) -> None:
+        for part in self.each:
+            part.forget()
+
     def between_updates(self) -> Any:
         return [part.between_updates() for part in self.each]
 

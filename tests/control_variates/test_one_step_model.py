@@ -6,11 +6,13 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.control_variates import EnumeratedMean, OneStepModel, SampledMean
 from sb3_relax.control_variates.proofs import measure_mean
 from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.policy_view import require_value_of_features
 from tests.helpers import ACTION_SPACES, AllShared, TinyEnv, in_full
 
 PLACES = 4
@@ -176,6 +178,64 @@ def test_v_is_that_of_a_rollout():
         values = made.policy.predict_values(features)
         assert not th.equal(values, made.policy.predict_values(features))
     assert made.policy.training
+
+
+class OfObservations(ActorCriticPolicy):
+    """V reads the observation beside the features; at zeros it is 0, as every fresh V is."""
+
+    def predict_values(self, obs):
+        return 2 * super().predict_values(obs) + obs.sum(-1, keepdim=True)
+
+    def forward(self, obs, deterministic=False):
+        actions, _, log_prob = super().forward(obs, deterministic)
+        return actions, self.predict_values(obs), log_prob
+
+    def evaluate_actions(self, obs, actions):
+        _, log_prob, entropy = super().evaluate_actions(obs, actions)
+        return self.predict_values(obs), log_prob, entropy
+
+
+@pytest.mark.parametrize("name", ["model", "state+model", "trajectory_model+model"])
+def test_a_v_of_more_than_the_features_is_found_out_and_so_it_is_where_it_is_put_in(name):
+    env = TinyEnv(spaces.Discrete(2))
+    with pytest.raises(UsageError, match="a predicted state has no value"):
+        RELAXA2C(OfObservations, env, control_variate=name, device="cpu")
+    made = RELAXA2C("MlpPolicy", env, control_variate=name, device="cpu").learn(10)
+    policy, made.policy = made.policy, OfObservations(env.observation_space, env.action_space, lambda _: 7e-4)
+    for _ in range(2):
+        with pytest.raises(UsageError, match="a predicted state has no value"):
+            made.learn(10)
+    made.policy = policy
+    made.learn(10)
+    of_space = made.observation_space.np_random.bit_generator
+    streams = th.get_rng_state(), of_space.state
+    require_value_of_features(made.view)
+    assert th.equal(streams[0], th.get_rng_state())
+    assert streams[1] == of_space.state
+
+
+@pytest.mark.parametrize("bound", [np.inf, np.finfo(np.float32).max, 1e-3])
+def test_policies_of_sb3_are_taken_whatever_the_bounds(bound):
+    parts = spaces.Dict(
+        box=spaces.Box(-bound, bound, (3,), np.float32), far=spaces.Box(3000, 3001, (2,), np.float32),
+        number=spaces.Discrete(3), bits=spaces.MultiBinary(2), image=spaces.Box(0, 255, (36, 36, 3), np.uint8),
+    )  # fmt: skip
+    env = TinyEnv(spaces.Discrete(2), observation_space=parts)
+    RELAXA2C("MultiInputPolicy", env, control_variate="model", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["model", "factorised", "trajectory", "trajectory_variance", "trajectory_model+state"])
+def test_steps_of_a_policy_that_was_replaced_are_forgotten(name):
+    env = TinyEnv(spaces.MultiDiscrete([2, 3]))
+    made = RELAXA2C("MlpPolicy", env, control_variate=name, n_steps=20, device="cpu").learn(60)
+    made.policy = RELAXA2C("MlpPolicy", env, device="cpu").policy
+    made.learn(20)
+    recent = [part.recent for part in in_full(made).modules() if hasattr(part, "recent")]
+    assert all(len(rows) <= 20 for rows in recent)
+    assert any(len(rows) > 0 for rows in recent)
+    for model in in_full(made).modules():
+        if isinstance(model, OneStepModel):
+            assert model.weight.item() == pytest.approx(1 - model.decay)
 
 
 def test_policies_whose_v_cannot_be_asked_are_refused():

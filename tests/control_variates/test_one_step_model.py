@@ -1,5 +1,7 @@
 """The learned model of one step: what it learns from, that it comes out right, and what an exact one would leave."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.control_variates import EnumeratedMean, OneStepModel, SampledMean
+from sb3_relax.control_variates.one_step_model import Transitions
 from sb3_relax.control_variates.proofs import measure_mean
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.policy_view import require_value_of_features
@@ -120,7 +123,7 @@ def test_a_mean_is_taken_off(space):
         for parameter in centred.parameters():
             parameter.copy_(0.3 * th.randn_like(parameter))
         in_full(made).model.weight.fill_(1.0)
-        in_full(made).model.square.fill_(1.0)
+        in_full(made).model.spread.fill_(1.0)
         in_full(made).model.reward_square.fill_(1.0)
         output = made.view.evaluate(th.rand(1, 3), th.zeros(1, 1 if space == "discrete" else 2))
     mean = measure_mean(centred.double(), output, made.noise_generator, n_draws=10, nodes=12)
@@ -178,6 +181,40 @@ def test_v_is_that_of_a_rollout():
         values = made.policy.predict_values(features)
         assert not th.equal(values, made.policy.predict_values(features))
     assert made.policy.training
+
+
+def transitions(features):
+    n = len(features)
+    return Transitions(features, th.zeros(n, 2), th.zeros(n), th.zeros(n), features)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3000.0, -1e5])
+def test_features_far_from_zero_have_their_own_deviation(offset):
+    """That of all steps, each rollout with its weight, as float64 has it."""
+    one_step = in_full(RELAXA2C("MlpPolicy", TinyEnv(spaces.Discrete(2)), control_variate="model", device="cpu")).model
+    generator = th.Generator().manual_seed(0)
+    batches = [offset + place + th.randn(200, 3, generator=generator) for place in (0, 2, -3)]
+    for batch in batches:
+        assert one_step.take_in(transitions(batch))
+    weights = th.tensor([one_step.decay**2, one_step.decay, 1.0], dtype=th.float64) / 200
+    rows, weights = th.cat(batches).double(), weights.repeat_interleave(200).unsqueeze(1)
+    mean = (weights * rows).sum(0) / weights.sum()
+    variance = (weights * (rows - mean).square()).sum(0) / weights.sum()
+    th.testing.assert_close((one_step.spread / one_step.weight).double(), variance, rtol=0.02, atol=0)
+
+
+def test_a_model_that_was_saved_with_mean_squares_has_the_same_spread():
+    make = partial(RELAXA2C, "MlpPolicy", TinyEnv(spaces.Discrete(2)), device="cpu", n_steps=20)
+    made = make(control_variate="trajectory_model+model").learn(60)
+    parameters = made.get_parameters()
+    state = parameters["control_variate"]
+    for name in [name for name in state if name.endswith("spread")]:
+        model = name.removesuffix("spread")
+        mean, weight = state[f"{model}mean"], state[f"{model}weight"]
+        state[f"{model}square"] = state.pop(name) + mean.square() / weight
+    other = make(control_variate="trajectory_model+model")
+    other.set_parameters(parameters)
+    th.testing.assert_close(in_full(other).model.spread, in_full(made).model.spread, rtol=1e-3, atol=1e-6)
 
 
 class OfObservations(ActorCriticPolicy):

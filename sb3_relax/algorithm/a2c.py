@@ -21,6 +21,7 @@ from sb3_relax.algorithm.presets import takes_preset
 from sb3_relax.algorithm.requirements import (
     require_action_space,
     require_extractor_of_parts,
+    require_long_rollouts,
     require_observation_space,
     require_own_std,
     require_policy_family,
@@ -209,6 +210,7 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
             super()._setup_model()
         finally:
             self.action_space = action_space
+        require_extractor_of_parts(type(self), self.policy)  # before anything is put around the extractor
         if self.seed is not None:
             action_space.seed(self.seed)
         self.policy.action_dist = batched(self.policy.action_dist)
@@ -221,7 +223,6 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
             set_action_std(self.policy, action_space, values.initial_action_std)
         if values.normalize_observations:
             normalize_observations_in(self.policy)
-        require_extractor_of_parts(type(self), self.policy)
         self.view = self.view_class(self.policy)
         self.critic = self.make_critic()
         longest = None if values.n_episodes is None else values.n_episodes * values.max_episode_steps
@@ -237,6 +238,8 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
             self.control_variate = (
                 Guarded(variate).to(self.device, dtype=self.view.dtype) if values.cv_guard else variate
             )
+            if values.n_episodes is None:
+                require_long_rollouts(variate, self.n_steps)
             self.update_rule = make_update_rule(values.update_rule, self.view, values)
             self._setup_noise(seed)
         self.view.twice_differentiable = (
@@ -270,7 +273,13 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
         """
         if self.view.policy is not self.policy:  # somebody put another policy into the agent
             require_scale(scale_of(self.policy), self.normalize_observations)
+            before = self.view.policy
             self.view.follow(self.policy)
+            try:
+                self.control_variate.forget()
+            except UsageError:
+                self.view.follow(before)  # so that the next update refuses it as well
+                raise
             self.critic = self.make_critic()
             # what a rule has averaged, such as earlier gradients, is of the policy before
             values = self.hyperparameters.of(self)

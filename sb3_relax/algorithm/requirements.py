@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
+from torch import nn
 
 from sb3_relax.catalogue import HYBRID, POLICY_FAMILIES, family_of, takers
 from sb3_relax.errors import ActionsNotTaken, UsageError
@@ -126,6 +127,21 @@ def require_extractor_of_parts(cls: Any, policy: Any) -> None:
         raise UsageError(
             f"observations that are a Dict need {others or 'an extractor that reads them'}: "
             f"{type(policy).__name__}'s {extractor.__name__} reads one array"
+        )
+
+
+def require_long_rollouts(control_variate: nn.Module, n_steps: int) -> None:
+    """That rollouts of a fixed number of steps are long enough for what a control variate learns from them.
+
+    :param control_variate: of whose modules each may name its ``least_steps``
+    :param n_steps: of one environment
+    :raises UsageError: naming the least
+    """
+    least = max(getattr(module, "least_steps", 1) for module in control_variate.modules())
+    if n_steps < least:
+        raise UsageError(
+            "this control variate learns from a step and the one after it in the same rollout, and would learn nothing "
+            f"with n_steps={n_steps}: use n_steps={least} or more, or another control_variate, such as 'relax' or 'lax'"
         )
 
 

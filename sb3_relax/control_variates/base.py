@@ -104,6 +104,14 @@ class ControlVariate(nn.Module, ABC):
         :param estimate: what :meth:`gradient` gave for it
         """
 
+    def forget(self) -> None:
+        """Drop what is kept of earlier steps: another policy has been put into the agent.
+
+        What was learned stays, and goes on from there.
+
+        :raises UsageError: for a policy that this control variate does not take
+        """
+
     def set_learning_rate(self, rate: float) -> None:
         """φ's rate from now on."""
         if self.optimizer is not None:

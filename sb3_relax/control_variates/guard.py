@@ -77,6 +77,9 @@ class Guarded(LearnedShare, ControlVariate):
         self.take_in(estimate.full.moments)
         self.variate.observe(estimate.full)
 
+    def forget(self) -> None:
+        self.variate.forget()
+
     def take_in(self, moments: ChangeMoments) -> None:
         """Let η learn from a batch, after it was used.
 

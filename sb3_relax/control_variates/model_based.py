@@ -90,6 +90,9 @@ class ModelBased(ControlVariate):
             self.plain = None
         return self.model.fit(self.optimizer, self.n_steps, generator)
 
+    def forget(self) -> None:
+        self.model.forget()
+
     def between_updates(self) -> Any:
         return {"recent": self.model.recent}
 

@@ -48,8 +48,11 @@ class OneStepModel(nn.Module):
     :raises UsageError: for a policy whose V is no function of its features, such as a recurrent one
     """
 
+    #: steps of an environment that a rollout must have; whoever makes an agent asks all modules of a control variate
+    least_steps = 2
+
     mean: th.Tensor
-    square: th.Tensor
+    spread: th.Tensor
     change_square: th.Tensor
     reward_square: th.Tensor
     weight: th.Tensor
@@ -69,7 +72,7 @@ class OneStepModel(nn.Module):
         with th.no_grad():
             last.bias[1] = ENDS_AT_FIRST
         # averages over earlier steps, of which the scales of what goes in and comes out are made
-        for name, number in (("mean", size), ("square", size), ("change_square", size), ("reward_square", 1)):
+        for name, number in (("mean", size), ("spread", size), ("change_square", size), ("reward_square", 1)):
             self.register_buffer(name, th.zeros(number))
         self.register_buffer("weight", th.zeros(()))
         self.register_buffer("gamma", th.zeros(()))
@@ -94,9 +97,8 @@ class OneStepModel(nn.Module):
     def predict(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """The reward and the change of the features, each in its scale, and the end's logit."""
         weight = self.weight.clamp(min=1e-8)
-        mean, square = self.mean / weight, self.square / weight
-        deviation = (square - mean.square()).clamp(min=1e-8).sqrt()
-        state = ((features - mean) / deviation).clamp(-CLIP, CLIP)
+        deviation = (self.spread / weight).clamp(min=1e-8).sqrt()
+        state = ((features - self.mean / weight) / deviation).clamp(-CLIP, CLIP)
         inputs = th.cat([state.expand(*actions.shape[:-1], state.shape[-1]), actions], dim=-1)
         # a bound that is fixed before the batch keeps everything finite
         out = self.network(inputs).clamp(-LARGEST, LARGEST)
@@ -142,15 +144,29 @@ class OneStepModel(nn.Module):
         loss = descend_on(draw, self.loss, list(self.parameters()), optimizer, n_steps)
         return {} if loss is None else {"model_loss": loss}
 
+    def forget(self) -> None:
+        """Begin anew with the steps of another policy, whose features may be others; the network is kept.
+
+        :raises UsageError: for a policy whose V is no function of its features
+        """
+        require_value_of_features(self.view)
+        self.recent = RecentSteps()
+        for average in self.buffers():
+            average.zero_()
+
     def take_in(self, done: Transitions) -> bool:
         """Let the scales learn, unless a square of these steps is beyond their dtype, or a number none at all.
 
         :return: whether they did
         """
         change = (done.following - done.features).square() * (1 - done.ended).unsqueeze(-1)
+        mean = done.features.mean(0)
+        # squares about the means, and not less the means' squares, of which nothing would be left where those are large
+        weight = self.decay * self.weight
+        moved = weight / (weight + 1 - self.decay) * (mean - self.mean / self.weight.clamp(min=1e-8)).square()
         newest = {
-            "mean": done.features.mean(0),
-            "square": done.features.square().mean(0),
+            "mean": mean,
+            "spread": (done.features - mean).square().mean(0) + moved,
             "change_square": change.mean(0) / (1 - done.ended).mean().clamp(min=1e-8),
             "reward_square": done.rewards.square().mean(),
             "weight": th.ones_like(self.weight),

@@ -8,7 +8,10 @@ import torch as th
 class RecentSteps:
     """So many of the last rows that were added; older ones are overwritten.
 
-    :param size: rows that are kept
+    All rows that are added at once are kept, however many: of a rollout that comes environment after environment, none
+    is left out.
+
+    :param size: rows that are kept, which grows to the most that were added at once
     """
 
     #: rows that are drawn at once
@@ -27,12 +30,13 @@ class RecentSteps:
 
         :param columns: ``[N, ...]`` each; the same ones at every call
         """
-        if not self.columns:
-            self.columns = tuple(column.new_empty(self.size, *column.shape[1:]) for column in columns)
         n_rows = len(columns[0])
-        rows = th.arange(self.n_added, self.n_added + n_rows, device=columns[0].device)[-self.size :] % self.size
+        if not self.columns or n_rows > self.size:  # where they fill all there is, no earlier one would stay
+            self.size, self.n_added = max(n_rows, self.size), 0
+            self.columns = tuple(column.new_empty(self.size, *column.shape[1:]) for column in columns)
+        rows = th.arange(self.n_added, self.n_added + n_rows, device=columns[0].device) % self.size
         for kept, column in zip(self.columns, columns, strict=True):
-            kept[rows] = column[-self.size :]
+            kept[rows] = column
         self.n_added += n_rows
 
     def draw(self, generator: th.Generator) -> tuple[th.Tensor, ...]:
@@ -53,11 +57,14 @@ class RecentSteps:
     def draw_in_order(self, ends: int, generator: th.Generator) -> tuple[th.Tensor, ...]:
         """Rows that follow each other, from a random one on.
 
-        They are a batch and, up to the next end of what belongs together, some more.
+        They are a batch and, up to the next end of what belongs together, some more. Where nothing was added yet there
+        are no columns.
 
         :param ends: the column that is 0 in the last row of what belongs together
         """
         columns = self.in_order()
+        if not columns:
+            return ()
         start = int(
             th.randint(max(len(self) - self.batch_size, 0) + 1, (), generator=generator, device=generator.device)
         )

@@ -66,6 +66,9 @@ class RegressedControlVariate(ControlVariate):
     def observe(self, estimate: Estimate) -> None:
         self.network.observe(estimate.value)
 
+    def forget(self) -> None:
+        self.recent = RecentSteps()
+
     def between_updates(self) -> Any:
         return {"recent": self.recent}
 

@@ -72,7 +72,8 @@ class LearnedShares(nn.Module):
     """η_i in [0, 1], the shares of several changes d_i that together would have lowered the variance most.
 
     They minimise E‖g + Σ_i η_i d_i‖² of earlier gradients g, as :class:`LearnedShare` does for one change: each batch
-    is divided by its own E‖g‖², and before any evidence, and after a batch that cannot be squared, all are 0.
+    is divided by its own E‖g‖², and before any evidence all are 0. A change that is not finite, or whose square is not,
+    has a share of 0 after that batch, and what was known of it is forgotten; the others keep what is known of them.
 
     :param count: of changes
     :param decay: weight of the past
@@ -113,11 +114,10 @@ class LearnedShares(nn.Module):
         divisor = max(size, 0.1 * past)
         if not (divisor > 0 and math.isfinite(divisor)):
             return
-        products = products / divisor
-        if not bool((products.abs() < LARGEST_SQUARE).all()):
-            self.cross.zero_()
-            self.square.zero_()
-            return
-        self.cross.mul_(self.decay).add_(products[0, 1:])
-        self.square.mul_(self.decay).add_(products[1:, 1:])
+        cross, square = products[0, 1:] / divisor, products[1:, 1:] / divisor
+        # where two have squares, so has their product
+        known = square.diagonal() < LARGEST_SQUARE
+        both = known & known.unsqueeze(1)
+        self.cross.mul_(self.decay).add_(cross).masked_fill_(~known, 0.0)
+        self.square.mul_(self.decay).add_(square).masked_fill_(~both, 0.0)
         self.size.fill_(size if past == 0 else self.decay * past + (1 - self.decay) * size)

@@ -44,6 +44,8 @@ class Together(ControlVariate):
     What later actions add needs no share beside these: :class:`~sb3_relax.control_variates.trajectory.Trajectory` takes
     out what has mean zero given state and action, whatever these do, so that its own share is the joint one.
 
+    What a part logs has the name of its class behind it: ``train/cv_loss_StateBaseline``.
+
     :param view: of the policy
     :param hyperparameters: ``cv_guard``
     :param parts: at least one
@@ -73,6 +75,12 @@ class Together(ControlVariate):
         return [part for part in self.parts if isinstance(part, ControlVariate)]
 
     @property
+    def names(self) -> list[str]:
+        """What each part's numbers are logged by: its class, and its place where there are several of one class."""
+        kinds = [type(part).__name__ for part in self.parts]
+        return [kind if kinds.count(kind) == 1 else f"{kind}_{i}" for i, kind in enumerate(kinds)]
+
+    @property
     def shares(self) -> list[float]:
         """η, fixed before the batch."""
         return [1.0] * len(self.parts) if self.learned_shares is None else self.learned_shares.shares
@@ -89,9 +97,9 @@ class Together(ControlVariate):
     ) -> dict[str, float]:
         assert isinstance(estimate, SumEstimate)
         log: dict[str, float] = {}
-        for part, own, share in zip(self.each, estimate.parts, self.shares, strict=True):
-            log |= part.fit(output, signal, own, generator)
-            log[f"cv_share_{type(part).__name__}"] = share
+        for name, part, own, share in zip(self.names, self.each, estimate.parts, self.shares, strict=True):
+            own_log = {"cv_share": share, **part.fit(output, signal, own, generator)}
+            log |= {f"{key}_{name}": value for key, value in own_log.items()}
         return log
 
     def observe(self, estimate: Estimate) -> None:
@@ -101,6 +109,10 @@ class Together(ControlVariate):
             self.learned_shares.learn(plain, [own.grad - plain for own in estimate.parts])
         for part, own in zip(self.each, estimate.parts, strict=True):
             part.observe(own)
+
+    def forget(self) -> None:
+        for part in self.each:
+            part.forget()
 
     def between_updates(self) -> Any:
         return [part.between_updates() for part in self.each]

@@ -191,6 +191,10 @@ class Trajectory(ControlVariate):
             self.learned_share.learn_share(done.square, done.cross, done.change)
         self.own_step.observe(estimate)
 
+    def forget(self) -> None:
+        self.recent = RecentSteps()
+        self.own_step.forget()
+
     def between_updates(self) -> Any:
         return {"recent": self.recent, "own_step": self.own_step.between_updates()}
 

@@ -65,6 +65,10 @@ class TrajectoryByModel(Trajectory):
         """Of what was seen to follow each step, unless the own step's control variate has done so."""
         return self.model.fit(self.optimizer, self.n_steps, generator) if self.fits_model else {}
 
+    def forget(self) -> None:
+        super().forget()
+        self.model.forget()
+
     def between_updates(self) -> Any:
         return {**super().between_updates(), "model": self.model.recent}
 

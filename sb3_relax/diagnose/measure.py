@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -100,7 +101,8 @@ def diagnose(
     :param n_actions: actions of each state, at least 2
     :param n_futures: continuations of each action, at least 2
     :param n_rollouts: repeated rollouts, at least 4
-    :param n_fit_steps: environment steps that ĉ is fitted on
+    :param n_fit_steps: environment steps that ĉ is fitted on, in whole rollouts: at least one, and a fifth that is held
+        out
     :param n_fit_updates: steps of φ
     :param control_variates: further ones to measure, each a row: names of
         :data:`~sb3_relax.control_variates.CONTROL_VARIATES` of the step's own action, such as ``"model"``. Each takes
@@ -200,17 +202,18 @@ def _parallel(source: EnvSource, model: ControlVariateA2C, seed: int) -> Paralle
 def _fit(model: OnPolicyAlgorithm, base: ControlVariateA2C, env: VecEnv, settings: dict[str, Any], seed: int) -> Fitted:
     """A control variate of each kind for each λ."""
     generator = th.Generator().manual_seed(seed)
-    further = settings["control_variates"]
+    further, wanted = settings["control_variates"], settings["n_fit_steps"]
     variates = [variates_of(model, seed + i, further) for i in range(len(settings["lambdas"]))]
-    batches, size = [], 0
-    for batch in rollouts(base, env, settings["n_fit_steps"], settings["lambdas"]):
+    batches, size, seen = [], 0, 0
+    for batch in rollouts(base, env, sys.maxsize, settings["lambdas"]):
         batches.append(pooled([batch]))
         size += batch.advantages.shape[1]
-        if size <= settings["n_fit_steps"] * 4 // 5:  # the last fifth is kept from them
+        if seen == 0 or size <= wanted * 4 // 5:  # the last fifth is kept from them, of rollouts however long
+            seen = size
             for i, of_lambda in enumerate(variates):
                 for name in further:
                     see(of_lambda[name], batches[-1], i, of_lambda[name].noise_generator)
-        if size >= settings["n_fit_steps"]:
+        if size >= wanted and seen <= size * 4 // 5:
             break
     data = pooled(batches)
     fitted: Fitted = {}

@@ -9,6 +9,8 @@ from sb3_relax.diagnose.report import Number, Row
 from sb3_relax.diagnose.variates import STATE
 
 BASELINES = ("none", "V(s)", "best b(s)", STATE)
+#: the algorithms' own control variates, whose time is measured
+OWN = ("LAX", "RELAX", "exact")
 
 
 def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
@@ -22,16 +24,20 @@ def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
     of their difference excludes 0. Where one step's ratio and the rollouts' have intervals apart, the parts have missed
     something, and the sentence says so.
 
+    All of this is said of LAX, RELAX and the exact correction, whose time is measured. Of further control variates it
+    is said what they do to the variance, and that their time is not known.
+
     :param rows: all estimators at all λ
     """
-    measured = [
-        (row, row.rollouts_ratio) for row in rows if row.name not in BASELINES and row.rollouts_ratio is not None
-    ]
+    of_all = [(row, row.rollouts_ratio) for row in rows if row.rollouts_ratio is not None]
+    measured = [(row, ratio) for row, ratio in of_all if row.name in OWN]
+    further = _further([(row, ratio) for row, ratio in of_all if row.name not in (*OWN, *BASELINES)])
     gains = [(row, ratio) for row, ratio in measured if ratio.high < 1]
     losses = [row for row, ratio in measured if ratio.low > 1]
     if not gains:
         return (
-            f"No gain is shown: {_room(rows, measured)}{_losses(losses)}{_apart(measured)}; {_cost(algorithm, cost)}."
+            f"No gain{f' with {_own(measured)}' if further else ''} is shown: {_room(rows, measured)}{_losses(losses)}"
+            f"{_apart(measured)}; {_cost(algorithm, cost)}.{further}"
         )
     best, ratio = min(gains, key=lambda pair: pair[1].value)
     where = {row.gae_lambda for row, _ in gains}
@@ -42,8 +48,30 @@ def verdict(algorithm: str, rows: Sequence[Row], cost: Cost) -> str:
         f"{algorithm} can lower the variance of the policy gradient at λ = {_list(where)}{mostly}: most with "
         f"{best.name} at λ = {best.gae_lambda:g}, to {ratio.bracketed} of that with V(s) over rollouts"
         f"{_beside_best(best)}{_beside_state(best, gains)}{nothing}{_losses(losses)}{_apart(measured)}; "
-        f"{_cost(algorithm, cost)}{_pays(ratio, cost)}."
+        f"{_cost(algorithm, cost)}{_pays(ratio, cost)}.{further}"
     )
+
+
+def _own(measured: Sequence[tuple[Row, Number]]) -> str:
+    """The algorithm's own control variates, as a headline that is theirs alone names them."""
+    return " or ".join(dict.fromkeys(row.name for row, _ in measured))
+
+
+def _further(measured: Sequence[tuple[Row, Number]]) -> str:
+    """What is known of further control variates: what they do to the variance, and not what they cost."""
+    if not measured:
+        return ""
+    said = []
+    for name in dict.fromkeys(row.name for row, _ in measured):
+        own = [(row, ratio) for row, ratio in measured if row.name == name]
+        best, ratio = min(own, key=lambda pair: (pair[1].high >= 1, pair[1].value))
+        if ratio.high < 1:
+            said.append(f"with {name} it is {ratio.bracketed} of that with V(s) at λ = {best.gae_lambda:g}")
+        elif any(ratio.low > 1 for _, ratio in own):
+            said.append(f"with {name} it is higher at λ = {_list({row.gae_lambda for row, r in own if r.low > 1})}")
+        else:
+            said.append(f"with {name} no gain is shown")
+    return f" The variance over rollouts with further control variates, whose time was not measured: {'; '.join(said)}."
 
 
 def _list(values: set[float]) -> str:

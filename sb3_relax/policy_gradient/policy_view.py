@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +22,9 @@ from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.second_derivatives import twice_differentiable
 from sb3_relax.policy_gradient.state_features import StateReader, reader_of
+
+#: random observations are at most of that size, where their space allows it
+MODERATE = 10
 
 
 def _of_no_policy() -> PolicyOutput:
@@ -172,15 +176,29 @@ class PolicyView:
 
 
 def require_value_of_features(view: PolicyView) -> None:
-    """:raises UsageError: for a policy whose V is no function of its features, ``view.reader.value_of()``."""
+    """That a state's V can be computed of its features alone, by ``view.reader.value_of()``.
+
+    It is compared with the policy's own V at zeros and at some random observations: at zeros alone the V of a fresh
+    policy is 0, whatever it is made of. No stream of random numbers moves.
+
+    :raises UsageError: for a policy whose V is another one
+    """
     policy = view.policy
-    with evaluation_mode(policy), th.no_grad():
-        output = view.evaluate(*step_of_zeros(policy), **view.context_of_zeros())
-        try:
-            values = view.reader.value_of(policy, output.features)
-            as_known = th.allclose(values, output.values, rtol=1e-4, atol=1e-4)
-        except (AttributeError, RuntimeError, TypeError):  # layers of other names, or of other sizes
-            as_known = False
+    at_zeros, action = step_of_zeros(policy)
+    as_known = True
+    with evaluation_mode(policy), th.no_grad(), th.random.fork_rng():
+        for observation in (at_zeros, *some_observations(policy)):
+            try:
+                output = view.evaluate(observation, action, **view.context_of_zeros())
+            except Exception:
+                if observation is at_zeros:
+                    raise
+                continue  # the space may allow observations that never occur, and that the policy does not take
+            try:
+                values = view.reader.value_of(policy, output.features)
+                as_known &= th.allclose(values, output.values, rtol=1e-4, atol=1e-4, equal_nan=True)
+            except (AttributeError, RuntimeError, TypeError):  # layers of other names, or of other sizes
+                as_known = False
     forget_graph(policy.action_dist)
     if not as_known:
         raise UsageError(
@@ -201,6 +219,28 @@ def step_of_zeros(policy: ActorCriticPolicy) -> tuple[PyTorchObs, th.Tensor]:
     observation = zeros(space) if parts is None else {name: zeros(part) for name, part in parts.items()}
     action = zeros(policy.action_space).reshape(1, -1)
     return observation, action + th.as_tensor(starts_of(policy.action_space), device=policy.device)
+
+
+def some_observations(policy: ActorCriticPolicy, count: int = 4) -> Iterator[PyTorchObs]:
+    """Random observations of a policy's space, one step each, the same at every call.
+
+    Numbers of a Box are at most :data:`MODERATE` in size where its bounds allow it: most of a space without bounds is
+    so large that nothing is left of it.
+    """
+    space = copy.deepcopy(policy.observation_space)
+    space.seed(0)
+
+    def moderate(part: spaces.Space, sample: Any) -> th.Tensor:
+        if isinstance(part, spaces.Box):
+            sample = np.clip(np.clip(sample, -MODERATE, MODERATE), part.low, part.high)
+        return th.as_tensor(np.asarray(sample, part.dtype)[None], device=policy.device)
+
+    for _ in range(count):
+        sample = space.sample()
+        if isinstance(space, spaces.Dict):
+            yield {name: moderate(part, sample[name]) for name, part in space.spaces.items()}
+        else:
+            yield moderate(space, sample)
 
 
 def tell_apart(

@@ -31,6 +31,8 @@ def take_step(optimizer: th.optim.Optimizer) -> None:
     steps = []
     for group in optimizer.param_groups:
         weights = [weight for weight in group["params"] if weight.grad is not None]
+        if not weights:  # of a part that takes no step this time
+            continue
         gradients = [weight.grad for weight in weights]
         states = [optimizer.state.get(weight, {}) for weight in weights]
         as_known = (

@@ -379,5 +379,8 @@ def test_errors_say_what_is_allowed():
     with pytest.raises(ValueError, match=r"use sb3_relax\.RecurrentRELAXA2C instead"):
         RecurrentLAXA2C("MlpLstmPolicy", "CartPole-v1")
     parts = TinyEnv(ACTION_SPACES["discrete"], observation_space=spaces.Dict(a=spaces.Box(-1, 1, (3,))))
-    with pytest.raises(ValueError, match=r"a Dict need MultiInputLstmPolicy: .*'s FlattenExtractor reads one array"):
-        RecurrentRELAXA2C("MlpLstmPolicy", parts)
+    for scaled in (False, True):
+        with pytest.raises(
+            ValueError, match=r"a Dict need MultiInputLstmPolicy: .*'s FlattenExtractor reads one array"
+        ):
+            RecurrentRELAXA2C("MlpLstmPolicy", parts, normalize_observations=scaled)

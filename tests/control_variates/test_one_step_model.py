@@ -1,16 +1,21 @@
 """The learned model of one step: what it learns from, that it comes out right, and what an exact one would leave."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.control_variates import EnumeratedMean, OneStepModel, SampledMean
+from sb3_relax.control_variates.one_step_model import Transitions
 from sb3_relax.control_variates.proofs import measure_mean
 from sb3_relax.errors import UsageError
+from sb3_relax.policy_gradient.policy_view import require_value_of_features
 from tests.helpers import ACTION_SPACES, AllShared, TinyEnv, in_full
 
 PLACES = 4
@@ -94,6 +99,13 @@ def test_only_known_successors_are_learned(env):
     th.testing.assert_close(rewards, actions[:, 1] - 0.3)
 
 
+@pytest.mark.parametrize("name", ["model", "trajectory_model", "state+model", "trajectory+model"])
+def test_rollouts_of_one_step_are_refused(name):
+    with pytest.raises(UsageError, match="use n_steps=2 or more, or another control_variate"):
+        RELAXA2C("MlpPolicy", Ring(), control_variate=name, n_steps=1, device="cpu")
+    RELAXA2C("MlpPolicy", Ring(), control_variate=name, n_steps=1, n_episodes=1, device="cpu")
+
+
 def test_whole_episodes_end_where_they_end():
     made = RELAXA2C("MlpPolicy", Ring(), control_variate="model", n_episodes=3, device="cpu", seed=0).learn(30)
     _, actions, _, ended, _ = in_full(made).model.recent.in_order()
@@ -111,7 +123,7 @@ def test_a_mean_is_taken_off(space):
         for parameter in centred.parameters():
             parameter.copy_(0.3 * th.randn_like(parameter))
         in_full(made).model.weight.fill_(1.0)
-        in_full(made).model.square.fill_(1.0)
+        in_full(made).model.spread.fill_(1.0)
         in_full(made).model.reward_square.fill_(1.0)
         output = made.view.evaluate(th.rand(1, 3), th.zeros(1, 1 if space == "discrete" else 2))
     mean = measure_mean(centred.double(), output, made.noise_generator, n_draws=10, nodes=12)
@@ -169,6 +181,98 @@ def test_v_is_that_of_a_rollout():
         values = made.policy.predict_values(features)
         assert not th.equal(values, made.policy.predict_values(features))
     assert made.policy.training
+
+
+def transitions(features):
+    n = len(features)
+    return Transitions(features, th.zeros(n, 2), th.zeros(n), th.zeros(n), features)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3000.0, -1e5])
+def test_features_far_from_zero_have_their_own_deviation(offset):
+    """That of all steps, each rollout with its weight, as float64 has it."""
+    one_step = in_full(RELAXA2C("MlpPolicy", TinyEnv(spaces.Discrete(2)), control_variate="model", device="cpu")).model
+    generator = th.Generator().manual_seed(0)
+    batches = [offset + place + th.randn(200, 3, generator=generator) for place in (0, 2, -3)]
+    for batch in batches:
+        assert one_step.take_in(transitions(batch))
+    weights = th.tensor([one_step.decay**2, one_step.decay, 1.0], dtype=th.float64) / 200
+    rows, weights = th.cat(batches).double(), weights.repeat_interleave(200).unsqueeze(1)
+    mean = (weights * rows).sum(0) / weights.sum()
+    variance = (weights * (rows - mean).square()).sum(0) / weights.sum()
+    th.testing.assert_close((one_step.spread / one_step.weight).double(), variance, rtol=0.02, atol=0)
+
+
+def test_a_model_that_was_saved_with_mean_squares_has_the_same_spread():
+    make = partial(RELAXA2C, "MlpPolicy", TinyEnv(spaces.Discrete(2)), device="cpu", n_steps=20)
+    made = make(control_variate="trajectory_model+model").learn(60)
+    parameters = made.get_parameters()
+    state = parameters["control_variate"]
+    for name in [name for name in state if name.endswith("spread")]:
+        model = name.removesuffix("spread")
+        mean, weight = state[f"{model}mean"], state[f"{model}weight"]
+        state[f"{model}square"] = state.pop(name) + mean.square() / weight
+    other = make(control_variate="trajectory_model+model")
+    other.set_parameters(parameters)
+    th.testing.assert_close(in_full(other).model.spread, in_full(made).model.spread, rtol=1e-3, atol=1e-6)
+
+
+class OfObservations(ActorCriticPolicy):
+    """V reads the observation beside the features; at zeros it is 0, as every fresh V is."""
+
+    def predict_values(self, obs):
+        return 2 * super().predict_values(obs) + obs.sum(-1, keepdim=True)
+
+    def forward(self, obs, deterministic=False):
+        actions, _, log_prob = super().forward(obs, deterministic)
+        return actions, self.predict_values(obs), log_prob
+
+    def evaluate_actions(self, obs, actions):
+        _, log_prob, entropy = super().evaluate_actions(obs, actions)
+        return self.predict_values(obs), log_prob, entropy
+
+
+@pytest.mark.parametrize("name", ["model", "state+model", "trajectory_model+model"])
+def test_a_v_of_more_than_the_features_is_found_out_and_so_it_is_where_it_is_put_in(name):
+    env = TinyEnv(spaces.Discrete(2))
+    with pytest.raises(UsageError, match="a predicted state has no value"):
+        RELAXA2C(OfObservations, env, control_variate=name, device="cpu")
+    made = RELAXA2C("MlpPolicy", env, control_variate=name, device="cpu").learn(10)
+    policy, made.policy = made.policy, OfObservations(env.observation_space, env.action_space, lambda _: 7e-4)
+    for _ in range(2):
+        with pytest.raises(UsageError, match="a predicted state has no value"):
+            made.learn(10)
+    made.policy = policy
+    made.learn(10)
+    of_space = made.observation_space.np_random.bit_generator
+    streams = th.get_rng_state(), of_space.state
+    require_value_of_features(made.view)
+    assert th.equal(streams[0], th.get_rng_state())
+    assert streams[1] == of_space.state
+
+
+@pytest.mark.parametrize("bound", [np.inf, np.finfo(np.float32).max, 1e-3])
+def test_policies_of_sb3_are_taken_whatever_the_bounds(bound):
+    parts = spaces.Dict(
+        box=spaces.Box(-bound, bound, (3,), np.float32), far=spaces.Box(3000, 3001, (2,), np.float32),
+        number=spaces.Discrete(3), bits=spaces.MultiBinary(2), image=spaces.Box(0, 255, (36, 36, 3), np.uint8),
+    )  # fmt: skip
+    env = TinyEnv(spaces.Discrete(2), observation_space=parts)
+    RELAXA2C("MultiInputPolicy", env, control_variate="model", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["model", "factorised", "trajectory", "trajectory_variance", "trajectory_model+state"])
+def test_steps_of_a_policy_that_was_replaced_are_forgotten(name):
+    env = TinyEnv(spaces.MultiDiscrete([2, 3]))
+    made = RELAXA2C("MlpPolicy", env, control_variate=name, n_steps=20, device="cpu").learn(60)
+    made.policy = RELAXA2C("MlpPolicy", env, device="cpu").policy
+    made.learn(20)
+    recent = [part.recent for part in in_full(made).modules() if hasattr(part, "recent")]
+    assert all(len(rows) <= 20 for rows in recent)
+    assert any(len(rows) > 0 for rows in recent)
+    for model in in_full(made).modules():
+        if isinstance(model, OneStepModel):
+            assert model.weight.item() == pytest.approx(1 - model.decay)
 
 
 def test_policies_whose_v_cannot_be_asked_are_refused():

@@ -312,6 +312,21 @@ def test_rows_come_in_their_order():
     assert starts == set(range(6, 14))
 
 
+def test_of_no_rows_there_are_no_columns():
+    assert RecentSteps().draw_in_order(-1, th.Generator()) == RecentSteps().draw(th.Generator()) == ()
+
+
+def test_all_rows_of_a_rollout_are_kept_however_many():
+    """Which come environment after environment: of the first ones as of the last."""
+    recent = RecentSteps(10)
+    recent.add(th.arange(4))
+    for start in (0, 100):
+        recent.add(th.arange(start, start + 16))
+        assert recent.in_order()[0].tolist() == list(range(start, start + 16))
+    recent.add(th.arange(3))
+    assert recent.in_order()[0].tolist() == [*range(103, 116), 0, 1, 2]
+
+
 def test_the_gradient_of_a_gaussians_mean():
     for kind, mean in (
         (Gaussian, lambda loc, log: loc),

@@ -44,12 +44,21 @@ def test_one_change_has_the_share_that_it_has_alone():
     assert alone.share > 0
 
 
-def test_what_cannot_be_squared_leaves_nothing():
-    plain, learned = th.randn(50, 2), LearnedShares(2)
-    learned.learn(plain, [-plain, -plain])
-    assert sum(learned.shares) == pytest.approx(1)
-    learned.learn(plain, [-plain, 1e30 * plain])
-    assert learned.shares == [0.0, 0.0]
+@pytest.mark.parametrize("size", [1e20, 1e30, float("inf"), float("nan")])
+def test_what_cannot_be_squared_takes_its_own_share_alone(size):
+    """And has one again when it has spoken for itself again."""
+    plain, learned, alone = th.randn(50, 2), LearnedShares(2), LearnedShares(1)
+    useful = [-0.5 * plain + 0.2 * th.randn(50, 2) for _ in range(3)]
+    learned.learn(plain, [useful[0], -plain])
+    alone.learn(plain, [useful[0]])
+    assert learned.shares[1] > 0.5
+    for change in useful[1:]:
+        learned.learn(plain, [change, size * plain])
+        alone.learn(plain, [change])
+        assert learned.shares == pytest.approx([alone.shares[0], 0.0])
+    assert alone.shares[0] > 0.5
+    learned.learn(plain, [0 * plain, -plain])
+    assert learned.shares[1] > 0.1
 
 
 def test_a_share_of_zero_lets_nothing_through():
@@ -76,7 +85,18 @@ def test_each_part_learns_and_all_have_one_optimizer():
     assert len(weights) == len({*map(id, weights)}) == len(before)
     assert not any(th.equal(before[name], parameter) for name, parameter in variate.named_parameters())
     logged = model.logger.name_to_value
-    assert {"train/cv_share_ExactControlVariate", "train/cv_share_StateBaseline"} <= logged.keys()
+    assert {
+        f"train/cv_{key}_{part}" for key in ("share", "loss") for part in ("ExactControlVariate", "StateBaseline")
+    } <= (logged.keys())
+    assert "train/cv_loss" not in logged
+
+
+def test_parts_of_one_class_are_told_apart():
+    def twice(view, hyperparameters):
+        return Together(view, hyperparameters, [StateBaseline(view, hyperparameters) for _ in range(2)])
+
+    model = RELAXA2C("MlpPolicy", TinyEnv(ACTION_SPACES["discrete"]), control_variate=twice, device="cpu").learn(5)
+    assert {"train/cv_loss_StateBaseline_0", "train/cv_loss_StateBaseline_1"} <= model.logger.name_to_value.keys()
 
 
 @pytest.mark.parametrize("gae_lambda", [0.8, 1.0])

@@ -12,6 +12,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax.control_variates import ModelBased, QProp
 from sb3_relax.diagnose import Diagnosis, diagnose, measure
 from sb3_relax.diagnose.cost import Cost
 from sb3_relax.diagnose.report import Number, Row
@@ -59,6 +60,28 @@ def test_further_control_variates_are_rows(space, names):
             assert result.at(row.name, 0.0).rollouts.value == pytest.approx(row.rollouts.value, rel=1e-5)
     assert all(result.at(name, 0.0).rollouts_ratio.value > 0 for name in names)
     assert result.settings["control_variates"] == names
+
+
+@pytest.mark.parametrize("n_steps", [64, 70])
+def test_a_rollout_longer_than_what_was_asked_for_is_seen(n_steps, monkeypatch):
+    """And as long again and more is held out: no λ is measured with a model that has seen nothing."""
+    seen = []
+
+    def fit(model, output, *rest):
+        seen.append((model.control_variate.variate, len(output.values)))
+        return fitting(model, output, *rest)
+
+    fitting = measure.fit
+    monkeypatch.setattr(measure, "fit", fit)
+    env = TinyEnv(spaces.Discrete(3))
+    model = RELAXA2C("MlpPolicy", env, seed=0, n_steps=n_steps, device="cpu")
+    diagnose(model, env, lambdas=(0.0, 1.0), control_variates=["model", "qprop"], **LITTLE)
+    assert {size for _, size in seen} == {2 * n_steps}
+    models = [variate for variate, _ in seen if isinstance(variate, (ModelBased, QProp))]
+    assert len(models) == 4
+    for variate in models:
+        recent = variate.model.recent if isinstance(variate, ModelBased) else variate.recent
+        assert len(recent) >= n_steps // 2
 
 
 def test_what_a_learned_model_takes_off():
@@ -341,6 +364,22 @@ def test_the_sentence_says_what_intervals_say(ours, says, never):
         assert part in sentence
     for part in never:
         assert part not in sentence
+
+
+def test_the_cost_is_paired_with_the_gain_of_those_that_were_timed():
+    """A further control variate's gain is told apart, and that its time is not known."""
+    model = [Row("model", 0.0, rollouts_ratio=ratio(0.2, 0.3)), Row("model", 0.5, rollouts_ratio=ratio(0.9, 1.1))]
+    told = "whose time was not measured: with model it is 0.25 [0.20, 0.30] of that with V(s) at λ = 0"
+    sentence = verdict("LAXA2C", rows_of(Row("LAX", 0.0, rollouts_ratio=ratio(0.95, 0.99)), *model), COST)
+    assert "most with LAX at λ = 0, to 0.97 [0.95, 0.99]" in sentence
+    assert "more than what larger batches" in sentence
+    assert told in sentence
+    higher = Row("qprop", 0.5, rollouts_ratio=ratio(1.2, 1.3)), Row("stein", 0.5, rollouts_ratio=ratio(0.9, 1.3))
+    sentence = verdict("LAXA2C", rows_of(Row("LAX", 0.0, rollouts_ratio=ratio(0.9, 1.1)), *model, *higher), COST)
+    assert sentence.startswith("No gain with LAX is shown: every ratio")
+    assert "lowest end of an interval: 0.90" in sentence
+    assert f"{told}; with qprop it is higher at λ = 0.5; with stein no gain is shown." in sentence
+    assert "larger batches" not in sentence
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,25 @@ def test_it_is_torchs_to_the_last_bit_and_so_is_what_is_saved(name):
         assert all(th.equal(th.as_tensor(value), th.as_tensor(states[0][index][key])) for key, value in state.items())
 
 
+def test_a_group_without_gradients_is_left_out(monkeypatch):
+    """And the others are stepped as quickly as they are without it."""
+    ours, theirs = network(), network()
+    optimizers = [
+        th.optim.Adam([{"params": module[0].parameters()}, {"params": module[2].parameters()}], lr=0.1, fused=True)
+        for module in (ours, theirs)
+    ]
+    for number in range(4):
+        for module in (ours, theirs):
+            th.manual_seed(number)
+            backward(module, without=module[2].parameters() if number > 1 else [])
+        optimizers[1].step()
+        if number > 0:  # the first step makes the state
+            monkeypatch.setattr(th.optim.Adam, "step", None)
+        take_step(optimizers[0])
+        monkeypatch.undo()
+        assert all(map(th.equal, ours.parameters(), theirs.parameters()))
+
+
 def test_weights_of_several_types_are_stepped():
     module = nn.ModuleList([nn.Linear(3, 1), nn.Linear(3, 1).double()])
     other = copy.deepcopy(module)

@@ -63,7 +63,7 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
     def entropy(self) -> th.Tensor:
         if self.masks is None:
             return super().entropy()
-        return -th.where(self.masks, self.logits.exp() * self.logits, 0.0).sum((-2, -1))
+        return -th.where(self.masks, self.p_log_p(), 0.0).sum((-2, -1))
 
     def exponential(self, like: th.Tensor) -> th.Tensor:
         if len(self.sizes) <= SAME_STREAM:

@@ -48,8 +48,8 @@ class SeveralCategoricals:
             Categorical(logits=action_logits.detach())
         outputs = self.spread(action_logits.view(-1, sum(self.sizes)))
         if not self.are_alike:
-            # far below the logit of a value that a mask forbids, so that it is not drawn where a mask forbids all
-            outputs = outputs.masked_fill(~self.exists, th.finfo(outputs.dtype).min / 2)
+            # below every logit, and that of a value that a mask forbids: it is not drawn where a mask forbids all
+            outputs = outputs.masked_fill(~self.exists, float("-inf"))
         self.outputs = outputs
         self.forget_logits()
         return self
@@ -90,7 +90,12 @@ class SeveralCategoricals:
 
     def entropy(self) -> th.Tensor:
         """``[N]``."""
-        return -(self.logits.exp() * self.logits).sum((-2, -1))
+        return -self.p_log_p().sum((-2, -1))
+
+    def p_log_p(self) -> th.Tensor:
+        """p log p of every value, ``[N, D, K]``; 0 for a logit of -inf, and so is its derivative, as torch has it."""
+        logits = self.logits.clamp(min=th.finfo(self.logits.dtype).min)
+        return logits.exp() * logits
 
     @th.no_grad()
     def sample(self) -> th.Tensor:

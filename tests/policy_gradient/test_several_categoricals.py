@@ -57,6 +57,36 @@ def test_it_is_sb3s(sizes, dtype):
         assert th.allclose(theirs, ours, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("logit", [float("-inf"), -3e38], ids=str)
+@pytest.mark.parametrize("sizes", [[3, 5, 2], [3, 3]], ids=str)
+def test_values_that_are_never_drawn_are_torchs(sizes, logit):
+    distributions, leaves = of_both(sizes, th.float32)
+    results = []
+    for of, leaf in zip(distributions, leaves, strict=True):
+        with th.no_grad():
+            leaf[:, 1] = logit
+        of.proba_distribution(leaf)
+        th.manual_seed(1)
+        sample = of.sample()
+        log_prob, entropy = of.log_prob(sample), of.entropy()
+        gradients = [th.autograd.grad(x.sum(), leaf, retain_graph=True)[0] for x in (log_prob, entropy)]
+        results.append([sample, of.mode(), log_prob, entropy, *gradients])
+        results[-1].append(of.log_prob(th.ones(N, len(sizes))).detach())
+    for theirs, ours in zip(*results, strict=True):
+        assert th.allclose(theirs, ours, atol=2e-5)
+
+
+def test_the_lowest_logits_leave_a_variable_its_own_values():
+    distributions, leaves = of_both([3, 5, 2], th.float32)
+    results = []
+    for of, leaf in zip(distributions, leaves, strict=True):
+        of.proba_distribution(leaf.detach().index_fill(1, th.tensor([8, 9]), th.finfo(th.float32).min))
+        th.manual_seed(1)
+        results.append([of.sample(), of.mode(), of.log_prob(of.mode())])
+    for theirs, ours in zip(*results, strict=True):
+        assert th.allclose(theirs, ours, atol=2e-5)
+
+
 @each_size
 def test_the_latent_is_the_one_of_sb3s(sizes):
     theirs, ours = (to_latent(of) for of in of_both(sizes, th.float64)[0])

@@ -104,11 +104,9 @@ class Masked(ControlVariateA2C):
         advantages: th.Tensor | np.ndarray,
         **context: Any,
     ) -> dict[str, th.Tensor]:
-        masks, real = context.get("action_masks"), context.get("mask")
+        masks = context.get("action_masks")
         if masks is not None:
-            if real is not None:  # what pads sequences has masks of zeros, and no actions
-                masks = th.as_tensor(masks, dtype=th.bool) | (th.as_tensor(real) == 0).unsqueeze(-1)
-            context["action_masks"] = checked_masks(masks, self.action_space, len(actions))
+            context["action_masks"] = checked_masks(masks, self.action_space, len(actions), context.get("mask"))
         return super().policy_gradient(observations, actions, advantages, **context)
 
     def predict(

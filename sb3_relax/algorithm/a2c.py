@@ -46,7 +46,7 @@ from sb3_relax.policy_gradient.hyperparameters import Hyperparameters, check_a2c
 from sb3_relax.policy_gradient.observation_scale import ObservationScale, normalize_observations_in, scale_of
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Rollout
-from sb3_relax.policy_gradient.several_categoricals import batched
+from sb3_relax.policy_gradient.several_categoricals import in_one_batch
 from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
 from sb3_relax.policy_gradient.update_rules.registry import make_update_rule
 
@@ -211,7 +211,7 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
             self.action_space = action_space
         if self.seed is not None:
             action_space.seed(self.seed)
-        self.policy.action_dist = batched(self.policy.action_dist)
+        self.policy.action_dist = in_one_batch(self.policy.action_dist)
         act_in(self.policy, action_space)
         # One call per operation instead of one per weight; torch's own default on a GPU
         for group in self.policy.optimizer.param_groups:

@@ -15,6 +15,9 @@ from torch.distributions import Distribution as TorchDistribution
 class SeveralCategoricals:
     """What is put before a distribution of several variables among a class's bases: one kernel for all of them.
 
+    Samples take one more for each variable, since its random numbers are drawn as the base draws them. A subclass may
+    draw those of all variables at once, by an :meth:`exponential` of its own.
+
     Log-probability, entropy, mode and probabilities are those of the base, up to rounding, and so are samples, drawn
     with the same random numbers. The variables are padded to the widest by values that are never drawn. Arguments are
     checked where torch checks those of its own distributions.
@@ -128,7 +131,7 @@ class SeveralCategoricals:
 
 
 class BatchedMultiCategoricalDistribution(SeveralCategoricals, MultiCategoricalDistribution):  # type: ignore[override]
-    """SB3's ``MultiCategoricalDistribution``, whose cost is that of one kernel whatever the number of variables.
+    """SB3's ``MultiCategoricalDistribution`` by one kernel for all variables, but for the random numbers of samples.
 
     Example::
 
@@ -142,7 +145,7 @@ class BatchedMultiCategoricalDistribution(SeveralCategoricals, MultiCategoricalD
         return [Categorical(logits=self.outputs[:, d, :size]) for d, size in enumerate(self.sizes)]
 
 
-def batched(distribution: Distribution) -> Distribution:
+def in_one_batch(distribution: Distribution) -> Distribution:
     """The same distribution with all its variables in one batch, where it is SB3's own of several; else itself."""
     if type(distribution) is MultiCategoricalDistribution:
         return BatchedMultiCategoricalDistribution(distribution.action_dims)

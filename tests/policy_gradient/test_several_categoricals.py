@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_relax.policy_gradient.action_latents import to_latent, to_sample
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
-from sb3_relax.policy_gradient.several_categoricals import BatchedMultiCategoricalDistribution, batched
+from sb3_relax.policy_gradient.several_categoricals import BatchedMultiCategoricalDistribution, in_one_batch
 
 N = 6
 SIZES = [[3, 5, 2], [2] * 7, [4, 4], [20] * 30, [1, 6], [40] * 20]
@@ -34,7 +34,9 @@ def of_both(sizes, dtype):
     logits = 2 * th.randn(N, sum(sizes), dtype=dtype)
     leaves = [logits.clone().requires_grad_() for _ in range(2)]
     theirs = MultiCategoricalDistribution(sizes)
-    return [of.proba_distribution(leaf) for of, leaf in zip((theirs, batched(theirs)), leaves, strict=True)], leaves
+    return [
+        of.proba_distribution(leaf) for of, leaf in zip((theirs, in_one_batch(theirs)), leaves, strict=True)
+    ], leaves
 
 
 @each_size
@@ -99,7 +101,7 @@ def test_the_latent_is_the_one_of_sb3s(sizes):
 def test_the_number_of_operations_does_not_grow_with_that_of_variables(sizes):
     counts = []
     for d in (600, 1200):
-        of = batched(MultiCategoricalDistribution(sizes(d)))
+        of = in_one_batch(MultiCategoricalDistribution(sizes(d)))
         actions = th.zeros(1, d)
         with Counting() as counting:
             of.proba_distribution(th.zeros(1, sum(sizes(d))))
@@ -115,7 +117,7 @@ def test_others_stay_as_they_are():
         pass
 
     for of in (make_proba_distribution(spaces.Discrete(3)), Own([2, 3])):
-        assert batched(of) is of
+        assert in_one_batch(of) is of
 
 
 def test_what_is_not_there_is_refused_where_torch_refuses_it(monkeypatch):

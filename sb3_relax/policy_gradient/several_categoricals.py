@@ -93,12 +93,7 @@ class SeveralCategoricals:
 
     def entropy(self) -> th.Tensor:
         """``[N]``."""
-        return -self.p_log_p().sum((-2, -1))
-
-    def p_log_p(self) -> th.Tensor:
-        """p log p of every value, ``[N, D, K]``; 0 for a logit of -inf, and so is its derivative, as torch has it."""
-        logits = self.logits.clamp(min=th.finfo(self.logits.dtype).min)
-        return logits.exp() * logits
+        return -p_log_p(self.logits).sum((-2, -1))
 
     @th.no_grad()
     def sample(self) -> th.Tensor:
@@ -143,6 +138,12 @@ class BatchedMultiCategoricalDistribution(SeveralCategoricals, MultiCategoricalD
     def distribution(self) -> list[Categorical]:  # type: ignore[override]
         """One of each variable, as SB3's has them."""
         return [Categorical(logits=self.outputs[:, d, :size]) for d, size in enumerate(self.sizes)]
+
+
+def p_log_p(logits: th.Tensor) -> th.Tensor:
+    """Of log p of any shape; 0 where it is -inf, and so is its derivative, as torch has it in its entropies."""
+    logits = logits.clamp(min=th.finfo(logits.dtype).min)
+    return logits.exp() * logits
 
 
 def in_one_batch(distribution: Distribution) -> Distribution:

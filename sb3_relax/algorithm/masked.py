@@ -45,6 +45,7 @@ class Masked(ControlVariateA2C):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = MaskablePPO.policy_aliases
     policy_base = MASKABLE
+    batching = staticmethod(batched)
     #: by default, of rollouts without and with Dict observations
     buffer_classes: ClassVar[tuple[type[RolloutBuffer], type[RolloutBuffer]]] = (
         MaskableRolloutBuffer,
@@ -68,9 +69,7 @@ class Masked(ControlVariateA2C):
         policy_class: Any = self.policy_class
 
         def without_sde(*args: Any, use_sde: bool, **kwargs: Any) -> MaskableActorCriticPolicy:
-            policy = policy_class(*args, **kwargs)
-            policy.action_dist = batched(policy.action_dist)
-            return policy
+            return policy_class(*args, **kwargs)
 
         # SB3 hands every on-policy policy use_sde, which a maskable one does not know
         self.policy_class = without_sde  # type: ignore[assignment]

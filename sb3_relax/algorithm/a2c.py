@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor, update_learning_rate
@@ -47,7 +48,7 @@ from sb3_relax.policy_gradient.hyperparameters import Hyperparameters, check_a2c
 from sb3_relax.policy_gradient.observation_scale import ObservationScale, normalize_observations_in, scale_of
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.rollout import Rollout
-from sb3_relax.policy_gradient.several_categoricals import batched
+from sb3_relax.policy_gradient.several_categoricals import in_one_batch
 from sb3_relax.policy_gradient.unchecked_distributions import unchecked_distributions
 from sb3_relax.policy_gradient.update_rules.registry import make_update_rule
 
@@ -100,6 +101,8 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
     #: how it reads policies and rollout buffers
     view_class: ClassVar[type[PolicyView]] = PolicyView
     rollout_class: ClassVar[type[Rollout]] = Rollout
+    #: from a policy's distribution to the same one with all its variables in one batch
+    batching: ClassVar[staticmethod[[Any], Distribution]] = staticmethod(in_one_batch)
 
     control_variate: ControlVariate
     cv_learning_rate: float | Schedule
@@ -213,7 +216,7 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
         require_extractor_of_parts(type(self), self.policy)  # before anything is put around the extractor
         if self.seed is not None:
             action_space.seed(self.seed)
-        self.policy.action_dist = batched(self.policy.action_dist)
+        self.policy.action_dist = self.batching(self.policy.action_dist)
         act_in(self.policy, action_space)
         # One call per operation instead of one per weight; torch's own default on a GPU
         for group in self.policy.optimizer.param_groups:

@@ -45,6 +45,7 @@ class Masked(ControlVariateA2C):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = MaskablePPO.policy_aliases
     policy_base = MASKABLE
+    batching = staticmethod(batched)
     #: by default, of rollouts without and with Dict observations
     buffer_classes: ClassVar[tuple[type[RolloutBuffer], type[RolloutBuffer]]] = (
         MaskableRolloutBuffer,
@@ -68,9 +69,7 @@ class Masked(ControlVariateA2C):
         policy_class: Any = self.policy_class
 
         def without_sde(*args: Any, use_sde: bool, **kwargs: Any) -> MaskableActorCriticPolicy:
-            policy = policy_class(*args, **kwargs)
-            policy.action_dist = batched(policy.action_dist)
-            return policy
+            return policy_class(*args, **kwargs)
 
         # SB3 hands every on-policy policy use_sde, which a maskable one does not know
         self.policy_class = without_sde  # type: ignore[assignment]
@@ -104,11 +103,9 @@ class Masked(ControlVariateA2C):
         advantages: th.Tensor | np.ndarray,
         **context: Any,
     ) -> dict[str, th.Tensor]:
-        masks, real = context.get("action_masks"), context.get("mask")
+        masks = context.get("action_masks")
         if masks is not None:
-            if real is not None:  # what pads sequences has masks of zeros, and no actions
-                masks = th.as_tensor(masks, dtype=th.bool) | (th.as_tensor(real) == 0).unsqueeze(-1)
-            context["action_masks"] = checked_masks(masks, self.action_space, len(actions))
+            context["action_masks"] = checked_masks(masks, self.action_space, len(actions), context.get("mask"))
         return super().policy_gradient(observations, actions, advantages, **context)
 
     def predict(

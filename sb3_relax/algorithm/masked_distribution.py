@@ -12,7 +12,7 @@ from sb3_relax.algorithm.contrib import (
     MaskableMultiCategoricalDistribution,
 )
 from sb3_relax.estimators.latents import arranged, log_softmax, masked_logit, open_unit
-from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals
+from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals, p_log_p
 
 #: The most variables whose samples follow sb3-contrib's to the last random number. It asks the generator once for each
 #: variable, which of many would take longer than all the rest of a step.
@@ -63,7 +63,7 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
     def entropy(self) -> th.Tensor:
         if self.masks is None:
             return super().entropy()
-        return -th.where(self.masks, self.logits.exp() * self.logits, 0.0).sum((-2, -1))
+        return -th.where(self.masks, p_log_p(self.logits), 0.0).sum((-2, -1))
 
     def exponential(self, like: th.Tensor) -> th.Tensor:
         if len(self.sizes) <= SAME_STREAM:

@@ -41,17 +41,19 @@ def masks_of(env: gym.Env | VecEnv, action_space: spaces.Space) -> np.ndarray:
     return checked_masks(masks, action_space, len(masks))
 
 
-def checked_masks(masks: Any, action_space: spaces.Space, count: int) -> np.ndarray:
+def checked_masks(masks: Any, action_space: spaces.Space, count: int, real: Any = None) -> np.ndarray:
     """Masks as booleans, ``[count, n]``: n is the number of actions, of all variables' values, or twice that of bits.
 
     :param masks: an array, a tensor or lists, ``[count, n]``; ``[n]`` will do where there is one
     :param count: how many there must be
+    :param real: numbers or booleans, ``[count]``: 0 where a step only pads a sequence. Its mask, which may be zeros,
+        becomes one that allows all. ``None``: all steps are real
     :raises UsageError: for masks of another size, saying which is right, and for one that allows no action at all
     """
     values, entries = _entries(action_space)
     size = sum(values)
     try:
-        array = np.asarray(masks.cpu() if isinstance(masks, th.Tensor) else masks, dtype=bool)
+        array = _booleans(masks)
     except ValueError:  # their sizes differ
         array = np.empty(0, dtype=bool)
     if array.size != count * size or (count > 1 and len(array) != count):
@@ -59,6 +61,8 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int) -> np.ndar
         right = f"{size} entries{each} with {action_space} ({entries})"
         raise UsageError(f"action_masks must have {right}; got {_shape(masks)}")
     array = array.reshape(count, size)
+    if real is not None:
+        array = array | ~_booleans(real).reshape(count, 1)
     # of every variable, whether any of its values is allowed
     allowed = np.logical_or.reduceat(array, np.cumsum([0, *values[:-1]]), axis=1)
     if not allowed.all():
@@ -69,6 +73,11 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int) -> np.ndar
             f"{action_space}"
         )
     return array
+
+
+def _booleans(values: Any) -> np.ndarray:
+    """Of an array, a tensor on any device, or lists, which must not be ragged."""
+    return np.asarray(values.cpu() if isinstance(values, th.Tensor) else values, dtype=bool)
 
 
 def _shape(masks: Any) -> str:

@@ -225,11 +225,14 @@ def copy_wrappers(env: GymEnv | None, memo: dict[int, Any]) -> None:
     """Deep copies of all VecEnvWrappers around an environment into ``memo``, each around the copy of what it wraps.
 
     SB3's keep a list of their class's attributes, which cannot be copied, but for VecNormalize, whose copy has no
-    environment, as its pickle has none.
+    environment, as its pickle has none. A wrapper with a ``__deepcopy__`` of its own is copied by that.
     """
     if not isinstance(env, VecEnvWrapper):
         return
     copy_wrappers(env.venv, memo)
+    if hasattr(type(env), "__deepcopy__"):
+        copy.deepcopy(env, memo)
+        return
     made = memo[id(env)] = object.__new__(type(env))
     for name, value in vars(env).items():
         made.__dict__[name] = value if name == "class_attributes" else copy.deepcopy(value, memo)

@@ -15,7 +15,7 @@ from stable_baselines3.common.distributions import (
 from torch import nn
 
 from sb3_relax.policy_gradient.flat_actions import FlatActions
-from sb3_relax.policy_gradient.several_categoricals import batched
+from sb3_relax.policy_gradient.several_categoricals import in_one_batch
 
 
 class HybridDistribution(DiagGaussianDistribution):
@@ -31,7 +31,7 @@ class HybridDistribution(DiagGaussianDistribution):
         super().__init__(sum(space.sizes))
         self.sizes = space.sizes
         self.names = list(space.parts)
-        self.distributions = [batched(make_proba_distribution(part)) for part in space.parts.values()]
+        self.distributions = [in_one_batch(make_proba_distribution(part)) for part in space.parts.values()]
         self.n_outputs = [_outputs(part) for part in space.parts.values()]
         self.n_scales = [
             size if isinstance(part, spaces.Box) else 0

@@ -45,7 +45,19 @@ METHODS = frozenset(
 
 
 def _methods(kinds: Iterable[type]) -> list[tuple[type, str, Any]]:
-    return [(kind, name, getattr(kind, name)) for kind in kinds for name in METHODS if hasattr(kind, name)]
+    """Class, name and the method, or ``None`` where it has been replaced already."""
+    return [(kind, name, _own_method(kind, name)) for kind in kinds for name in METHODS if hasattr(kind, name)]
+
+
+def _own_method(kind: type, name: str) -> Any:
+    """A class's method, where it was written in the module of the class that has it, torch's decorators aside."""
+    method, owner = getattr(kind, name), next(base for base in kind.__mro__ if name in vars(base))
+    layer = method
+    while layer is not None:  # functools.wraps() gives a replacement the old one's names, but not its module's globals
+        if getattr(layer, "__globals__", {}).get("__name__") not in (owner.__module__, "torch.utils._contextlib"):
+            return None
+        layer = getattr(layer, "__wrapped__", None)
+    return method
 
 
 AS_MADE = _methods(

@@ -15,6 +15,9 @@ from torch.distributions import Distribution as TorchDistribution
 class SeveralCategoricals:
     """What is put before a distribution of several variables among a class's bases: one kernel for all of them.
 
+    Samples take one more for each variable, since its random numbers are drawn as the base draws them. A subclass may
+    draw those of all variables at once, by an :meth:`exponential` of its own.
+
     Log-probability, entropy, mode and probabilities are those of the base, up to rounding, and so are samples, drawn
     with the same random numbers. The variables are padded to the widest by values that are never drawn. Arguments are
     checked where torch checks those of its own distributions.
@@ -48,8 +51,8 @@ class SeveralCategoricals:
             Categorical(logits=action_logits.detach())
         outputs = self.spread(action_logits.view(-1, sum(self.sizes)))
         if not self.are_alike:
-            # far below the logit of a value that a mask forbids, so that it is not drawn where a mask forbids all
-            outputs = outputs.masked_fill(~self.exists, th.finfo(outputs.dtype).min / 2)
+            # below every logit, and that of a value that a mask forbids: it is not drawn where a mask forbids all
+            outputs = outputs.masked_fill(~self.exists, float("-inf"))
         self.outputs = outputs
         self.forget_logits()
         return self
@@ -90,7 +93,7 @@ class SeveralCategoricals:
 
     def entropy(self) -> th.Tensor:
         """``[N]``."""
-        return -(self.logits.exp() * self.logits).sum((-2, -1))
+        return -p_log_p(self.logits).sum((-2, -1))
 
     @th.no_grad()
     def sample(self) -> th.Tensor:
@@ -123,7 +126,7 @@ class SeveralCategoricals:
 
 
 class BatchedMultiCategoricalDistribution(SeveralCategoricals, MultiCategoricalDistribution):  # type: ignore[override]
-    """SB3's ``MultiCategoricalDistribution``, whose cost is that of one kernel whatever the number of variables.
+    """SB3's ``MultiCategoricalDistribution`` by one kernel for all variables, but for the random numbers of samples.
 
     Example::
 
@@ -137,7 +140,13 @@ class BatchedMultiCategoricalDistribution(SeveralCategoricals, MultiCategoricalD
         return [Categorical(logits=self.outputs[:, d, :size]) for d, size in enumerate(self.sizes)]
 
 
-def batched(distribution: Distribution) -> Distribution:
+def p_log_p(logits: th.Tensor) -> th.Tensor:
+    """Of log p of any shape; 0 where it is -inf, and so is its derivative, as torch has it in its entropies."""
+    logits = logits.clamp(min=th.finfo(logits.dtype).min)
+    return logits.exp() * logits
+
+
+def in_one_batch(distribution: Distribution) -> Distribution:
     """The same distribution with all its variables in one batch, where it is SB3's own of several; else itself."""
     if type(distribution) is MultiCategoricalDistribution:
         return BatchedMultiCategoricalDistribution(distribution.action_dims)

@@ -21,7 +21,6 @@ from sb3_relax.algorithm.contrib import (
     RNNStates,
     make_masked_proba_distribution,
 )
-from sb3_relax.algorithm.masked_distribution import batched
 
 
 class MaskableRecurrentActorCriticPolicy(RecurrentActorCriticPolicy):
@@ -36,7 +35,7 @@ class MaskableRecurrentActorCriticPolicy(RecurrentActorCriticPolicy):
     _action_masks: Any = None
 
     def _build(self, lr_schedule: Schedule) -> None:
-        maskable = batched(make_masked_proba_distribution(self.action_space))
+        maskable = make_masked_proba_distribution(self.action_space)
         if isinstance(self.action_space, spaces.MultiBinary):
             # either value of a bit may be forbidden, so each has a logit: SB3 makes them for variables of two classes
             self.action_dist = MultiCategoricalDistribution([2] * self.action_space.n)  # type: ignore[operator]

@@ -1,6 +1,7 @@
 """``copy.deepcopy`` of an agent, at any time, and what the copy does."""
 
 import copy
+import threading
 
 import pytest
 import torch as th
@@ -118,3 +119,21 @@ def test_a_copy_learns_on_in_wrapped_environments_of_its_own(wrapped):
         assert own.obs_rms is not others.obs_rms
         assert own.obs_rms.count == others.obs_rms.count
         assert (own.returns == others.returns).all()
+
+
+def test_a_wrapper_s_own_way_to_be_copied_is_taken():
+    class Connected(VecFrameStack):
+        def __init__(self, venv):
+            super().__init__(venv, 2)
+            self.connection = threading.Lock()  # which cannot be copied
+
+        def __deepcopy__(self, memo):
+            return Connected(copy.deepcopy(self.venv, memo))
+
+    env = VecNormalize(Connected(VecFrameStack(make_vec_env("CartPole-v1", 2, seed=0), 2)))
+    model = RELAXA2C("MlpPolicy", env, seed=0, device="cpu").learn(20)
+    twin = copy.deepcopy(model)
+    assert isinstance(twin.env.venv, Connected)
+    assert twin.env.venv.connection is not env.venv.connection
+    assert twin.env.unwrapped.envs[0] is not env.unwrapped.envs[0]
+    twin.learn(20)

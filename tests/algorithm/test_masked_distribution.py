@@ -87,6 +87,19 @@ def test_it_is_sb3_contribs(sizes, dtype, kind):
     assert all(th.allclose(a, b, atol=tolerance, rtol=tolerance) for a, b in zip(theirs, ours, strict=True))
 
 
+@pytest.mark.parametrize("masks", [None, np.ones((N, 10))], ids=["no masks", "masks that allow all"])
+def test_values_that_are_never_drawn_are_torchs(masks):
+    (theirs, ours), leaves = of_both([3, 5, 2], th.float32, None)
+    for leaf in leaves:
+        leaf.data[:, 1] = float("-inf")
+    theirs.proba_distribution(leaves[0])
+    ours.proba_distribution(leaves[1]).apply_masking(masks)  # sb3-contrib's entropy is NaN with a mask
+    entropies = [of.entropy() for of in (theirs, ours)]
+    gradients = [th.autograd.grad(entropy.sum(), leaf)[0] for entropy, leaf in zip(entropies, leaves, strict=True)]
+    assert th.allclose(*entropies, atol=2e-5)
+    assert th.allclose(*gradients, atol=2e-5)
+
+
 @pytest.mark.parametrize("sizes", [size for size in SIZES if len(size) < 20], ids=str)
 def test_the_latent_is_the_one_of_sb3_contribs(sizes):
     masks = masks_of(sizes)

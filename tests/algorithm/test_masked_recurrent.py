@@ -176,7 +176,13 @@ def test_a_padded_batch_has_the_gradient_of_its_sequences_one_by_one(space):
     _, data = rollout(model)
     n = data.lstm_states.pi[0].shape[1]
     length = len(data.mask) // n
-    whole = model.policy_gradient(**{name: getattr(data, name) for name in NAMES})
+    given = {name: getattr(data, name) for name in NAMES}
+    whole = model.policy_gradient(**given)
+    ragged = [*data.action_masks.tolist()[:-1], [1]]
+    with pytest.raises(ValueError, match=r"action_masks must have .* in each of .* masks with"):
+        model.policy_gradient(**{**given, "action_masks": ragged})
+    of_lists = model.policy_gradient(**{**given, "action_masks": data.action_masks.tolist()})
+    assert all(th.equal(of_lists[name], gradient) for name, gradient in whole.items())
     total = {name: 0.0 for name in whole}
     for i in range(n):
         steps = slice(i * length, i * length + int(data.mask[i * length : (i + 1) * length].sum()))

@@ -1,5 +1,7 @@
 """The pass of an update without the calls of layers: what the policy gives, unless somebody listens to it."""
 
+import functools
+
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -9,7 +11,8 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.policy_gradient.quick_forward import quick_evaluation
+from sb3_relax.policy_gradient import quick_forward
+from sb3_relax.policy_gradient.quick_forward import know, quick_evaluation
 from sb3_relax.policy_gradient.state_features import StateReader
 from tests.helpers import TinyEnv
 
@@ -80,6 +83,30 @@ def test_a_method_that_is_replaced_in_its_class_is_called(kind, name, monkeypatc
     heard = []
     method = getattr(kind, name)
     monkeypatch.setattr(kind, name, lambda *args: heard.append(name) or method(*args))
+    assert quick_evaluation(model.policy, observations, actions) is None
+    model.train()
+    assert heard
+
+
+def replaced(method, heard):
+    return lambda *args, **kwargs: heard.append(1) or method(*args, **kwargs)
+
+
+def replaced_and_named_alike(method, heard):
+    return functools.wraps(method)(replaced(method, heard))
+
+
+@pytest.mark.parametrize("change", [replaced, replaced_and_named_alike])
+@pytest.mark.parametrize("kind", [ActorCriticPolicy, MlpExtractor])
+def test_a_method_that_was_replaced_before_its_class_became_known_is_called(kind, change, monkeypatch):
+    model, observations, actions = agent()
+    assert quick_evaluation(model.policy, observations, actions) is not None
+    name = "forward" if kind is MlpExtractor else "evaluate_actions"
+    heard = []
+    monkeypatch.setattr(kind, name, change(getattr(kind, name), heard))
+    monkeypatch.setattr(quick_forward, "AS_MADE", [])
+    monkeypatch.setattr(quick_forward, "KNOWN_POLICIES", [])
+    know([ActorCriticPolicy], [MlpExtractor])
     assert quick_evaluation(model.policy, observations, actions) is None
     model.train()
     assert heard

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_relax.policy_gradient.action_latents import to_latent, to_sample
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
-from sb3_relax.policy_gradient.several_categoricals import BatchedMultiCategoricalDistribution, batched
+from sb3_relax.policy_gradient.several_categoricals import BatchedMultiCategoricalDistribution, in_one_batch
 
 N = 6
 SIZES = [[3, 5, 2], [2] * 7, [4, 4], [20] * 30, [1, 6], [40] * 20]
@@ -34,7 +34,9 @@ def of_both(sizes, dtype):
     logits = 2 * th.randn(N, sum(sizes), dtype=dtype)
     leaves = [logits.clone().requires_grad_() for _ in range(2)]
     theirs = MultiCategoricalDistribution(sizes)
-    return [of.proba_distribution(leaf) for of, leaf in zip((theirs, batched(theirs)), leaves, strict=True)], leaves
+    return [
+        of.proba_distribution(leaf) for of, leaf in zip((theirs, in_one_batch(theirs)), leaves, strict=True)
+    ], leaves
 
 
 @each_size
@@ -57,6 +59,36 @@ def test_it_is_sb3s(sizes, dtype):
         assert th.allclose(theirs, ours, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("logit", [float("-inf"), -3e38], ids=str)
+@pytest.mark.parametrize("sizes", [[3, 5, 2], [3, 3]], ids=str)
+def test_values_that_are_never_drawn_are_torchs(sizes, logit):
+    distributions, leaves = of_both(sizes, th.float32)
+    results = []
+    for of, leaf in zip(distributions, leaves, strict=True):
+        with th.no_grad():
+            leaf[:, 1] = logit
+        of.proba_distribution(leaf)
+        th.manual_seed(1)
+        sample = of.sample()
+        log_prob, entropy = of.log_prob(sample), of.entropy()
+        gradients = [th.autograd.grad(x.sum(), leaf, retain_graph=True)[0] for x in (log_prob, entropy)]
+        results.append([sample, of.mode(), log_prob, entropy, *gradients])
+        results[-1].append(of.log_prob(th.ones(N, len(sizes))).detach())
+    for theirs, ours in zip(*results, strict=True):
+        assert th.allclose(theirs, ours, atol=2e-5)
+
+
+def test_the_lowest_logits_leave_a_variable_its_own_values():
+    distributions, leaves = of_both([3, 5, 2], th.float32)
+    results = []
+    for of, leaf in zip(distributions, leaves, strict=True):
+        of.proba_distribution(leaf.detach().index_fill(1, th.tensor([8, 9]), th.finfo(th.float32).min))
+        th.manual_seed(1)
+        results.append([of.sample(), of.mode(), of.log_prob(of.mode())])
+    for theirs, ours in zip(*results, strict=True):
+        assert th.allclose(theirs, ours, atol=2e-5)
+
+
 @each_size
 def test_the_latent_is_the_one_of_sb3s(sizes):
     theirs, ours = (to_latent(of) for of in of_both(sizes, th.float64)[0])
@@ -69,7 +101,7 @@ def test_the_latent_is_the_one_of_sb3s(sizes):
 def test_the_number_of_operations_does_not_grow_with_that_of_variables(sizes):
     counts = []
     for d in (600, 1200):
-        of = batched(MultiCategoricalDistribution(sizes(d)))
+        of = in_one_batch(MultiCategoricalDistribution(sizes(d)))
         actions = th.zeros(1, d)
         with Counting() as counting:
             of.proba_distribution(th.zeros(1, sum(sizes(d))))
@@ -85,7 +117,7 @@ def test_others_stay_as_they_are():
         pass
 
     for of in (make_proba_distribution(spaces.Discrete(3)), Own([2, 3])):
-        assert batched(of) is of
+        assert in_one_batch(of) is of
 
 
 def test_what_is_not_there_is_refused_where_torch_refuses_it(monkeypatch):

@@ -203,7 +203,7 @@ def _fit(model: OnPolicyAlgorithm, base: ControlVariateA2C, env: VecEnv, setting
     """A control variate of each kind for each λ."""
     generator = th.Generator().manual_seed(seed)
     further, wanted = settings["control_variates"], settings["n_fit_steps"]
-    variates = [variates_of(model, seed + i, further) for i in range(len(settings["lambdas"]))]
+    variates = [variates_of(model, seed + i, further, settings["n_steps"]) for i in range(len(settings["lambdas"]))]
     batches, size, seen = [], 0, 0
     for batch in rollouts(base, env, sys.maxsize, settings["lambdas"]):
         batches.append(pooled([batch]))

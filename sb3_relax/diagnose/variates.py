@@ -37,17 +37,21 @@ FITTING: dict[str, Any] = {
 }
 
 
-def variates_of(model: OnPolicyAlgorithm, seed: int, further: Sequence[str] = ()) -> dict[str, ControlVariateA2C]:
+def variates_of(
+    model: OnPolicyAlgorithm, seed: int, further: Sequence[str] = (), n_steps: int | None = None
+) -> dict[str, ControlVariateA2C]:
     """A model for each control variate its action space allows, at the same frozen policy, with ĉ = 0.
 
     ĉ(s), their control; LAX for Box; for discrete actions RELAX (coupled) and, where the joint actions can be
     enumerated, the exact correction.
 
     :param further: names of :data:`~sb3_relax.control_variates.CONTROL_VARIATES` of the step's own action
-    :raises UsageError: for one that does not take the actions
+    :param n_steps: of a rollout; the model's where ``None``
+    :raises UsageError: for one that does not take the actions, or that learns nothing from so short a rollout
     """
     is_box = isinstance(model.action_space, spaces.Box)
-    own = FITTING if is_box else {**FITTING, "correction": "coupled"}
+    fitting = {**FITTING, "n_steps": model.n_steps if n_steps is None else n_steps}
+    own = fitting if is_box else {**fitting, "correction": "coupled"}
     name = "LAX" if is_box else "RELAX"
     found = {
         STATE: frozen_copy(model, seed, **{**own, "cv_action_dependent": False}),

@@ -18,6 +18,7 @@ from sb3_relax.diagnose.cost import Cost
 from sb3_relax.diagnose.report import Number, Row
 from sb3_relax.diagnose.rollout_gradients import rollouts
 from sb3_relax.diagnose.verdict import verdict
+from sb3_relax.errors import UsageError
 from tests.diagnose.problems import linear_bandit, table_bandit
 from tests.diagnose.test_restore import Hidden
 from tests.helpers import ACTION_SPACES, TinyEnv
@@ -82,6 +83,16 @@ def test_a_rollout_longer_than_what_was_asked_for_is_seen(n_steps, monkeypatch):
     for variate in models:
         recent = variate.model.recent if isinstance(variate, ModelBased) else variate.recent
         assert len(recent) >= n_steps // 2
+
+
+def test_rollouts_are_as_long_as_the_diagnosis_makes_them():
+    """And not as in training, where a learned model may have learned nothing of them."""
+    env = TinyEnv(spaces.Discrete(3))
+    short, long = (RELAXA2C("MlpPolicy", env, n_steps=n_steps, device="cpu") for n_steps in (1, 8))
+    result = diagnose(short, env, n_steps=8, lambdas=(0.0,), control_variates=["model"], **LITTLE)
+    assert result.at("model", 0.0).rollouts is not None
+    with pytest.raises(UsageError, match="use n_steps=2 or more"):
+        diagnose(long, env, n_steps=1, lambdas=(0.0,), control_variates=["model"], **LITTLE)
 
 
 def test_what_a_learned_model_takes_off():

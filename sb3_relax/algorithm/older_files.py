@@ -71,7 +71,7 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
                 f"these are the parameters of an agent with {argument} where this agent is without, or the other way "
                 "round: give both the same"
             )
-    state = _with_running_mean(_with_spread(_with_guard(state, own), own), own)
+    state = _with_running_mean(_with_guard(state, own), own)
     state = _with_temperature(parameters, _without_actions(state, own), own)
     if exact_match and state.keys() != own.keys():
         names = ", ".join(sorted(state.keys() ^ own.keys()))
@@ -106,17 +106,6 @@ def _with_running_mean(state: dict[str, Any], own: dict[str, Any]) -> dict[str, 
     """With a mean of f that begins anew, for an estimator of the core that was saved before it had one."""
     missing = [name for name in own if ".running_mean." in name and name not in state]
     return {**state, **{name: own[name] for name in missing}}
-
-
-def _with_spread(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """With the spread of features about their mean, for a learned model that was saved with their mean square."""
-    state = dict(state)
-    for name in own:
-        model = name.removesuffix("spread")
-        if model != name and name not in state and f"{model}square" in state:
-            mean, weight = state[f"{model}mean"], state[f"{model}weight"].clamp(min=1e-8)
-            state[name] = (state.pop(f"{model}square") - mean.square() / weight).clamp(min=0)
-    return state
 
 
 def _with_guard(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

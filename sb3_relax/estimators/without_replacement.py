@@ -12,23 +12,23 @@ from sb3_relax.estimators.latents import Latent, LogisticBernoulli, RelaxedLaten
 LEAST_LOG_PROBABILITY = -3e4
 
 
-def each_class(latent: Latent, b: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """b as one-hots of every variable's classes, ``[..., *batch, D, C]``, and their log-probabilities, without grad.
-
-    :param b: ``[..., *batch, *event]``; an empty tensor is returned for ``None``
-    """
+def log_probabilities(latent: Latent) -> Tensor:
+    """Of every variable's classes, ``[*batch, D, C]``, without grad; bits have the classes 0 and 1."""
     assert isinstance(latent, RelaxedLatent)
     if not isinstance(latent, LogisticBernoulli):
-        return (latent.wide_theta[..., :0] if b is None else b), latent.natural().detach()
+        return latent.natural().detach()
     logits = latent.wide_theta.detach()
-    log_p = torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=-1)
-    return (log_p[..., :0] if b is None else torch.stack([1 - b, b], dim=-1)), log_p
+    return torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=-1)
+
+
+def as_classes(latent: Latent, b: Tensor) -> Tensor:
+    """b as one-hots of these classes, ``[..., *batch, D, C]``."""
+    return torch.stack([1 - b, b], dim=-1) if isinstance(latent, LogisticBernoulli) else b
 
 
 def cannot_be_drawn(latent: Latent, b: Tensor) -> Tensor:
     """Which samples have a class in them that a mask forbids: ``[K, *batch]``."""
-    taken, log_p = each_class(latent, b)
-    return ((taken * log_p).sum(-1) < LEAST_LOG_PROBABILITY).any(-1)
+    return ((as_classes(latent, b) * log_probabilities(latent)).sum(-1) < LEAST_LOG_PROBABILITY).any(-1)
 
 
 def earlier_pairs(pairs: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def sample_without_replacement(latent: Latent, samples: int, generator: torch.Ge
 
     :param latent: bits ``[*batch, D]`` or one-hots ``[*batch, D, C]``
     """
-    _, log_p = each_class(latent)
+    log_p = log_probabilities(latent)
     batch, (variables, classes) = log_p.shape[:-2], log_p.shape[-2:]
     prefix, gumbel = log_p.new_zeros(*batch, 1), log_p.new_zeros(*batch, 1)
     chosen = torch.zeros(*batch, 1, 0, dtype=torch.long, device=log_p.device)
@@ -80,7 +80,7 @@ def log_probability_left(latent: Latent, b: Tensor) -> Tensor:
 
     :param b: ``[K, *batch, *event]``
     """
-    taken, log_p = each_class(latent, b)  # [K, *batch, D, C]
+    taken, log_p = as_classes(latent, b), log_probabilities(latent)
     own = (taken * log_p).sum(-1)
     agree = (taken.unsqueeze(0) * taken.unsqueeze(1)).sum(-1).cumprod(-1)  # j and k agree up to variable d
     # before variable d: those of the prefix that ends there

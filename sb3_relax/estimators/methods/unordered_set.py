@@ -8,12 +8,13 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import TwoPhaseEstimator, require_samples
+from sb3_relax.estimators.base import TwoPhaseEstimator
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli
+from sb3_relax.estimators.several_samples import OfSeveralSamples
 from sb3_relax.estimators.without_replacement import (
+    as_classes,
     cannot_be_drawn,
-    each_class,
     earlier_pairs,
     log_probability_left,
     sample_without_replacement,
@@ -23,7 +24,7 @@ from sb3_relax.estimators.without_replacement import (
 MOST_SAMPLES = 12
 
 
-class UnorderedSet(TwoPhaseEstimator):
+class UnorderedSet(OfSeveralSamples, TwoPhaseEstimator):
     """ĝ = Σ_{s∈S} w_s [f(s) - B_s] ∂θ log p(s|θ) of a set S of K values drawn without replacement (arXiv:2002.06043).
 
     ::
@@ -48,12 +49,9 @@ class UnorderedSet(TwoPhaseEstimator):
     """
 
     latents = (LogisticBernoulli, GumbelOneHot)
-    samples = 2
-    evaluations = 2
 
     def __init__(self, samples: int = 2):
-        super().__init__()
-        self.samples = self.evaluations = require_samples(samples)
+        super().__init__(samples)
         if samples > MOST_SAMPLES:
             raise ValueError(f"samples must be at most {MOST_SAMPLES}, since every subset is looked at; got {samples}")
 
@@ -86,7 +84,7 @@ class UnorderedSet(TwoPhaseEstimator):
 
 def _repeated(latent: Latent, b: Tensor) -> Tensor:
     """Which of K samples are equal to an earlier one, or cannot be drawn at all: ``[K, *batch]``."""
-    classes, _ = each_class(latent, b)
+    classes = as_classes(latent, b)
     same = (classes.unsqueeze(0) * classes.unsqueeze(1)).sum(-1).amin(-1) > 0  # [K, K, *batch]
     return earlier_pairs(same) | cannot_be_drawn(latent, b)
 

@@ -6,12 +6,27 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from sb3_relax.estimators.base import TwoPhaseEstimator, require_samples
+from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_samples
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.latents import Latent
 
 
-class SeveralSamplesEstimator(TwoPhaseEstimator):
+class OfSeveralSamples(Estimator):
+    """An estimator of K samples for each element of the batch, and so many calls of f.
+
+    :param samples: K, at least 2
+    :raises ValueError: for fewer
+    """
+
+    samples = 2
+    evaluations = 2
+
+    def __init__(self, samples: int = 2):
+        super().__init__()
+        self.samples = self.evaluations = require_samples(samples)
+
+
+class SeveralSamplesEstimator(OfSeveralSamples, TwoPhaseEstimator):
     """ĝ = Σ_k w_k ∂θ log p(b_k|θ), with weights that are functions of f(b_1), …, f(b_K) alone.
 
     The weights belong to whole samples. So one estimator serves all layers of :func:`layered` at once.
@@ -21,12 +36,6 @@ class SeveralSamplesEstimator(TwoPhaseEstimator):
     """
 
     latents = (Latent,)
-    samples = 2
-    evaluations = 2
-
-    def __init__(self, samples: int = 2):
-        super().__init__()
-        self.samples = self.evaluations = require_samples(samples)
 
     @abstractmethod
     def weights(self, value: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.antithetic_bits import antithetic_bits, inverse_correlation, pattern_probability
-from sb3_relax.estimators.base import TwoPhaseEstimator, leave_one_out_mean, require_samples
+from sb3_relax.estimators.base import TwoPhaseEstimator, leave_one_out_mean
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.latents import Latent, LogisticBernoulli
+from sb3_relax.estimators.several_samples import OfSeveralSamples
 
 
-class ARMS(TwoPhaseEstimator):
+class ARMS(OfSeveralSamples, TwoPhaseEstimator):
     """ĝ_i = 1/K Σ_k [f(b_k) - mean_{j≠k} f(b_j)] (b_ki - p_i) / (1 - ρ_i), of K samples whose bits exclude each other.
 
     Every bit is drawn K times from a Dirichlet copula, independently of the other bits. ρ_i < 0 is the correlation of
@@ -30,12 +31,6 @@ class ARMS(TwoPhaseEstimator):
     """
 
     latents = (LogisticBernoulli,)
-    samples = 2
-    evaluations = 2
-
-    def __init__(self, samples: int = 2):
-        super().__init__()
-        self.samples = self.evaluations = require_samples(samples)
 
     def draw(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor:
         return antithetic_bits(latent.mean(), self.samples, generator)

@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_relax.estimators.antithetic_bits import antithetic_bits, inverse_correlation, pattern_probability
-from sb3_relax.estimators.base import TwoPhaseEstimator, require_samples
+from sb3_relax.estimators.base import TwoPhaseEstimator
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, RelaxedLatent
+from sb3_relax.estimators.several_samples import OfSeveralSamples
 
 
-class CoupledCategorical(TwoPhaseEstimator):
+class CoupledCategorical(OfSeveralSamples, TwoPhaseEstimator):
     """K coupled samples of one-hots: a class is the first of C - 1 bits that is one, and the bits are :class:`ARMS`'.
 
     The classes of a variable are put in order of their probability, the likeliest first (sticks are broken off). Bit i
@@ -38,12 +39,6 @@ class CoupledCategorical(TwoPhaseEstimator):
     """
 
     latents = (GumbelOneHot,)
-    samples = 2
-    evaluations = 2
-
-    def __init__(self, samples: int = 2):
-        super().__init__()
-        self.samples = self.evaluations = require_samples(samples)
 
     def draw(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor:
         sticks = _sticks(latent)

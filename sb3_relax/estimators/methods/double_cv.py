@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import Estimator, leave_one_out_mean, require_samples
+from sb3_relax.estimators.base import leave_one_out_mean
 from sb3_relax.estimators.estimate import VJP, Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, evaluate_with_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
+from sb3_relax.estimators.several_samples import OfSeveralSamples
 
 #: batches whose least squares α starts from
 WARM_UP = 10
 
 
-class DoubleCV(Estimator):
+class DoubleCV(OfSeveralSamples):
     """ĝ = mean_k (h_k - mean_{j≠k} h_j) ∂θ log p(b_k|θ) - α ḡ·∂θ μ, with h_k = f(b_k) + α ḡ_{-k}·(b_k - μ).
 
     ḡ is the mean of ∇f(b_k), ḡ_{-k} that of the other samples: a leave-one-out baseline whose f is itself corrected by
@@ -43,13 +44,10 @@ class DoubleCV(Estimator):
 
     needs_grad_f = True
     latents = (LogisticBernoulli, GumbelOneHot)
-    samples = 2
-    evaluations = 2
     products: Tensor
 
     def __init__(self, samples: int = 2, scale: float | None = None):
-        super().__init__()
-        self.samples = self.evaluations = require_samples(samples)
+        super().__init__(samples)
         self.scale = nn.Parameter(torch.tensor(0.0 if scale is None else float(scale)))
         # Σ⟨g, d⟩ and Σ‖d‖² over the samples seen, their number, and the batches still to be looked at
         self.register_buffer("products", torch.tensor([0.0, 0.0, 0.0, WARM_UP if scale is None else 0.0]))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import Estimator, leave_one_out_mean, require_samples
+from sb3_relax.estimators.base import leave_one_out_mean
 from sb3_relax.estimators.estimate import VJP, Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, evaluate_with_slope
 from sb3_relax.estimators.latents import Latent, LogisticBernoulli
+from sb3_relax.estimators.several_samples import OfSeveralSamples
 
 
-class RODEO(Estimator):
+class RODEO(OfSeveralSamples):
     """ĝ = 1/K Σ_k {[f(b_k) - mean_{j≠k} (f(b_j) + β (A h_j)(b_j))] s(b_k) + γ (A [h_k s])(b_k)}, s = ∂θ log p.
 
     (A h)(x) = Σ_i q(flip_i) [h(x^i) - h(x)] has mean zero for every h (x^i is x with bit i flipped; q(flip_i) the
@@ -34,12 +35,9 @@ class RODEO(Estimator):
 
     needs_grad_f = True
     latents = (LogisticBernoulli,)
-    samples = 2
-    evaluations = 2
 
     def __init__(self, samples: int = 2, hidden: int = 16):
-        super().__init__()
-        self.samples = self.evaluations = require_samples(samples)
+        super().__init__(samples)
         self.network = nn.Sequential(nn.Linear(2, hidden), nn.Tanh(), nn.Linear(hidden, 1))
         last = self.network[-1]
         assert isinstance(last, nn.Linear)

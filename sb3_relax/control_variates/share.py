@@ -15,15 +15,13 @@ LARGEST_SQUARE = 1e37
 SWEEPS = 50
 
 
-class LearnedShare(nn.Module):
-    """η in [0, 1], the share of a change d that would have lowered the variance of earlier gradients g + η d most.
+class EarlierBatches(nn.Module):
+    """What shares are learned by: averages over earlier batches, each divided by its own E‖g‖².
 
-    η = -E⟨g, d⟩ / E‖d‖². It is fixed before the batch that it is applied to, so that a change of mean zero keeps the
-    gradient unbiased. Every batch counts the same, since each is divided by its own E‖g‖²: a change that was right when
-    advantages were large would otherwise go on adding noise when they have become small (CartPole once it is solved).
-    Before any evidence η = 0, and so it is after a batch in which the change was not finite, or so large that its
-    square was not.
+    So every batch counts the same: a change that was right when advantages were large would otherwise go on adding
+    noise when they have become small (CartPole once it is solved).
 
+    :param count: of changes; ``None``: one, without a dimension
     :param decay: weight of the past
     """
 
@@ -31,11 +29,38 @@ class LearnedShare(nn.Module):
     square: th.Tensor
     size: th.Tensor
 
-    def __init__(self, decay: float = 0.9):
+    def __init__(self, count: int | None, decay: float):
         super().__init__()
         self.decay = decay
-        for name in ("cross", "square", "size"):
-            self.register_buffer(name, th.zeros(()))
+        dims = () if count is None else (count,)
+        for name, shape in (("cross", dims), ("square", 2 * dims), ("size", ())):
+            self.register_buffer(name, th.zeros(shape))
+
+    def divisor(self, size: float) -> float | None:
+        """What a batch with that ‖g‖² is divided by; ``None`` where it says nothing of any change."""
+        # one whose advantages happen to vanish says nothing: divided by its own size it would drown the others
+        divisor = max(size, 0.1 * self.size.item())
+        # nor does one whose own square no float32 holds
+        return divisor if 0 < divisor < LARGEST_SQUARE else None
+
+    def learn_size(self, size: float) -> None:
+        """Let the size of later batches be compared with this one's."""
+        past = self.size.item()
+        self.size.fill_(size if past == 0 else self.decay * past + (1 - self.decay) * size)
+
+
+class LearnedShare(EarlierBatches):
+    """η in [0, 1], the share of a change d that would have lowered the variance of earlier gradients g + η d most.
+
+    η = -E⟨g, d⟩ / E‖d‖². It is fixed before the batch that it is applied to, so that a change of mean zero keeps the
+    gradient unbiased. Before any evidence η = 0, and so it is after a batch in which the change was not finite, or so
+    large that its square was not.
+
+    :param decay: weight of the past
+    """
+
+    def __init__(self, decay: float = 0.9):
+        super().__init__(None, decay)
 
     @property
     def share(self) -> float:
@@ -51,11 +76,8 @@ class LearnedShare(nn.Module):
         :param cross: ⟨g, d⟩, as ``size``
         :param square: ‖d‖², as ``size``
         """
-        past = self.size.item()
-        # a batch whose advantages happen to vanish says nothing of d: divided by its own size it would drown the others
-        divisor = max(size, 0.1 * past)
-        # nor does one whose own square no float32 holds
-        if not 0 < divisor < LARGEST_SQUARE:
+        divisor = self.divisor(size)
+        if divisor is None:
             return
         cross, square = cross / divisor, square / divisor
         if not (math.isfinite(cross) and square < LARGEST_SQUARE):
@@ -65,30 +87,22 @@ class LearnedShare(nn.Module):
             return
         self.cross.mul_(self.decay).add_(cross)
         self.square.mul_(self.decay).add_(square)
-        self.size.fill_(size if past == 0 else self.decay * past + (1 - self.decay) * size)
+        self.learn_size(size)
 
 
-class LearnedShares(nn.Module):
+class LearnedShares(EarlierBatches):
     """η_i in [0, 1], the shares of several changes d_i that together would have lowered the variance most.
 
-    They minimise E‖g + Σ_i η_i d_i‖² of earlier gradients g, as :class:`LearnedShare` does for one change: each batch
-    is divided by its own E‖g‖², and before any evidence all are 0. A change that is not finite, or whose square is not,
+    They minimise E‖g + Σ_i η_i d_i‖² of earlier gradients g, as :class:`LearnedShare` does for one change. Before any
+    evidence all are 0. A change that is not finite, or whose square is not,
     has a share of 0 after that batch, and what was known of it is forgotten; the others keep what is known of them.
 
     :param count: of changes
     :param decay: weight of the past
     """
 
-    cross: th.Tensor
-    square: th.Tensor
-    size: th.Tensor
-
     def __init__(self, count: int, decay: float = 0.9):
-        super().__init__()
-        self.decay = decay
-        self.register_buffer("cross", th.zeros(count))
-        self.register_buffer("square", th.zeros(count, count))
-        self.register_buffer("size", th.zeros(()))
+        super().__init__(count, decay)
 
     @property
     def shares(self) -> list[float]:
@@ -110,9 +124,9 @@ class LearnedShares(nn.Module):
         """
         each = th.stack([part.flatten() for part in (plain, *changes)])
         products = each @ each.T / max(len(plain), 1)
-        size, past = products[0, 0].item(), self.size.item()
-        divisor = max(size, 0.1 * past)
-        if not (divisor > 0 and math.isfinite(divisor)):
+        size = products[0, 0].item()
+        divisor = self.divisor(size)
+        if divisor is None:
             return
         cross, square = products[0, 1:] / divisor, products[1:, 1:] / divisor
         # where two have squares, so has their product
@@ -120,4 +134,4 @@ class LearnedShares(nn.Module):
         both = known & known.unsqueeze(1)
         self.cross.mul_(self.decay).add_(cross).masked_fill_(~known, 0.0)
         self.square.mul_(self.decay).add_(square).masked_fill_(~both, 0.0)
-        self.size.fill_(size if past == 0 else self.decay * past + (1 - self.decay) * size)
+        self.learn_size(size)

@@ -27,13 +27,26 @@ class QAtStates:
     trained_elsewhere = True
 
     def __init__(self, q: ActionValue, latent: Latent, features: th.Tensor, temperature: float | None = None):
-        self.q, self.latent, self.features, self.temperature = q, latent, features, temperature
+        self.q, self.latent, self.features, self._given_temperature = q, latent, features, temperature
+
+    @property
+    def temperature(self) -> th.Tensor | float | None:
+        """τ, as it is now."""
+        return self._given_temperature
 
     def __call__(self, z: th.Tensor) -> th.Tensor:
-        if self.temperature is not None:
-            assert isinstance(self.latent, ConditionedLatent)
-            z = self.latent.relax(z, self.temperature)
-        return self.q(self.features, z.flatten(-self.latent.sample_ndim))
+        return self.q(self.features, self.flat(self.relaxed(z, self.temperature)))
+
+    def relaxed(self, z: th.Tensor, temperature: th.Tensor | float | None) -> th.Tensor:
+        """The action of z."""
+        if temperature is None:
+            return z
+        assert isinstance(self.latent, ConditionedLatent)
+        return self.latent.relax(z, temperature)
+
+    def flat(self, action: th.Tensor) -> th.Tensor:
+        """As q takes it."""
+        return action.flatten(-self.latent.sample_ndim)
 
 
 class FittedAtStates(QAtStates):

@@ -11,6 +11,7 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_relax.control_variates.at_states import QAtStates
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import ConditionedLatent, Latent
 from sb3_relax.estimators.control_variates import are_bare
@@ -251,25 +252,26 @@ class ControlVariateNetwork(ScaledNetwork):
         return AtStates(self, latent, features)
 
 
-class AtStates:
-    """ĉ at the states of a batch, as the core's c: of the relaxed action where there is a temperature."""
+class AtStates(QAtStates):
+    """ĉ at the states of a batch, with its derivatives in closed form, and a temperature that may be learned.
 
-    #: by :class:`~sb3_relax.control_variates.learned.LearnedControlVariate`
-    trained_elsewhere = True
+    :class:`~sb3_relax.control_variates.learned.LearnedControlVariate` trains it.
+    """
 
     def __init__(self, network: ControlVariateNetwork, latent: Latent, features: th.Tensor):
+        super().__init__(network, latent, features)
         self.network = network
-        self.latent = latent
-        self.features = features
 
-    def __call__(self, z: th.Tensor) -> th.Tensor:
-        return self.network(self.features, self._flat(self._relax(z, self._temperature())))
+    @property
+    def temperature(self) -> th.Tensor | None:
+        log_temperature = self.network.log_temperature
+        return None if log_temperature is None else learned_temperature(log_temperature)
 
     def value_and_slope(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """c(z) and ∂c/∂z, both of z's leading shape, in closed form: the chain rule through the relaxation."""
-        temperature = self._temperature()
-        action = self._relax(z, temperature)
-        value, slope = self.network.value_and_slope(self.features, self._flat(action))
+        temperature = self.temperature
+        action = self.relaxed(z, temperature)
+        value, slope = self.network.value_and_slope(self.features, self.flat(action))
         return value, self._through_relaxation(slope.reshape(action.shape), action, temperature)
 
     def value_vjp(self, action: th.Tensor) -> tuple[th.Tensor, ValueVJP | None]:
@@ -279,7 +281,7 @@ class AtStates:
             return self(action), None
         of_state, of_state_vjp = network.of_state_vjp(self.features)
         with th.no_grad():
-            x = self._flat(action)
+            x = self.flat(action)
             hidden = th.tanh(F.linear(x, network.action_layer.weight) + of_state)
             weight, bias, scale = network.output()
             value = F.linear(hidden, weight, bias).squeeze(-1)
@@ -303,9 +305,9 @@ class AtStates:
             return *self.value_and_slope(z), None
         of_state, of_state_vjp = network.of_state_vjp(self.features)
         with th.no_grad():
-            temperature = self._temperature()
-            action = self._relax(z, temperature)
-            x = self._flat(action)
+            temperature = self.temperature
+            action = self.relaxed(z, temperature)
+            x = self.flat(action)
             weight, bias, scale = network.output()
             layers = [network.action_layer.weight, of_state]
             out = forward_pass(x, weight, bias, layers)
@@ -314,7 +316,7 @@ class AtStates:
 
         def vjp(value_bar: th.Tensor, slope_bar: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
             # the relaxation's Jacobian is symmetric
-            inner_bar = self._flat(self._through_relaxation(slope_bar, action, temperature))
+            inner_bar = self.flat(self._through_relaxation(slope_bar, action, temperature))
             x_bar, weight_bar, bias_bar, (action_bar, state_bar) = backward_pass(
                 out, x, weight, layers, value_bar, inner_bar, of_input=temperature is not None
             )
@@ -339,19 +341,6 @@ class AtStates:
             return pairs
 
         return out.value, slope, vjp
-
-    def _temperature(self) -> th.Tensor | None:
-        log_temperature = self.network.log_temperature
-        return None if log_temperature is None else learned_temperature(log_temperature)
-
-    def _relax(self, z: th.Tensor, temperature: th.Tensor | None) -> th.Tensor:
-        if temperature is None:
-            return z
-        assert isinstance(self.latent, ConditionedLatent)
-        return self.latent.relax(z, temperature)
-
-    def _flat(self, action: th.Tensor) -> th.Tensor:
-        return action.flatten(-self.latent.sample_ndim)
 
     def _through_relaxation(self, slope: th.Tensor, action: th.Tensor, temperature: th.Tensor | None) -> th.Tensor:
         """A derivative in the action as one in z."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,27 +101,32 @@ def trained(build: Build, problem: Problem, rate: float, seed: int) -> Estimator
     return estimator
 
 
-def measure_variance(name: str, problem_name: str, instance: int) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    problem = PROBLEMS[problem_name](instance)
-    build = CASES[name]
-    rates = RATES if list(build(problem.latent).parameters()) else RATES[:1]
+def tuned(build: Build, problem: Problem, rates: Sequence[float]) -> tuple[float, Estimator]:
+    """The best of some learning rates by a tuning stream of random numbers, and the estimator whose φ it trained."""
+    rates = rates if list(build(problem.latent).parameters()) else rates[:1]
     candidates = [trained(build, problem, rate, seed=1000 + i) for i, rate in enumerate(rates)]
     tuning = [
         gradient_variance(e, problem.latent, problem.f, 5_000, torch.Generator().manual_seed(77)).variance
         for e in candidates
     ]
     best = int(np.argmin(tuning))
+    return rates[best], candidates[best]
+
+
+def measure_variance(name: str, problem_name: str, instance: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    problem = PROBLEMS[problem_name](instance)
+    rate, estimator = tuned(CASES[name], problem, RATES)
     variance, error = gradient_variance(
-        candidates[best], problem.latent, problem.f, VARIANCE_SAMPLES, torch.Generator().manual_seed(instance)
+        estimator, problem.latent, problem.f, VARIANCE_SAMPLES, torch.Generator().manual_seed(instance)
     )
     return {
         "problem": problem_name,
         "instance": instance,
         "case": name,
-        "evaluations": candidates[best].evaluations,
-        "needs_grad_f": candidates[best].needs_grad_f,
-        "rate": rates[best],
+        "evaluations": estimator.evaluations,
+        "needs_grad_f": estimator.needs_grad_f,
+        "rate": rate,
         "variance": variance,
         "standard_error": error,
     }

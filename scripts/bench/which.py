@@ -23,8 +23,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.distributions import Beta, Dirichlet, Gamma
 
-from sb3_relax.estimators import GumbelOneHot, Implicit, gradient_variance, make
-from scripts.bench.estimators import Build, trained
+from sb3_relax.estimators import GumbelOneHot, Implicit, gradient_variance
+from scripts.bench.estimators import Build, plain, tuned
 from scripts.bench.problems import Problem
 from scripts.records import add_output, provenance, write_record
 
@@ -32,10 +32,6 @@ RATES = (3e-3, 1e-2)
 INSTANCES = 3
 SAMPLES = 20_000
 PEAKS = (0, 1, 2, 3, 4)
-
-
-def plain(name: str, **settings: Any) -> Build:
-    return lambda latent: make(name, latent, **settings)
 
 
 POSITIVE: dict[str, Build] = {
@@ -96,18 +92,11 @@ PARTS: dict[str, tuple[dict[str, Callable[[int], Problem]], dict[str, Build]]] =
 
 def measure(problem: Problem, build: Build, instance: int) -> dict[str, Any]:
     """Variance × calls of one estimator, its φ trained."""
-    rates = RATES if list(build(problem.latent).parameters()) else RATES[:1]
-    candidates = [trained(build, problem, rate, seed=1000 + i) for i, rate in enumerate(rates)]
-    tuning = [
-        gradient_variance(e, problem.latent, problem.f, 5_000, torch.Generator().manual_seed(77)).variance
-        for e in candidates
-    ]
-    best = tuning.index(min(tuning))
+    rate, estimator = tuned(build, problem, RATES)
     variance, error = gradient_variance(
-        candidates[best], problem.latent, problem.f, SAMPLES, torch.Generator().manual_seed(instance)
+        estimator, problem.latent, problem.f, SAMPLES, torch.Generator().manual_seed(instance)
     )
-    calls = candidates[best].evaluations
-    return {"rate": rates[best], "evaluations": calls, "variance": variance, "standard_error": error}
+    return {"rate": rate, "evaluations": estimator.evaluations, "variance": variance, "standard_error": error}
 
 
 def run(part: str, folder: Path) -> None:

@@ -16,9 +16,9 @@ import numpy as np
 from sb3_relax.tasks.arguments import HelpFormatter, folder
 from sb3_relax.tasks.intervals import half_width, plus_minus
 from sb3_relax.tasks.problem import CASES, Config, Problem
+from sb3_relax.tasks.process import Stop, claim, prepare_cpu
 from sb3_relax.tasks.records import provenance, read_record, write_record
 from sb3_relax.tasks.trainer import ONLOOKER, STATES, Trainer
-from sb3_relax.tasks.vae.process import Stop, claim, prepare_cpu
 
 #: a problem of its settings and the command's options
 Make = Callable[[Any, argparse.Namespace], Problem]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sb3_relax.estimators import NVIL, Estimate, Estimator, Latent, LayeredEstimate, make
-from sb3_relax.tasks.vae.trainer import setting
+from sb3_relax.tasks.settings import setting
 
 #: names of estimators → what is said of them
 CASES = {

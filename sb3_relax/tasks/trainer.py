@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from sb3_relax.tasks import checkpoint
 from sb3_relax.tasks.problem import Config, Problem, calls_of
-from sb3_relax.tasks.vae import checkpoint
-from sb3_relax.tasks.vae.trainer import key
+from sb3_relax.tasks.settings import key
 
 #: parts of a run, after each of which it is measured
 PARTS = 30
@@ -162,7 +162,7 @@ class Trainer:
         :raises ValueError: for one that is damaged, or of other settings
         """
         parts = self._parts()
-        state = checkpoint.load(path, keys={*parts, "config", "step", "curve", "variances"})
+        state = checkpoint.load(path, {*parts, "config", "step", "curve", "variances"})
         if state["config"] != asdict(self.config):
             raise ValueError(f"{path} is of a run with other settings; delete it to start anew")
         for name, part in parts.items():

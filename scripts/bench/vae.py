@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from sb3_relax.tasks.process import prepare_cpu
 from sb3_relax.tasks.vae.cases import CASES
 from sb3_relax.tasks.vae.data import Dataset
 from sb3_relax.tasks.vae.model import MODELS
 from sb3_relax.tasks.vae.objective import LogWeight
-from sb3_relax.tasks.vae.process import prepare_cpu
 from sb3_relax.tasks.vae.trainer import Config, Trainer
 from scripts.records import add_output, provenance, write_record
 

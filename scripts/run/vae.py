@@ -27,13 +27,13 @@ from typing import Any
 
 import torch
 
+from sb3_relax.tasks.process import prepare_cpu
 from sb3_relax.tasks.vae.__main__ import pixels
 from sb3_relax.tasks.vae.cases import CASES, build
 from sb3_relax.tasks.vae.data import load_dataset
 from sb3_relax.tasks.vae.evaluate import Evaluation
 from sb3_relax.tasks.vae.model import MODELS
 from sb3_relax.tasks.vae.objective import bound
-from sb3_relax.tasks.vae.process import prepare_cpu
 from sb3_relax.tasks.vae.trainer import Config, Trainer
 from scripts.records import Records, add_output, provenance, read_record, write_record
 from scripts.run.sweep import BACKENDS, in_parallel, run_command

@@ -15,7 +15,7 @@ from sb3_relax.estimators import Estimate, Estimator, GumbelOneHot, LayeredEstim
 from sb3_relax.tasks.attention.canvases import CELLS, VIEW, Canvases, Digits, canvases, load_digits
 from sb3_relax.tasks.attention.model import UNITS, Looker
 from sb3_relax.tasks.problem import Config, Problem, estimator_for
-from sb3_relax.tasks.vae.trainer import setting
+from sb3_relax.tasks.settings import setting
 
 #: what is known, ``[..., B, 64]``, and the sum of the entropies so far, ``[..., B]``
 State = tuple[Tensor, Tensor]

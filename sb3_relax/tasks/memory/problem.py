@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from sb3_relax.estimators import NVIL, RELAX, Estimate, Estimator, GumbelOneHot, LayeredEstimate, PerVariable
 from sb3_relax.tasks.problem import HIDDEN, Config, Problem, estimator_for
+from sb3_relax.tasks.settings import key, setting
 from sb3_relax.tasks.vae.images import grid
-from sb3_relax.tasks.vae.trainer import key, setting
 
 SLOTS, READS = 16, 6
 #: numbers in a key, and signs in a value

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sb3_relax.tasks.arguments import HelpFormatter, folder
+from sb3_relax.tasks.process import Stop, claim, prepare_cpu
 from sb3_relax.tasks.records import write_record
 from sb3_relax.tasks.vae import checkpoint, distributed
 from sb3_relax.tasks.vae.cases import CASES
@@ -31,7 +32,6 @@ from sb3_relax.tasks.vae.evaluate import Evaluation
 from sb3_relax.tasks.vae.images import reconstructions, samples, write_png
 from sb3_relax.tasks.vae.model import MODELS, DiscreteVAE
 from sb3_relax.tasks.vae.objective import binarise, bound
-from sb3_relax.tasks.vae.process import Stop, claim, prepare_cpu
 from sb3_relax.tasks.vae.trainer import Config, Trainer, config_of
 
 CHECKPOINT = "checkpoint.pt"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sb3_relax.tasks.settings import key, setting
 from sb3_relax.tasks.vae import checkpoint, distributed
 from sb3_relax.tasks.vae.cases import build
 from sb3_relax.tasks.vae.data import Dataset
@@ -21,15 +21,8 @@ from sb3_relax.tasks.vae.evaluate import Evaluation, evaluate
 from sb3_relax.tasks.vae.model import DiscreteVAE
 from sb3_relax.tasks.vae.objective import accumulate_gradient, binarise
 
-T = TypeVar("T")
-
 #: weight of the newest batch in the running mean of f
 SHIFT_RATE = 0.01
-
-
-def setting(default: T, description: str) -> T:
-    """A field of :class:`Config`, which the command line describes in the same words."""
-    return field(default=default, metadata={"help": description})
 
 
 @dataclass(frozen=True)
@@ -67,11 +60,6 @@ class Config:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 must be in [0, 1); got {self.beta2}")
-
-
-def key(*parts: object) -> int:
-    """A seed that is a function of ``parts`` alone, and unlike any other's."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest(), "little")
 
 
 class Trainer:

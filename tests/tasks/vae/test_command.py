@@ -176,7 +176,7 @@ def test_an_interrupt_before_training(monkeypatch, tmp_path, capsys):
 
 
 def test_one_process_at_a_time_in_a_folder(tmp_path, capsys):
-    code = "import sys, time; from pathlib import Path; from sb3_relax.tasks.vae.process import claim\n"
+    code = "import sys, time; from pathlib import Path; from sb3_relax.tasks.process import claim\n"
     code += "with claim(Path(sys.argv[1])): print(flush=True); time.sleep(300)"
     command = ["train", "--output", str(tmp_path), "--iterations", "2", "--units", "8"]
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sb3_relax.tasks.settings import key
 from sb3_relax.tasks.vae import checkpoint
 from sb3_relax.tasks.vae.distributed import Worker
 from sb3_relax.tasks.vae.evaluate import gradient_log_variance
 from sb3_relax.tasks.vae.objective import estimate_gradient
-from sb3_relax.tasks.vae.trainer import Config, Trainer, key
+from sb3_relax.tasks.vae.trainer import Config, Trainer
 from tests.tasks.vae.synthetic import bits
 
 CONFIG = Config("bits", units=8)

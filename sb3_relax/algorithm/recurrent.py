@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, ClassVar
 
@@ -31,8 +31,9 @@ from sb3_relax.errors import UsageError
 from sb3_relax.estimators.checks import are_finite
 from sb3_relax.policy_gradient.action_latents import require_finite_actions
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
+from sb3_relax.policy_gradient.observations import of_parts
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
-from sb3_relax.policy_gradient.rollout import Batch, Rollout, by_environment, in_time_order, of_parts
+from sb3_relax.policy_gradient.rollout import Batch, Rollout, by_environment, in_time_order
 from sb3_relax.policy_gradient.state_features import StateReader
 
 #: of the buffer, and what of :class:`RNNStates` each is
@@ -89,10 +90,11 @@ class RecurrentView(PolicyView):
         states = RNNStates((zeros, zeros), (zeros, zeros))
         return {"lstm_states": states, "episode_starts": starts, "mask": th.ones_like(starts, dtype=th.bool)}
 
-    def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
-        states, starts = context["lstm_states"].vf, context["episode_starts"]
-        values: th.Tensor = self.policy.predict_values(observations, states, starts)  # type: ignore[arg-type]
-        return values.flatten()[context["mask"]]
+    def values_while_fitted(self, observations: PyTorchObs, **context: Any) -> Callable[[th.Tensor | None], th.Tensor]:
+        """Of all steps alone: a memory evaluates none by itself."""
+        states, starts, real = context["lstm_states"].vf, context["episode_starts"], context["mask"]
+        predict_values: Callable[..., th.Tensor] = self.policy.predict_values
+        return lambda _: predict_values(observations, states, starts).flatten()[real]
 
 
 class RecurrentRollout(Rollout):

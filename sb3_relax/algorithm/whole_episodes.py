@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.policy_gradient.action_latents import executable
 from sb3_relax.policy_gradient.evaluation_mode import set_training_mode
-from sb3_relax.policy_gradient.rollout import of_parts
+from sb3_relax.policy_gradient.observations import of_parts
 
 
 def _of_env(obs: np.ndarray | dict[str, np.ndarray], index: int) -> Any:

@@ -14,7 +14,7 @@ from sb3_relax.diagnose.parallel import stack
 from sb3_relax.diagnose.restore import Snapshot
 from sb3_relax.diagnose.states import States
 from sb3_relax.policy_gradient.action_latents import executable
-from sb3_relax.policy_gradient.rollout import of_parts
+from sb3_relax.policy_gradient.observations import of_parts
 
 #: Environments held at a time.
 CHUNK = 512

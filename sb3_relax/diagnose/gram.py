@@ -12,7 +12,7 @@ from torch import Tensor
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.diagnose.jackknife import Jackknifed, mean_over_pairs
 from sb3_relax.estimators import Gaussian, GumbelOneHot, Latent, LogisticBernoulli
-from sb3_relax.policy_gradient.rollout import of_parts
+from sb3_relax.policy_gradient.observations import of_parts
 
 
 class AtWeights(NamedTuple):

@@ -71,8 +71,10 @@ class Critic(nn.Module):
         of_critic = groups_of(True) or [{**policy.optimizer.param_groups[0], "params": own}]
         # the default rate is the one that training began with
         settings = policy.optimizer.defaults
-        critic, policy.optimizer = make(of_critic, **settings), make(groups_of(False), **settings)
-        return critic
+        policy.optimizer = make(groups_of(False), **settings)
+        if make is th.optim.Adam:  # one kernel for all weights
+            of_critic = [{**group, "fused": True, "foreach": False} for group in of_critic]
+        return make(of_critic, **settings)
 
     def set_learning_rate(self, rate: float) -> None:
         """Of V's own weights, where it is not the policy's."""
@@ -115,15 +117,19 @@ class Critic(nn.Module):
         if self.optimizer is not None:  # the shared backward pass left its gradient
             self._step(self.optimizer, parameters_of(self.optimizer), batch.returns, max_grad_norm)
         critic, optimizer = self.view.critic_weights, self.optimizer or self.view.policy.optimizer
-        parts = self._parts(batch if self.replay is None else self.replay.joined_by(batch, rollout), generator)
+        if self.n_steps == 1:
+            return
+        seen = batch if self.replay is None else self.replay.joined_by(batch, rollout)
+        values_at = self.view.values_while_fitted(seen.observations, **seen.context)
+        parts = self._parts(len(seen.returns), generator)
         for _ in range(self.n_steps - 1):
-            part = next(parts)
-            values = self.view.predict_values(part.observations, **part.context)
-            gradients = th.autograd.grad(vf_coef * self.loss(values, part.returns), critic)
+            steps = next(parts)
+            returns = seen.returns if steps is None else seen.returns[steps]
+            gradients = th.autograd.grad(vf_coef * self.loss(values_at(steps), returns), critic)
             clear_gradients(optimizer)
             for parameter, gradient in zip(critic, gradients, strict=True):
                 parameter.grad = gradient
-            self._step(optimizer, critic, part.returns, max_grad_norm)
+            self._step(optimizer, critic, returns, max_grad_norm)
 
     def remember(self, batch: Batch, rollout: Rollout, last_obs: Any, dones: np.ndarray) -> None:
         """Keep a rollout for later updates where ``critic_replay`` asks for it, once V was fitted to it.
@@ -144,14 +150,16 @@ class Critic(nn.Module):
             clip(self.view.policy, weights, max_grad_norm, lambda: returns.square().max().item() > LARGE)
             take_step(optimizer)
 
-    def _parts(self, batch: Batch, generator: th.Generator) -> Iterator[Batch]:
-        """The whole batch again and again, or minibatches of it, every step once before any comes a second time."""
-        size = len(batch.returns)
+    def _parts(self, size: int, generator: th.Generator) -> Iterator[th.Tensor | None]:
+        """``None`` again and again, for all steps, or the numbers of minibatches of them.
+
+        Every step comes once before any comes a second time.
+        """
         while True:
             if self.batch_size is None or self.batch_size >= size:
-                yield batch
+                yield None
                 continue
             order = th.randperm(size, generator=generator, device=generator.device)
             for index in order.split(self.batch_size):
                 if len(index) == self.batch_size:  # a last one that is smaller would weigh its steps more
-                    yield batch.at(index)
+                    yield index

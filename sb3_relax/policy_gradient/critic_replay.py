@@ -11,8 +11,9 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
+from sb3_relax.policy_gradient.observations import concatenated, of_parts
 from sb3_relax.policy_gradient.policy_view import PolicyView
-from sb3_relax.policy_gradient.rollout import Batch, Rollout, concatenated, of_parts
+from sb3_relax.policy_gradient.rollout import Batch, Rollout
 
 
 def v_trace(
@@ -215,7 +216,9 @@ class CriticReplay:
         following = [kept.last_obs for kept in self.rollouts if kept.last_obs is not None]
         with th.no_grad(), evaluation_mode(self.view.policy):
             output = self.view.evaluate(known.observations, known.actions, **known.context)
-            after = self.view.predict_values(concatenated(following)).split(known.shape[1]) if following else ()
+            after = (
+                self.view.values_while_fitted(concatenated(following))(None).split(known.shape[1]) if following else ()
+            )
         last_values = iter(after)
         return [
             Seen(values, log_probs, None if kept.last_obs is None else next(last_values))

@@ -20,6 +20,8 @@ from sb3_relax.policy_gradient.action_latents import latent_like, to_latent, to_
 from sb3_relax.policy_gradient.action_spaces import starts_of
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
+from sb3_relax.policy_gradient.observations import of_parts
+from sb3_relax.policy_gradient.quick_forward import values_while_fitted
 from sb3_relax.policy_gradient.second_derivatives import twice_differentiable
 from sb3_relax.policy_gradient.state_features import StateReader, reader_of
 
@@ -152,9 +154,13 @@ class PolicyView:
         again = partial(self.evaluate, observations, actions, **context)
         return PolicyOutput(latent, sample, features, values.flatten(), log_prob, entropy, again)
 
-    def predict_values(self, observations: PyTorchObs, **context: Any) -> th.Tensor:
-        """V, ``[N]``; arguments as :meth:`evaluate`'s."""
-        return self.policy.predict_values(observations).flatten()
+    def values_while_fitted(self, observations: PyTorchObs, **context: Any) -> Callable[[th.Tensor | None], th.Tensor]:
+        """V of some of these steps, ``[n]``, for many passes between which V's weights are stepped.
+
+        Arguments are as :meth:`evaluate`'s, those of the function given back the steps' numbers (``None``: of all).
+        """
+        values, inputs = values_while_fitted(self.policy, observations)
+        return lambda steps: values(inputs if steps is None else of_parts(lambda part: part[steps], inputs)).flatten()
 
     def make_reader(self) -> StateReader:
         """What reads the features of one pass: for views of other policies."""

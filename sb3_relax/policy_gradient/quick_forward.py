@@ -14,7 +14,7 @@ from stable_baselines3.common.policies import (
     BaseModel,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.distributions import Categorical, Normal
@@ -25,6 +25,10 @@ from sb3_relax.policy_gradient.drawn_actions import draw_actions
 
 #: whose ``forward()`` and ``evaluate_actions()`` are known: SB3's, and what :func:`know` adds
 KNOWN_POLICIES: list[type] = [ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy]
+
+#: parts of features extractors that give the same features of an observation whenever they are asked, where no weights
+#: are among them
+FIXED_PARTS: set[type] = {FlattenExtractor, CombinedExtractor, nn.Flatten, nn.ModuleDict, nn.ModuleList}
 
 #: what these and their parts do in a pass, where nobody has replaced it
 METHODS = frozenset(
@@ -152,6 +156,32 @@ def quick_evaluation(
     latent, values = parts.actor(of_actor), parts.critic(of_critic)
     distribution = _under(action_masks, parts.distribution(latent))
     return values, distribution.log_prob(actions), distribution.entropy(), of_critic
+
+
+def values_while_fitted(
+    policy: ActorCriticPolicy, observations: PyTorchObs
+) -> tuple[Callable[[Any], th.Tensor], PyTorchObs]:
+    """``policy.predict_values`` for many passes over some observations, between which V's weights are stepped.
+
+    It is the same to the last bit. Where no weight comes before the features, they are computed once for all passes.
+
+    :param observations: ``[N, *obs_shape]``
+    :return: a function, and what it takes in the place of observations, ``[N, ...]`` or a dict of such; it may be given
+        some of the rows alone
+    """
+    parts, extractor = _quick_parts(policy), policy.vf_features_extractor
+    if parts is None or not _is_fixed(extractor):
+        return policy.predict_values, observations
+    with th.no_grad():
+        features = BaseModel.extract_features(policy, observations, extractor)
+    return parts.critic, features
+
+
+def _is_fixed(extractor: nn.Module) -> bool:
+    """Whether a features extractor has no weights, draws nothing, and nobody listens to it."""
+    modules = list(extractor.modules())
+    known = all(type(module) in FIXED_PARTS and not _has_own(module) for module in modules)
+    return known and next(extractor.parameters(), None) is None and not _has_listeners(modules)
 
 
 def _under(action_masks: Any, distribution: Any) -> Distribution:

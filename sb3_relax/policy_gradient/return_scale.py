@@ -45,15 +45,15 @@ class ReturnScale(RunningScale):
     @contextmanager
     def applied_to_last_layer(self) -> Iterator[None]:
         """V's last layer and its gradient as w' and b' have them, for a step of an optimizer."""
-        layer, scale = self.policy[0].value_net, self.value
+        scale = self.value
+        weights: list[th.Tensor] = [*self.policy[0].value_net.parameters()]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         with th.no_grad():
-            for parameter in layer.parameters():
-                parameter.div_(scale)
-                if parameter.grad is not None:
-                    parameter.grad.mul_(scale)
+            th._foreach_div_(weights, scale)
+            if gradients:
+                th._foreach_mul_(gradients, scale)
         try:
             yield
         finally:
             with th.no_grad():
-                for parameter in layer.parameters():
-                    parameter.mul_(scale)
+                th._foreach_mul_(weights, scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
+from sb3_relax.policy_gradient.observations import concatenated, of_parts
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 
 SelfRollout = TypeVar("SelfRollout", bound="Rollout")
@@ -89,20 +90,6 @@ class Batch:
         ordered = np.empty_like(array)
         ordered[self.index] = array
         return ordered.reshape(self.shape)
-
-
-def of_parts(function: Callable[[Any], Any], observations: Any) -> Any:
-    """What a function makes of observations, or of every part of a dict of such."""
-    if isinstance(observations, dict):
-        return {key: function(part) for key, part in observations.items()}
-    return function(observations)
-
-
-def concatenated(observations: Sequence[Any]) -> PyTorchObs:
-    """``[N_i, *obs_shape]`` one after the other, or dicts of such."""
-    if isinstance(observations[0], dict):
-        return {key: th.cat([parts[key] for parts in observations]) for key in observations[0]}
-    return th.cat(list(observations))
 
 
 @dataclass

@@ -101,17 +101,27 @@ def test_large_returns_are_reached_in_few_steps():
 def test_minibatches_hold_every_step_once_before_any_comes_again(size):
     model = build(critic_batch_size=size)
     model.learn(8)
-    batch = next(model.rollout_class.of(model.rollout_buffer, model.time_limits).batches(th.float32))
-    parts = model.critic._parts(batch, th.Generator().manual_seed(0))
+    parts = model.critic._parts(8, th.Generator().manual_seed(0))
     for _ in range(3):
         seen = [next(parts) for _ in range(8 // size)]
-        assert all(len(part.returns) == size for part in seen)
-        order = np.concatenate([part.order for part in seen])
-        assert len({*order}) == len(order) == 8 // size * size
-        for part in seen:
-            where = [list(batch.order).index(step) for step in part.order]
-            assert th.equal(part.observations, batch.observations[where])
-            assert th.equal(part.returns, batch.returns[where])
+        assert all(len(part) == size for part in seen)
+        assert len(set(th.cat(seen).tolist())) == 8 // size * size
+
+
+def test_a_minibatch_has_its_own_observations_and_targets():
+    model = build(critic_batch_size=3, n_critic_steps=4)
+    batches, seen = [], []
+    fit, loss = model.critic.fit, model.critic.loss
+    model.critic.fit = lambda batch, *rest: (batches.append(batch), fit(batch, *rest))
+    model.critic.loss = lambda values, returns: (seen.append((values, returns)), loss(values, returns))[1]
+    model.critic.view.values_while_fitted = lambda observations, **context: (
+        lambda steps: model.policy.predict_values(observations[steps]).flatten()
+    )
+    model.learn(16)
+    assert th.equal(head(model), head(build(critic_batch_size=3, n_critic_steps=4).learn(16)))
+    for values, returns in seen[1:4]:  # after the joint step
+        assert len(values) == 3
+        assert {*returns.tolist()} <= {*batches[0].returns.tolist()}
 
 
 def test_a_minibatch_as_large_as_the_batch_is_the_batch():

@@ -7,12 +7,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
 from sb3_relax import LAXA2C, RELAXA2C
 from sb3_relax.policy_gradient import quick_forward
-from sb3_relax.policy_gradient.quick_forward import know, quick_evaluation
+from sb3_relax.policy_gradient.quick_forward import know, quick_evaluation, values_while_fitted
 from sb3_relax.policy_gradient.state_features import StateReader
 from tests.helpers import TinyEnv
 
@@ -149,3 +149,64 @@ def test_a_policy_that_evaluates_in_its_own_way_is_asked():
     data = next(model.rollout_buffer.get())
     output = model.view.evaluate(data.observations, data.actions)
     assert th.equal(output.values, model.policy.predict_values(data.observations).flatten() / 2)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_of_some_rows_while_weights_change(case):
+    model, observations, _ = agent(case)
+    policy, rows = model.policy, th.tensor([4, 0, 11])
+    values, inputs = values_while_fitted(policy, observations)
+    for _ in range(2):
+        assert th.equal(values(inputs), policy.predict_values(observations))
+        gradients = [
+            th.autograd.grad(function(of[rows]).sum(), policy.value_net.weight)[0]
+            for function, of in ((values, inputs), (policy.predict_values, observations))
+        ]
+        assert th.equal(*gradients)
+        with th.no_grad():
+            for weight in policy.parameters():
+                weight.add_(0.1)
+
+
+class Noisy(FlattenExtractor):
+    """Features that are others each time."""
+
+    def forward(self, observations):
+        return super().forward(observations) + th.randn(())
+
+
+class Learning(FlattenExtractor):
+    """Features with a weight."""
+
+    def __init__(self, space):
+        super().__init__(space)
+        self.weight = nn.Parameter(th.ones(()))
+
+    def forward(self, observations):
+        return self.weight * super().forward(observations)
+
+
+@pytest.mark.parametrize("extractor", [Noisy, Learning])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_features_that_change_are_asked_for_every_time(extractor, normalized):
+    model = RELAXA2C(
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", 3, seed=0),
+        seed=0,
+        normalize_observations=normalized,
+        policy_kwargs=dict(features_extractor_class=extractor),
+    )
+    observations = th.randn(7, 4)
+    values, inputs = values_while_fitted(model.policy, observations)
+    assert inputs is observations
+    assert values(inputs).requires_grad
+
+
+def test_features_that_somebody_listens_to_are_asked_for_every_time():
+    model, observations, _ = agent("normalised")
+    heard = []
+    model.policy.vf_features_extractor.extractor.register_forward_hook(lambda *_: heard.append(0))
+    values, inputs = values_while_fitted(model.policy, observations)
+    for _ in range(2):
+        values(inputs)
+    assert len(heard) == 2

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 
+from scripts.bench.growth import steepest_power
 from scripts.records import RESULTS
 
 
@@ -38,6 +39,50 @@ def floor_table() -> str:
         ratios = [row["over_floor"]["a2c"], row["over_floor"]["ours"], row["ours_over_a2c"]]
         rows.append(
             f"| `{row['case']}` | {row['n_steps']} | {' | '.join(cells)} | "
+            + " | ".join(f"{ratio:.2f}" for ratio in ratios)
+            + " |"
+        )
+    return "\n".join(rows)
+
+
+def pairs_table() -> str:
+    """One row per pair of agents that the record has."""
+    rows = ["| iteration of | ms | the other's | ratio | asked |", "|---|---|---|---|---|"]
+    for name, row in json.loads((RESULTS / "pairs.json").read_text())["rows"].items():
+        ours, other = row["milliseconds"]
+        rows.append(f"| {name} | {ours:.1f} | {other:.1f} | {row['ratio']:.2f} | ≤ {row['at_most']:.2f} |")
+    return "\n".join(rows)
+
+
+def growth_table() -> str:
+    """One row per thing that grows; times and memory at its smallest and largest size."""
+    rows = [
+        "| what grows | from, to | ms per iteration | peak MB | steepest power of time | of memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, of_size in json.loads((RESULTS / "growth.json").read_text())["rows"].items():
+        sizes = [*map(int, of_size)]
+        times, peaks = ([row[quantity] for row in of_size.values()] for quantity in ("milliseconds", "mb"))
+        columns = ((sizes, ","), (times, ".1f"), (peaks, ".0f"))
+        ends = [f"{values[0]:{form}}, {values[-1]:{form}}" for values, form in columns]
+        powers = [f"{steepest_power(sizes, values):.2f}" for values in (times, peaks)]
+        rows.append(f"| {name} | {' | '.join([*ends, *powers])} |")
+    return "\n".join(rows)
+
+
+def vae_floor_table() -> str:
+    """One row per estimator: the floor, what iterations take beside it, and what seeds together could gain."""
+    record = json.loads((RESULTS / "vae" / "floor.json").read_text())
+    rows = [
+        "| estimator | MFLOP | matrix products | Adam | plain ÷ the floor | compiled ÷ the floor "
+        f"| floor of {record['seeds']} seeds ÷ that of one | ÷ a compiled iteration of one |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in record["rows"]:
+        spent, over, seeds = row["milliseconds"], row["over_floor"], row["all_seeds_over_one"]
+        ratios = [over["plain"], over["compiled"], seeds["floor"], seeds["floor_over_compiled"]]
+        rows.append(
+            f"| {row['estimator']} | {row['megaflop']:.0f} | {spent['products']:.2f} ms | {spent['Adam']:.2f} ms | "
             + " | ".join(f"{ratio:.2f}" for ratio in ratios)
             + " |"
         )

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -17,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
-from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.algorithm.a2c import ControlVariateA2C, advantage_unit
 from sb3_relax.algorithm.checkpoints import ExactCheckpointCallback
 from sb3_relax.algorithm.copies import frozen_copy, require_plain_policy
 from sb3_relax.algorithm.tensorboard import (
@@ -33,7 +34,14 @@ from sb3_relax.algorithm.tensorboard import (
     write_layout,
 )
 from sb3_relax.diagnose.jackknife import Jackknifed, variance
-from sb3_relax.diagnose.rollout_gradients import gradients_by_stream, gram, score_term
+from sb3_relax.diagnose.rollout_gradients import (
+    RolloutSteps,
+    StepGradient,
+    gradients_by_stream,
+    gram,
+    prepared,
+    score_term,
+)
 from sb3_relax.diagnose.streams import streams_of
 from sb3_relax.errors import UsageError, require_count, require_within
 from sb3_relax.policy_gradient.hyperparameters import hyperparameters_of
@@ -231,13 +239,12 @@ class _Measurement:
         self.seeds = iter(np.random.SeedSequence(seed).generate_state(int(groups.max()) + 1))
         self.of_streams: list[dict[str, list[list[th.Tensor]]]] = []
         frozen = frozen_copy(model, seed)
-        estimators = {
-            "with": lambda output, advantages, _: (
-                frozen.control_variate.gradient(output, frozen.normalized(advantages), frozen.noise_generator).grad
-            ),
-            "without": lambda output, advantages, _: score_term(output, frozen.normalized(advantages)),
+        lambdas = [frozen.gae_lambda]
+        estimators: dict[str, StepGradient] = {
+            "with": partial(_with_control_variate, frozen),
+            "without": partial(_without, frozen),
         }
-        self.streams: Iterator[Any] = gradients_by_stream(frozen, env, groups, [frozen.gae_lambda], estimators, seed)
+        self.streams: Iterator[Any] = gradients_by_stream(frozen, env, groups, lambdas, estimators, seed)
 
     @property
     def is_complete(self) -> bool:
@@ -257,6 +264,23 @@ class _Measurement:
             variance(gram(chain.from_iterable(stream[name][0] for stream in self.of_streams)), groups)
             for name in ("with", "without")
         ]
+
+
+def _with_control_variate(model: ControlVariateA2C, steps: RolloutSteps, i: int) -> th.Tensor:
+    """ĝ of every step as training applies it, in the unit of A2C's.
+
+    A control variate that corrects the advantages of a rollout makes them smaller, and normalised ones larger again.
+    """
+    variate, noise = model.control_variate, model.noise_generator
+    advantages = prepared(variate, steps, i, noise)
+    grad = variate.gradient(steps.output, model.normalized(advantages), noise).grad
+    own, plain = (advantage_unit(model, each) for each in (advantages, steps.advantages[i]))
+    return grad if own is None or plain is None else grad * (own / plain)
+
+
+def _without(model: ControlVariateA2C, steps: RolloutSteps, i: int) -> th.Tensor:
+    """A2C's."""
+    return score_term(steps.output, model.normalized(steps.advantages[i]))
 
 
 class TensorboardLayoutCallback(BaseCallback):

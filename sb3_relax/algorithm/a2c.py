@@ -356,12 +356,11 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
 
     def normalized(self, advantages: th.Tensor) -> th.Tensor:
         """Â of a batch in the units that training takes it in, ``[N]``."""
-        if self.normalize_advantage == "running":
-            return advantages / self.advantage_scale.value
-        if not self.normalize_advantage or len(advantages) <= 1:
-            return advantages  # one alone has no standard deviation, and stays as it is, as in PPO
+        unit = advantage_unit(self, advantages)
+        if unit is None:
+            return advantages
         # ĉ lives in the same units: it is subtracted from, and corrects, the normalised advantage
-        return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        return (advantages if self.normalize_advantage == "running" else advantages - advantages.mean()) / unit
 
     # -- public -------------------------------------------------------------------------------------------------------
 
@@ -441,6 +440,18 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
+
+
+def advantage_unit(model: ControlVariateA2C, advantages: th.Tensor) -> th.Tensor | float | None:
+    """What training divides Â of a batch by, or ``None`` where it is taken as it is.
+
+    :param advantages: of the batch, ``[N]``
+    """
+    if model.normalize_advantage == "running":
+        return model.advantage_scale.value
+    if not model.normalize_advantage or len(advantages) <= 1:
+        return None  # one alone has no standard deviation, and stays as it is, as in PPO
+    return advantages.std() + 1e-8
 
 
 def require_scale(scale: ObservationScale | None, wanted: bool) -> None:

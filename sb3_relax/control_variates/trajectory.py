@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -111,36 +111,18 @@ class Trajectory(ControlVariate):
         return self.scale.value
 
     def prepare(self, rollout: Rollout, generator: th.Generator) -> None:
-        batch, output = rollout.as_acted(self.view)
-        with th.no_grad():
-            known = self.centred.read(output, generator)
-            of_action = self.centred(*known)
-            if of_action.shape != output.values.shape:
-                raise ValueError(
-                    f"{type(self.centred).__name__} must give one number for each step, of shape "
-                    f"{tuple(output.values.shape)}; it gave {tuple(of_action.shape)}"
-                )
-            of_action = batch.in_time_order(self.unit * of_action)
-            score = output.latent.score(output.sample).flatten(1).square().sum(1)
-        from_here = discounted_sums(of_action, rollout)
-        later = from_here - of_action
-        weight, plain = batch.in_time_order(score).astype(np.float64), rollout.advantages
-        share = self.share if np.isfinite(from_here).all() else 0.0
+        batch, plain = rollout.as_acted(self.view)[0], rollout.advantages
+        luck = luck_in(self, rollout, generator)
+        share = self.share if np.isfinite(luck.from_here).all() else 0.0
         if share > 0:
-            rollout.advantages = plain - (share * later).astype(plain.dtype)
-            rollout.returns = rollout.returns - (share * from_here).astype(rollout.returns.dtype)
+            rollout.advantages = plain - (share * luck.later).astype(plain.dtype)
+            rollout.returns = rollout.returns - (share * luck.from_here).astype(rollout.returns.dtype)
 
         def in_batch_order(array: np.ndarray) -> th.Tensor:
             return th.as_tensor(array.ravel()[batch.index]).to(batch.advantages)
 
-        self.corrected = Corrected(
-            known,
-            in_batch_order(rollout.advantages),
-            in_batch_order(plain),
-            float((weight * np.square(plain, dtype=np.float64)).mean()),
-            float(-(weight * plain * later).mean()),
-            float((weight * later**2).mean()),
-        )
+        own, others = in_batch_order(rollout.advantages), in_batch_order(plain)
+        self.corrected = Corrected(luck.known, own, others, luck.square, luck.cross, luck.change)
         self.own_step.prepare(rollout, generator)
 
     def gradient(self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator) -> Estimate:
@@ -169,16 +151,15 @@ class Trajectory(ControlVariate):
         self.centred.observe(*done.known)
         if all(bool(part.isfinite().all()) for part in (*done.known, done.target)):
             self.recent.add(*done.known, done.target)
-        return self.descend(partial(self.recent.draw, generator))
+        return self.descend(generator)
 
-    def descend(self, draw: Callable[[], tuple[th.Tensor, ...]]) -> dict[str, float]:
-        """``n_cv_steps`` steps of ã on :meth:`loss`.
+    def descend(self, generator: th.Generator) -> dict[str, float]:
+        """``n_cv_steps`` steps of ã on :meth:`loss`, of rows that it has kept.
 
-        :param draw: gives rows for it
+        :param generator: draws them
         :return: what to log, by name
         """
-        loss = descend_on(draw, self.loss, self.phi, self.optimizer, self.n_steps)
-        return {} if loss is None else {"trajectory_loss": loss}
+        return descend_of(self, partial(self.recent.draw, generator))
 
     def loss(self, *rows: th.Tensor) -> th.Tensor:
         """What ã descends on, of rows as :meth:`learn` keeps them."""
@@ -201,6 +182,75 @@ class Trajectory(ControlVariate):
     def set_between_updates(self, state: Any) -> None:
         self.recent = state["recent"]
         self.own_step.set_between_updates(state["own_step"])
+
+
+class Luck(NamedTuple):
+    """What ã says of a rollout, in full, whatever share of it is applied.
+
+    :param known: what ã is computed of, one row a step, environment after environment
+    :param from_here: Σ_{l≥0} (γλ)^l ã_{t+l}, in the unit of the advantages, ``[T, E]``
+    :param later: Σ_{l≥1} (γλ)^l ã_{t+l}, which is subtracted from Â, ``[T, E]``
+    :param square: mean over the steps of ‖Â ∂ log π‖²
+    :param cross: that of its product with the change, ⟨Â ∂ log π, d⟩
+    :param change: that of the change, ‖d‖² for d = -later ∂ log π
+    """
+
+    known: tuple[th.Tensor, ...]
+    from_here: np.ndarray
+    later: np.ndarray
+    square: float
+    cross: float
+    change: float
+
+
+def luck_in(variate: Trajectory, rollout: Rollout, generator: th.Generator) -> Luck:
+    """What a control variate's ã says of a rollout, which is left as it is, and so is the control variate.
+
+    :param variate: of the policy that acted
+    :param rollout: whose advantages are those of A2C
+    :param generator: of noise that ã draws
+    """
+    batch, output = rollout.as_acted(variate.view)
+    known, of_action = in_advantages(variate, output, generator)
+    with th.no_grad():
+        score = output.latent.score(output.sample).flatten(1).square().sum(1)
+    of_step = batch.in_time_order(of_action)
+    from_here = discounted_sums(of_step, rollout)
+    later = from_here - of_step
+    weight, plain = batch.in_time_order(score).astype(np.float64), rollout.advantages
+    square = float((weight * np.square(plain, dtype=np.float64)).mean())
+    cross, change = float(-(weight * plain * later).mean()), float((weight * later**2).mean())
+    return Luck(known, from_here, later, square, cross, change)
+
+
+@th.no_grad()
+def in_advantages(
+    variate: Trajectory, output: PolicyOutput, generator: th.Generator
+) -> tuple[tuple[th.Tensor, ...], th.Tensor]:
+    """What a control variate computes ã of, and ã in the unit of the advantages, ``[N]``.
+
+    :param output: a pass of the policy over N steps
+    :param generator: of noise that ã draws
+    :raises ValueError: for a ã that is not one number for each step
+    """
+    known = variate.centred.read(output, generator)
+    of_action = variate.centred(*known)
+    if of_action.shape != output.values.shape:
+        raise ValueError(
+            f"{type(variate.centred).__name__} must give one number for each step, of shape "
+            f"{tuple(output.values.shape)}; it gave {tuple(of_action.shape)}"
+        )
+    return known, variate.unit * of_action
+
+
+def descend_of(variate: Trajectory, draw: Callable[[], tuple[th.Tensor, ...]]) -> dict[str, float]:
+    """``n_cv_steps`` steps of a control variate's ã on its loss.
+
+    :param draw: gives rows for it
+    :return: what to log, by name
+    """
+    loss = descend_on(draw, variate.loss, variate.phi, variate.optimizer, variate.n_steps)
+    return {} if loss is None else {"trajectory_loss": loss}
 
 
 def discounted_sums(of_steps: np.ndarray, rollout: Rollout) -> np.ndarray:

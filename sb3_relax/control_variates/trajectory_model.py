@@ -63,6 +63,9 @@ class TrajectoryByModel(Trajectory):
 
     def learn(self, done: Corrected, generator: th.Generator) -> dict[str, float]:
         """Of what was seen to follow each step, unless the own step's control variate has done so."""
+        return self.descend(generator)
+
+    def descend(self, generator: th.Generator) -> dict[str, float]:
         return self.model.fit(self.optimizer, self.n_steps, generator) if self.fits_model else {}
 
     def forget(self) -> None:

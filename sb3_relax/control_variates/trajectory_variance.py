@@ -6,7 +6,7 @@ from functools import partial
 
 import torch as th
 
-from sb3_relax.control_variates.trajectory import Corrected, Trajectory, continuation
+from sb3_relax.control_variates.trajectory import Corrected, Trajectory, continuation, descend_of
 from sb3_relax.policy_gradient.rollout import Rollout, by_environment
 
 
@@ -31,7 +31,10 @@ class TrajectoryByVariance(Trajectory):
         self.centred.observe(*done.known)
         if all(bool(part.isfinite().all()) for part in (*done.known, done.plain)):
             self.recent.add(*done.known, done.plain, th.as_tensor(self.goes_on).to(done.plain))
-        return self.descend(partial(self.recent.draw_in_order, -1, generator))
+        return self.descend(generator)
+
+    def descend(self, generator: th.Generator) -> dict[str, float]:
+        return descend_of(self, partial(self.recent.draw_in_order, -1, generator))
 
     def loss(self, *rows: th.Tensor) -> th.Tensor:
         *known, target, goes_on = rows

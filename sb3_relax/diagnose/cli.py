@@ -91,7 +91,8 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         nargs="+",
         default=default["control_variates"],
         metavar="NAME",
-        help="further ones to measure, of CONTROL_VARIATES: model, qprop, factorised, ... (default: none)",
+        help="further ones to measure, of CONTROL_VARIATES: for the step's own action (model, factorised, ...), "
+        "for later ones (trajectory, ...), or for both (trajectory+model) (default: none)",
     )
     command.add_argument(
         "--seed", type=int, default=default["seed"], help="of all that is random (default: %(default)s)"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, Protocol
 
 import numpy as np
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -20,6 +21,16 @@ from sb3_relax.policy_gradient.observations import of_parts
 CHUNK = 512
 
 
+class OfLaterActions(Protocol):
+    """M control variates of later actions."""
+
+    def __len__(self) -> int:
+        """M."""
+
+    def __call__(self, observations: Any, actions: np.ndarray) -> np.ndarray:
+        """What each takes of N steps at each λ, ``[M, lambdas, N]``."""
+
+
 @dataclass
 class Sample:
     """S states, A actions of each, C futures of each of those.
@@ -29,6 +40,8 @@ class Sample:
     :param advantages: Â(λ) = Σ (γλ)^l δ_l up to the end of the rollout, ``[lambdas, S, A, C]``
     :param values: V(s), ``[S]``
     :param episodes: ``[S]``
+    :param luck: Σ_{l≥1} (γλ)^l of what M control variates take of the actions that follow,
+        ``[M, lambdas, S, A, C]``
     """
 
     observations: Any
@@ -36,6 +49,7 @@ class Sample:
     advantages: np.ndarray
     values: np.ndarray
     episodes: np.ndarray
+    luck: np.ndarray
 
 
 def repeat(observations: Any, times: int) -> Any:
@@ -53,6 +67,7 @@ def continue_states(
     n_steps: int | None,
     rng: np.random.Generator,
     bootstrap_truncated: bool = True,
+    of_later: OfLaterActions | None = None,
 ) -> Sample:
     """Draw actions at every state, independently, and futures of every action, independently.
 
@@ -62,6 +77,7 @@ def continue_states(
     :param n_steps: of a rollout; ``None`` for whole episodes
     :param rng: source of futures and of the places in the rollout; the policy's actions come from torch's generator
     :param bootstrap_truncated: add γV where a time limit ends an episode, as the agent's rollouts do
+    :param of_later: control variates of later actions
     """
     size = len(states.snapshots)
     actions, values = act(policy, repeat(states.observations, n_actions))
@@ -75,13 +91,28 @@ def continue_states(
     first = values.repeat(n_futures)
     parts = [
         _advantages(
-            policy, flat[i : i + CHUNK], first[i : i + CHUNK], np.asarray(lambdas), gamma, rng, bootstrap_truncated
+            policy,
+            flat[i : i + CHUNK],
+            first[i : i + CHUNK],
+            np.asarray(lambdas),
+            gamma,
+            rng,
+            bootstrap_truncated,
+            of_later,
         )
         for i in range(0, len(flat), CHUNK)
     ]
-    advantages = np.concatenate(parts, axis=1).reshape(len(lambdas), size, n_actions, n_futures)
+    advantages, luck = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
     by_state = actions.reshape(size, n_actions, *actions.shape[1:])
-    return Sample(states.observations, by_state, advantages, values[::n_actions], states.episodes)
+    shape = (len(lambdas), size, n_actions, n_futures)
+    return Sample(
+        states.observations,
+        by_state,
+        advantages.reshape(shape),
+        values[::n_actions],
+        states.episodes,
+        luck.reshape(len(luck), *shape),
+    )
 
 
 def _advantages(
@@ -92,13 +123,15 @@ def _advantages(
     gamma: float,
     rng: np.random.Generator,
     bootstrap_truncated: bool,
-) -> np.ndarray:
-    """Σ (γλ)^l δ_l for each start, side by side: ``[lambdas, N]``."""
+    of_later: OfLaterActions | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Σ (γλ)^l δ_l for each start, side by side, ``[lambdas, N]``, and the same of what is taken of later actions."""
     envs = [snapshot.resume(rng) for snapshot, _, _ in starts]
     left = np.array([steps for _, _, steps in starts])
     actions = np.stack([action for _, action, _ in starts])
     total = np.zeros((len(lambdas), len(starts)))
     weight = np.ones(len(lambdas))
+    luck = np.zeros((0 if of_later is None else len(of_later), *total.shape))
     active = np.arange(len(starts))
     while len(active) > 0:
         observations, rewards, ended = [], np.zeros(len(active)), np.zeros(len(active), dtype=bool)
@@ -108,7 +141,8 @@ def _advantages(
             rewards[k], ended[k] = reward[0], done[0]
             if bootstrap_truncated and ended[k] and info[0].get("TimeLimit.truncated", False):
                 rewards[k] += gamma * value_of(policy, info[0]["terminal_observation"])
-        actions, following = act(policy, stack(observations))
+        observed = stack(observations)
+        actions, following = act(policy, observed)
         delta = rewards + gamma * np.where(ended, 0.0, following) - values[active]
         total[:, active] += weight[:, None] * delta
         weight = weight * gamma * lambdas
@@ -118,4 +152,7 @@ def _advantages(
         for i in active[~going_on]:
             envs[i].close()
         active, actions = active[going_on], actions[going_on]
-    return total
+        if of_later is not None and len(active) > 0:
+            observed = of_parts(itemgetter(going_on), observed)
+            luck[:, :, active] += weight[:, None] * of_later(observed, actions)
+    return total, luck

@@ -19,18 +19,25 @@ from sb3_relax.diagnose.continuations import Sample, continue_states, repeat
 from sb3_relax.diagnose.cost import measure_cost
 from sb3_relax.diagnose.gram import at_weights, fisher
 from sb3_relax.diagnose.jackknife import Jackknifed, variance
+from sb3_relax.diagnose.later_actions import LaterLuck, fit_with_later, trajectory_in
 from sb3_relax.diagnose.moments import Split, Terms, removed_by_optimal_baseline, split
 from sb3_relax.diagnose.parallel import Parallel
 from sb3_relax.diagnose.report import Diagnosis, Number, Row
 from sb3_relax.diagnose.restore import EnvSource
-from sb3_relax.diagnose.rollout_gradients import StepGradient, gradient_grams, rollouts, score_term
+from sb3_relax.diagnose.rollout_gradients import (
+    RolloutSteps,
+    StepGradient,
+    gradient_grams,
+    prepared,
+    rollouts,
+    score_term,
+)
 from sb3_relax.diagnose.states import LEAST_EPISODES, visit
 from sb3_relax.diagnose.variates import FITTING, STATE, corrections, fit, pooled, require_further, see, variates_of
 from sb3_relax.diagnose.verdict import verdict
 from sb3_relax.errors import require_count, require_within
 from sb3_relax.optional import require_extra
 from sb3_relax.policy_gradient.flat_actions import FlatActions
-from sb3_relax.policy_gradient.policy_view import PolicyOutput
 
 #: Draws of the relaxation's noise per action.
 DRAWS = 4
@@ -105,8 +112,9 @@ def diagnose(
         out
     :param n_fit_updates: steps of φ
     :param control_variates: further ones to measure, each a row: names of
-        :data:`~sb3_relax.control_variates.CONTROL_VARIATES` of the step's own action, such as ``"model"``. Each takes
-        about the time that LAX or RELAX takes
+        :data:`~sb3_relax.control_variates.CONTROL_VARIATES`, such as ``"model"`` for the step's own action,
+        ``"trajectory"`` for later ones, or both, as ``"trajectory+model"``. Each takes about the time that LAX or RELAX
+        takes, and one of later actions up to three times that
     :param confidence: of the intervals
     :param seed: of everything random; neither torch's nor NumPy's own generators are touched
     :param progress: told what is being done
@@ -167,6 +175,7 @@ def diagnose(
                 None if whole_episodes else base.n_steps,
                 np.random.default_rng(int(next(streams))),
                 bootstrap_truncated=base.bootstrap_truncated,
+                of_later=LaterLuck(base, later) if (later := of_later_actions(fitted)) else None,
             )
             parts = _parts(base, sample, fitted)
         progress("timing updates")
@@ -202,14 +211,15 @@ def _parallel(source: EnvSource, model: ControlVariateA2C, seed: int) -> Paralle
 def _fit(model: OnPolicyAlgorithm, base: ControlVariateA2C, env: VecEnv, settings: dict[str, Any], seed: int) -> Fitted:
     """A control variate of each kind for each λ."""
     generator = th.Generator().manual_seed(seed)
-    further, wanted = settings["control_variates"], settings["n_fit_steps"]
+    further, wanted, n_updates = settings["control_variates"], settings["n_fit_steps"], settings["n_fit_updates"]
     variates = [variates_of(model, seed + i, further, settings["n_steps"]) for i in range(len(settings["lambdas"]))]
-    batches, size, seen = [], 0, 0
+    batches: list[RolloutSteps] = []
+    size, seen, n_seen = 0, 0, 0
     for batch in rollouts(base, env, sys.maxsize, settings["lambdas"]):
         batches.append(pooled([batch]))
         size += batch.advantages.shape[1]
         if seen == 0 or size <= wanted * 4 // 5:  # the last fifth is kept from them, of rollouts however long
-            seen = size
+            seen, n_seen = size, len(batches)
             for i, of_lambda in enumerate(variates):
                 for name in further:
                     see(of_lambda[name], batches[-1], i, of_lambda[name].noise_generator)
@@ -218,11 +228,14 @@ def _fit(model: OnPolicyAlgorithm, base: ControlVariateA2C, env: VecEnv, setting
     data = pooled(batches)
     fitted: Fitted = {}
     for names in ([name for name in variates[0] if name not in further], further):  # these change nothing of those
-        for of_lambda, advantages in zip(variates, data.advantages, strict=True):
+        for i, (of_lambda, advantages) in enumerate(zip(variates, data.advantages, strict=True)):
             for name in names:
-                fitted.setdefault(name, []).append(
-                    fit(of_lambda[name], data.output, advantages, settings["n_fit_updates"], generator)
-                )
+                own = of_lambda[name]
+                if trajectory_in(own) is None:
+                    fit(own, data.output, advantages, n_updates, generator)
+                else:
+                    fit_with_later(own, batches, n_seen, data.output, i, n_updates, generator)
+                fitted.setdefault(name, []).append(own)
     return fitted
 
 
@@ -231,15 +244,20 @@ def _over_rollouts(
 ) -> dict[tuple[str, int], Jackknifed]:
     """The variance of a whole rollout's gradient."""
 
-    def without(output: PolicyOutput, advantages: th.Tensor, i: int) -> th.Tensor:
-        return score_term(output, advantages + output.values.detach())
+    def with_value(steps: RolloutSteps, i: int) -> th.Tensor:
+        return score_term(steps.output, steps.advantages[i])
+
+    def without(steps: RolloutSteps, i: int) -> th.Tensor:
+        return score_term(steps.output, steps.advantages[i] + steps.output.values.detach())
 
     def with_variate(models: list[ControlVariateA2C]) -> StepGradient:
-        return lambda output, advantages, i: (
-            models[i].control_variate.gradient(output, advantages, models[i].noise_generator).grad
-        )
+        def gradient(steps: RolloutSteps, i: int) -> th.Tensor:
+            variate, noise = models[i].control_variate, models[i].noise_generator
+            return variate.gradient(steps.output, prepared(variate, steps, i, noise), noise).grad
 
-    estimators: dict[str, StepGradient] = {"none": without, "V(s)": score_term}
+        return gradient
+
+    estimators: dict[str, StepGradient] = {"none": without, "V(s)": with_value}
     estimators |= {name: with_variate(models) for name, models in fitted.items()}
     grams, groups = gradient_grams(base, env, settings["n_rollouts"], settings["lambdas"], estimators, seed)
     return {(name, i): variance(gram, groups) for name, of_name in grams.items() for i, gram in enumerate(of_name)}
@@ -260,6 +278,10 @@ def _parts(base: ControlVariateA2C, sample: Sample, fitted: Fitted) -> Parts:
 
     score = by_state(output.latent.score(output.sample))
     advantages = th.from_numpy(sample.advantages)
+    left = dict.fromkeys(["V(s)", *fitted], advantages)  # of Â by each, of which only some change it
+    for name, luck in zip(of_later_actions(fitted), sample.luck, strict=True):
+        known = np.isfinite(luck).all(axis=(1, 2, 3), keepdims=True)  # as in training, all of it or nothing
+        left[name] = advantages - th.from_numpy(np.where(known, luck, 0.0))
     values = th.from_numpy(sample.values)[:, None, None]
     information = fisher(base.view.evaluate(observations, actions[::n_actions]).latent).cpu()
     nothing = th.zeros(n_states, n_actions, 1, score.shape[-1], dtype=th.float64)
@@ -272,7 +294,7 @@ def _parts(base: ControlVariateA2C, sample: Sample, fitted: Fitted) -> Parts:
     means = th.stack(
         [
             (x.mean(2).unsqueeze(-1) * score + h.mean(2)).mean(1)
-            for x, h in zip(advantages, corrected[quiet], strict=True)
+            for x, h in zip(left[quiet], corrected[quiet], strict=True)
         ]
     )
     gram, squares_of_means = at_weights(base, observations, actions[::n_actions], means, sample.episodes)
@@ -280,7 +302,7 @@ def _parts(base: ControlVariateA2C, sample: Sample, fitted: Fitted) -> Parts:
     for i, (of_lambda, square_of_mean) in enumerate(zip(advantages, squares_of_means, strict=True)):
         terms = Terms(of_lambda, score, nothing, gram, square_of_mean, sample.episodes)
         for name, of_name in corrected.items():
-            parts[name, i] = split(terms._replace(correction=of_name[i]))
+            parts[name, i] = split(terms._replace(advantages=left[name][i], correction=of_name[i]))
         parts["none", i] = split(terms._replace(advantages=of_lambda + values))
         removed = removed_by_optimal_baseline(terms, information)
         parts["best b(s)", i] = parts["V(s)", i]._replace(action=parts["V(s)", i].action - removed)
@@ -289,9 +311,18 @@ def _parts(base: ControlVariateA2C, sample: Sample, fitted: Fitted) -> Parts:
     return parts
 
 
-def _share(model: ControlVariateA2C) -> float:
+def of_later_actions(fitted: Fitted) -> Fitted:
+    """Those that take something of later actions."""
+    return {name: models for name, models in fitted.items() if trajectory_in(models[0]) is not None}
+
+
+def _shares(model: ControlVariateA2C | None) -> tuple[float | None, float | None]:
+    """Of what is applied to the step's own action, and to later ones."""
+    if model is None:
+        return None, None
     assert isinstance(model.control_variate, Guarded)
-    return model.control_variate.share
+    later = trajectory_in(model)
+    return model.control_variate.share, None if later is None else later.share
 
 
 def _rows(
@@ -329,6 +360,6 @@ def _rows(
                     numbers["rollouts_ratio"] = Number.of(whole / over_rollouts["V(s)", i], joint)
                 if name in fitted and name != STATE:
                     numbers["beside_state"] = Number.of(whole / over_rollouts[STATE, i], joint)
-            share = _share(fitted[name][i]) if name in fitted else None
-            rows.append(Row(name, gae_lambda, share=share, **numbers))
+            share, later_share = _shares(fitted[name][i] if name in fitted else None)
+            rows.append(Row(name, gae_lambda, share=share, later_share=later_share, **numbers))
     return rows

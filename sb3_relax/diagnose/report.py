@@ -62,9 +62,9 @@ class Row:
     """One estimator at one λ. All variances are Σ_i Var(ĝ_i) over the policy's weights.
 
     The parts are of one step's ĝ (see :class:`~sb3_relax.diagnose.moments.Split`); ``None`` where the environment
-    cannot be continued from a state. ``future`` and ``state`` are the same for every unbiased estimator; ``state`` is
-    measured with the control variate, where it is least noisy. Estimates of a part are unbiased, so one that is small
-    may come out negative.
+    cannot be continued from a state. ``state`` is the same for every unbiased estimator, and measured with the control
+    variate, where it is least noisy. So is ``future``, but for control variates of later actions (``"trajectory"``),
+    which act on it. Estimates of a part are unbiased, so one that is small may come out negative.
 
     :param name: ``"none"``, ``"V(s)"``, ``"best b(s)"`` (the variance-optimal state baseline b(s, steps left), which
         also knows how many steps of the rollout are left: more than V(s) or any b(s) of the observation alone does),
@@ -78,8 +78,9 @@ class Row:
         is not known away from the sampled states)
     :param rollouts_ratio: the same over that with V(s)
     :param beside_state: the same over that with ĉ(s): what reading the action does
-    :param action_share: action / total, with V(s): the most a control variate could remove
+    :param action_share: action / total, with V(s): the most a control variate of the step's own action could remove
     :param share: η, the share of ĉ that is applied
+    :param later_share: that of ã, of a control variate of later actions
     """
 
     name: str
@@ -96,6 +97,7 @@ class Row:
     beside_state: Number | None = None
     action_share: Number | None = None
     share: float | None = None
+    later_share: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -11,21 +12,33 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
+from sb3_relax.control_variates import ControlVariate
 from sb3_relax.diagnose.streams import advance, restart, streams, streams_of
 from sb3_relax.estimators.estimate import expand_to
 from sb3_relax.policy_gradient.policy_view import PolicyOutput
 from sb3_relax.policy_gradient.rollout import Rollout, by_environment
-
-#: ĝ per step at the distribution's parameters, from a pass of the policy and Â(λ), λ being the i-th.
-StepGradient = Callable[[PolicyOutput, th.Tensor, int], th.Tensor]
 
 
 class RolloutSteps(NamedTuple):
     """One rollout, flattened to N steps."""
 
     output: PolicyOutput  #: θ attached to the policy's weights
-    advantages: th.Tensor  #: Â for every λ, ``[lambdas, N]``
+    advantages: th.Tensor  #: Â for every λ as GAE gives it, ``[lambdas, N]``
     rollout: Rollout  #: the steps in time order; its advantages are those of the last λ
+    lambdas: Sequence[float]  #: of GAE
+
+    def at(self, i: int) -> Rollout:
+        """The rollout at the i-th λ, with arrays of its own where a control variate may put others."""
+        rollout = copy.copy(self.rollout)
+        rollout.buffer = copy.copy(rollout.buffer)
+        rollout.buffer.gae_lambda = self.lambdas[i]
+        rollout.advantages = self.advantages[i].cpu().numpy().reshape(rollout.shape[::-1]).T
+        rollout.returns = rollout.advantages + rollout.values
+        return rollout
+
+
+#: ĝ per step at the distribution's parameters, of a rollout at the i-th λ.
+StepGradient = Callable[[RolloutSteps, int], th.Tensor]
 
 
 def rollouts(
@@ -54,12 +67,11 @@ def rollouts(
             buffer.gae_lambda = gae_lambda
             buffer.compute_returns_and_advantage(last_values, ends)
             rollout = model.rollout_class.of(buffer, model.time_limits)
-            model.control_variate.prepare(rollout, model.noise_generator)
             # of one environment it is the buffer's own array, which the next λ is written into
             advantages.append(by_environment(rollout.advantages).copy())
         batch = rollout.batch(np.arange(rollout.values.size), model.view.dtype)
         output = model.view.evaluate(batch.observations, batch.actions)
-        yield RolloutSteps(output, buffer.to_torch(np.stack(advantages)).to(model.view.dtype), rollout)
+        yield RolloutSteps(output, buffer.to_torch(np.stack(advantages)).to(model.view.dtype), rollout, lambdas)
 
 
 def gradients_by_stream(
@@ -86,11 +98,11 @@ def gradients_by_stream(
         for steps in rollouts(model, env, int(size), lambdas, warm_up):
             divisor = model.expected_steps.divisor(steps.advantages.shape[1])
             for name, estimator in estimators.items():
-                for i, advantages in enumerate(steps.advantages):
+                for i in range(len(lambdas)):
                     at_weights = th.autograd.grad(
                         steps.output.latent.theta,
                         model.view.actor_weights,
-                        estimator(steps.output, advantages, i) / divisor,
+                        estimator(steps, i) / divisor,
                         retain_graph=True,
                     )
                     kept[name][i].append(th.cat([part.flatten() for part in at_weights]))
@@ -126,6 +138,16 @@ def gram(gradients: Iterable[th.Tensor]) -> np.ndarray:
     return (stacked @ stacked.T).cpu().numpy()
 
 
-def score_term(output: PolicyOutput, advantages: th.Tensor, _: int = 0) -> th.Tensor:
+def score_term(output: PolicyOutput, advantages: th.Tensor) -> th.Tensor:
     """Â ∂θ log π(a|s): A2C's own."""
     return expand_to(advantages, output.latent) * output.latent.score(output.sample)
+
+
+def prepared(control_variate: ControlVariate, steps: RolloutSteps, i: int, generator: th.Generator) -> th.Tensor:
+    """Â of a rollout at the i-th λ, ``[N]``, as a control variate's ``prepare()`` leaves it.
+
+    :param generator: of noise that is drawn for it
+    """
+    rollout = steps.at(i)
+    control_variate.prepare(rollout, generator)
+    return rollout.buffer.to_torch(by_environment(rollout.advantages)).to(steps.advantages.dtype)

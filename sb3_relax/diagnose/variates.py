@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch as th
@@ -13,9 +12,9 @@ from torch import Tensor
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.copies import frozen_copy
-from sb3_relax.control_variates import CONTROL_VARIATES, Guarded
+from sb3_relax.control_variates import CONTROL_VARIATES, Guarded, Trajectory
 from sb3_relax.control_variates.registry import OF_LATER_ACTIONS
-from sb3_relax.diagnose.rollout_gradients import RolloutSteps
+from sb3_relax.diagnose.rollout_gradients import RolloutSteps, prepared
 from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.estimators.latents import MAX_SUPPORT
 from sb3_relax.policy_gradient.hyperparameters import joint_actions
@@ -45,7 +44,7 @@ def variates_of(
     ĉ(s), their control; LAX for Box; for discrete actions RELAX (coupled) and, where the joint actions can be
     enumerated, the exact correction.
 
-    :param further: names of :data:`~sb3_relax.control_variates.CONTROL_VARIATES` of the step's own action
+    :param further: names of :data:`~sb3_relax.control_variates.CONTROL_VARIATES`, as :func:`require_further` takes them
     :param n_steps: of a rollout; the model's where ``None``
     :raises UsageError: for one that does not take the actions, or that learns nothing from so short a rollout
     """
@@ -63,16 +62,18 @@ def variates_of(
 
 
 def require_further(names: Sequence[str]) -> None:
-    """:raises UsageError: for a name that is not one of a control variate for the step's own action"""
+    """:raises UsageError: for a name that is not one of a control variate, or that has two for the step's own action"""
     ours = [name for name in CONTROL_VARIATES if name not in (*OF_LATER_ACTIONS, "none")]
     for name in names:
-        if name in OF_LATER_ACTIONS or "+" in name:
+        first, *others = name.split("+")
+        of_own = others if first in OF_LATER_ACTIONS else [first, *others]
+        if len(of_own) > 1:
             raise UsageError(
-                f"control_variates takes those of the step's own action, one by one, since the split is that of one "
-                f"step: leave out {name!r}. What one of later actions does is logged as train/trajectory_ratio"
+                f"control_variates takes one for the step's own action at a time, such as 'model', or after one of "
+                f"later actions, such as 'trajectory+model': leave out {name!r}"
             )
-        if name not in ours:
-            raise unknown_name("control_variates", name, ours)
+        if any(each not in ours for each in of_own):
+            raise unknown_name("control_variates", name, [*ours, *OF_LATER_ACTIONS, "trajectory+relax"])
 
 
 def see(model: ControlVariateA2C, steps: RolloutSteps, at: int, generator: th.Generator) -> None:
@@ -81,11 +82,10 @@ def see(model: ControlVariateA2C, steps: RolloutSteps, at: int, generator: th.Ge
     :param steps: of the rollout
     :param at: which of the λ's the advantages are of
     """
-    guard, advantages = model.control_variate, steps.advantages[at]
-    rollout = copy.copy(steps.rollout)
-    rollout.advantages = advantages.cpu().numpy().reshape(rollout.shape[::-1]).T
-    guard.prepare(rollout, generator)
+    guard, advantages = model.control_variate, prepared(model.control_variate, steps, at, generator)
     guard.fit(steps.output, advantages, guard.gradient(steps.output, advantages, generator), generator)
+    if isinstance(guard, Guarded) and isinstance(guard.variate, Trajectory):
+        guard.variate.corrected = None  # the rollout is done with: no later batch is one of it
 
 
 def pooled(batches: Sequence[RolloutSteps]) -> RolloutSteps:
@@ -97,7 +97,8 @@ def pooled(batches: Sequence[RolloutSteps]) -> RolloutSteps:
         return th.cat([getattr(step, name).detach() for step in steps])
 
     output = PolicyOutput(latent, joined("sample"), joined("features"), joined("values"), joined("log_prob"), None)
-    return RolloutSteps(output, th.cat([batch.advantages for batch in batches], dim=1), batches[-1].rollout)
+    last = batches[-1]
+    return RolloutSteps(output, th.cat([batch.advantages for batch in batches], dim=1), last.rollout, last.lambdas)
 
 
 def fit(
@@ -117,19 +118,25 @@ def fit(
     guard = model.control_variate
     assert isinstance(guard, Guarded)
     variate, noise = guard.variate, model.noise_generator
-    assert variate.optimizer is not None
     cut = len(advantages) * 4 // 5
     variate.observe(variate.gradient(output.at(th.arange(cut)), advantages[:cut], noise))  # Â's scale, first of all
-    rate = model.cv_lr_schedule(1.0)
-    for update in range(n_updates):
-        # not by torch's schedulers: an optimizer that one of them listens to takes twice the time for a step
-        variate.set_learning_rate(rate * (1 - update / n_updates))
+    own = variate.own_step if isinstance(variate, Trajectory) else variate
+    for _ in falling_rates(model, 0 if own.optimizer is None else n_updates):
         index = th.randint(cut, (MINIBATCH,), generator=generator).to(advantages.device)
         part, signal = output.at(index), advantages[index]
         variate.fit(part, signal, variate.gradient(part, signal, noise), noise)
     held_out = th.arange(cut, len(advantages), device=advantages.device)
     guard.take_in(variate.gradient(output.at(held_out), advantages[held_out], noise).moments)
     return model
+
+
+def falling_rates(model: ControlVariateA2C, n_updates: int) -> Iterator[int]:
+    """So many updates of φ, at the model's ``cv_learning_rate`` falling to zero."""
+    rate = model.cv_lr_schedule(1.0)
+    for update in range(n_updates):
+        # not by torch's schedulers: an optimizer that one of them listens to takes twice the time for a step
+        model.control_variate.set_learning_rate(rate * (1 - update / n_updates))
+        yield update
 
 
 @th.no_grad()

@@ -89,12 +89,12 @@ def _room(rows: Sequence[Row], measured: Sequence[tuple[Row, Number]]) -> str:
     share, gae_lambda = max(shares)
     if share >= 0.995:  # "at most 100%" would say nothing
         return (
-            f"{text}, though the choice of action, all that a control variate can act on, may make up nearly all of "
-            f"one step's variance with V(s) (at λ = {gae_lambda:g})"
+            f"{text}, though the choice of action, all that one of the step's own action can act on, may make up "
+            f"nearly all of one step's variance with V(s) (at λ = {gae_lambda:g})"
         )
     return (
-        f"{text}, and the choice of action, all that a control variate can act on, makes up at most {share:.0%} of one "
-        f"step's variance with V(s) (at λ = {gae_lambda:g})"
+        f"{text}, and the choice of action, all that one of the step's own action can act on, makes up at most "
+        f"{share:.0%} of one step's variance with V(s) (at λ = {gae_lambda:g})"
     )
 
 

@@ -5,7 +5,7 @@
 
 Each environment's agent is trained once and kept at three places of its budget; sb3_relax.diagnose measures each, one
 record per policy, in results/decomposition of the folder that this is run in. What has a record is not measured again.
-The sizes of an environment are arguments of diagnose(): {control_variates: [model, factorised]} adds rows of these.
+The sizes of an environment are arguments of diagnose(): {control_variates: [model, trajectory+model]} adds their rows.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sb3_relax.compare.episodes import Episodes
@@ -9,6 +11,9 @@ from sb3_relax.compare.episodes import Episodes
 
 class Recorder(Episodes):
     """Episodes and variances, and the first step at which the mean of the last returns reached the threshold.
+
+    What a trajectory-wise control variate leaves is kept by itself, since the variances are those of advantages that it
+    has already corrected.
 
     :param until_solved: stop there
     :param window: of how many episodes
@@ -20,6 +25,13 @@ class Recorder(Episodes):
         self.until_solved = until_solved
         self.window = window
         self.solved_at: int | None = None
+        self.trajectory_ratios: list[tuple[int, float]] = []
+
+    def _on_rollout_start(self) -> None:
+        super()._on_rollout_start()
+        ratio = self.logger.name_to_value.get("train/trajectory_ratio", math.nan)
+        if math.isfinite(ratio):
+            self.trajectory_ratios.append((self.num_timesteps, ratio))
 
     def _on_step(self) -> bool:
         before = len(self.returns)

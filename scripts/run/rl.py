@@ -140,7 +140,8 @@ def _run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Recor
         eval_env = VecNormalize(eval_env, training=False, norm_reward=False)
         eval_env.obs_rms = statistics.obs_rms
     scores, _ = evaluate_policy(model, eval_env, n_eval_episodes=100, return_episode_rewards=True)
-    every = max(1, len(recorder.variances) // 200)
+    kept = recorder.variances[:: max(1, len(recorder.variances) // 200)]
+    at = {step for step, _, _ in kept}
     records.write(
         run_name(env_id, name, seed),
         {
@@ -158,7 +159,8 @@ def _run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Recor
             "evaluation": [round(float(score), 2) for score in scores],
             "episode_returns": recorder.returns,
             "episode_steps": recorder.steps,
-            "variances": [[t, float(f"{a:.4g}"), float(f"{b:.4g}")] for t, a, b in recorder.variances[::every]],
+            "variances": [[t, float(f"{a:.4g}"), float(f"{b:.4g}")] for t, a, b in kept],
+            "trajectory_ratios": [[t, float(f"{x:.4g}")] for t, x in recorder.trajectory_ratios if t in at],
             **provenance(),
         },
     )

@@ -32,6 +32,7 @@ from scripts.tables import (
     tasks,
     toy,
     vae,
+    variates,
     which,
 )
 from scripts.tables.blocks import BlockError, filled, pages, require_agreement
@@ -49,6 +50,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark-a2c": benchmark.against_a2c_table,
     "benchmark-ppo": benchmark.against_ppo_table,
     "ablation": ablation.ablation_table,
+    "variates": variates.variates_table,
+    "variates-figures": variates.figure_links,
     "million": million.million_table,
     "agents": learning.agents_table,
     "learning": learning.learning_table,

@@ -10,6 +10,8 @@
     The paper's Figure 4.
 ``vae_DATASET_MODEL``
     The paper's Figure 3.
+``variates_ENV``
+    Every control variate of scripts/protocols/variates.yml.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from scripts.tables.drawing import save
 from scripts.tables.learning import grouped
 from scripts.tables.table2 import table2_groups
 from scripts.tables.vae import finished
+from scripts.tables.variates import variates_figures
 
 
 def figures() -> dict[str, Figure]:
@@ -36,7 +39,7 @@ def figures() -> dict[str, Figure]:
     for column, of in finished(RESULTS / "vae").items():
         if any(name in of for name in figure3.NAMES):
             made["_".join(("vae", *column))] = figure3.draw(column, of)
-    return made
+    return made | variates_figures()
 
 
 def main() -> None:

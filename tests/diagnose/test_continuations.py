@@ -66,7 +66,8 @@ def visited(make, length, **kwargs):
 def advantages(model, snapshots, values, left, bootstrap_truncated=True):
     starts = [(snapshot, np.array(0), steps) for snapshot, steps in zip(snapshots, left, strict=True)]
     rng = np.random.default_rng(0)
-    return _advantages(model.policy, starts, values.copy(), np.array(LAMBDAS), model.gamma, rng, bootstrap_truncated)
+    found = _advantages(model.policy, starts, values.copy(), np.array(LAMBDAS), model.gamma, rng, bootstrap_truncated)
+    return found[0]
 
 
 @pytest.mark.parametrize(("make", "length"), [(terminated, 7), (truncated, 5)])
@@ -99,9 +100,9 @@ def test_the_agents_flag_is_passed_on(monkeypatch, n_steps):
     seen = []
     right = measure.continue_states
 
-    def continue_states(*args, bootstrap_truncated):
+    def continue_states(*args, bootstrap_truncated, **others):
         seen.append(bootstrap_truncated)
-        return right(*args, bootstrap_truncated=bootstrap_truncated)
+        return right(*args, bootstrap_truncated=bootstrap_truncated, **others)
 
     monkeypatch.setattr(measure, "continue_states", continue_states)
     env = TinyEnv(spaces.Discrete(3))

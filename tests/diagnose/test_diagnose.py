@@ -109,8 +109,9 @@ def test_what_a_learned_model_takes_off():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("trajectory", "the split is that of one step"),
-        ("model+state", "one by one"),
+        ("model+state", "at a time"),
+        ("trajectory+model+state", "at a time"),
+        ("trajectory+none", "unknown control_variates"),
         ("modle", "did you mean 'model'"),
         ("none", "unknown control_variates 'none'"),
         ("lax", "takes Box actions"),

@@ -53,8 +53,8 @@ def ratios(n_seeds=20):
     """The ratio and its standard error, of a baseline that knows the first part, over seeds."""
     model = agent()
     estimators = {
-        "with": lambda output, advantages, _: score_term(output, advantages - output.features[:, 0]),
-        "without": score_term,
+        "with": lambda steps, i: score_term(steps.output, steps.advantages[i] - steps.output.features[:, 0]),
+        "without": lambda steps, i: score_term(steps.output, steps.advantages[i]),
     }
     found = []
     for seed in range(n_seeds):

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from scripts.records import Records
-from scripts.run.rl import values_in
+from scripts.run.rl import trained, values_in
 from tests.scripts.command import called, forked, script
 
 PROTOCOL = """
@@ -151,3 +151,16 @@ def test_a_name_that_a_protocol_gets_wrong_is_refused(env):
 
     with pytest.raises(KeyError, match=rf"relaxa2c.yml has no entry for {env}; it has CartPole-v1"):
         hyperparams_of(env, {"zoo": "relaxa2c"})
+
+
+def test_what_a_trajectory_wise_part_leaves_is_recorded_at_the_updates_of_the_variances():
+    entry = {"algorithm": "relaxa2c", "policy": "MlpPolicy", "n_envs": 2, "n_steps": 64, "n_timesteps": 1500}
+    _, _, recorder, _ = trained("CartPole-v1", {**entry, "control_variate": "trajectory+relax"}, seed=3, threshold=500)
+    assert [step for step, _ in recorder.trajectory_ratios] == [step for step, _, _ in recorder.variances]
+    first, *others = [ratio for _, ratio in recorder.trajectory_ratios]
+    assert first == 1  # nothing is applied before any evidence
+    assert all(ratio > 0 for ratio in others)
+    assert any(ratio != 1 for ratio in others)
+    _, _, recorder, _ = trained("CartPole-v1", {**entry, "control_variate": "relax"}, seed=3, threshold=500)
+    assert recorder.variances
+    assert not recorder.trajectory_ratios

@@ -1,0 +1,116 @@
+"""The table and figures of learning with each control variate, and nothing else changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sb3_relax.control_variates.registry import OF_LATER_ACTIONS
+from sb3_relax.tasks.intervals import half_width
+from scripts.records import ROOT, file_name
+from scripts.tables.ablation import by_seed
+from scripts.tables.benchmark import steps_of
+from scripts.tables.drawing import in_thousands, middle_half, one_legend, panels
+from scripts.tables.learning import VARIANCE_HEADS, grouped, interval, variance_cells, variances
+from scripts.tables.learning_curves import Algorithms, returns_of
+
+PROTOCOL = ROOT / "scripts" / "protocols" / "variates.yml"
+#: with which every other arm is compared on the same seeds: a gain that it has as well is not due to actions
+CONTROL = "state"
+
+
+def arms() -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Task → control variate → records, of those that have any, in the protocol's order."""
+    recorded, tasks = grouped("variates"), yaml.safe_load(PROTOCOL.read_text())
+    return {
+        env: {name: recorded[env][name] for name in task["algorithms"] if name in recorded[env]}
+        for env, task in tasks.items()
+        if env in recorded
+    }
+
+
+def more_than_control(algorithms: Mapping[str, list[dict[str, Any]]], name: str) -> list[float]:
+    """Return during training less :data:`CONTROL`'s, of each seed that both have."""
+    own, control = by_seed(algorithms[name]), by_seed(algorithms.get(CONTROL, []))
+    return [own[seed] - control[seed] for seed in own if seed in control]
+
+
+def all_variances(record: dict[str, Any]) -> np.ndarray:
+    """With the control variate and without any part of it, ``[updates, 2]``.
+
+    A run's variances are those of advantages that a trajectory-wise part has already corrected. What they would be
+    without it is known by the share that it leaves of the mean square of Â ∂ log π in the same update. None where a
+    record has a trajectory-wise part and not those shares.
+    """
+    first = record["hyperparams"]["control_variate"].partition("+")[0]
+    if first not in OF_LATER_ACTIONS:
+        return variances(record)
+    left = dict(record.get("trajectory_ratios", []))
+    rows = [(own, without / left[step]) for step, own, without in record["variances"] if left.get(step, 0.0) > 0]
+    return np.array(rows).reshape(-1, 2)
+
+
+def variates_table() -> str:
+    """Every arm's return during training, beside that with ĉ(s) on the same seeds, steps, and variance on the way."""
+    rows = [
+        "| task (steps) | control variate | seeds | return during training | more than with ĉ(s), same seeds "
+        f"| steps to the threshold | {VARIANCE_HEADS} |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for env, algorithms in arms().items():
+        for name, records in algorithms.items():
+            gains = [] if name == CONTROL else more_than_control(algorithms, name)
+            rows.append(
+                f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | `{name}` | {len(records)} "
+                f"| {interval(list(by_seed(records).values()))} | {interval(gains) if gains else '—'} "
+                f"| {steps_of(records, records[0]['threshold'])} to {records[0]['threshold']:g} "
+                f"| {variance_cells(map(all_variances, records))} |"
+            )
+    return "\n".join(rows)
+
+
+def figure_links() -> str:
+    """A line for every figure of :func:`variates_figures`."""
+    return "\n\n".join(
+        f"![{env}: return by steps with each control variate, and how much more it is during training than with ĉ(s)]"
+        f"(../assets/figures/{figure_name(env)}.png)"
+        for env in arms()
+    )
+
+
+def figure_name(env: str) -> str:
+    """Of a task's figure."""
+    return file_name(f"variates_{env}")
+
+
+def variates_figures() -> dict[str, Figure]:
+    """Name → figure, of every task that has records."""
+    return {figure_name(env): draw(env, algorithms) for env, algorithms in arms().items()}
+
+
+def draw(env: str, algorithms: Algorithms) -> Figure:
+    """Return against steps (interquartile mean and middle half of the seeds), and differences to ĉ(s) by seed."""
+    figure, (curves, differences) = panels(2, height=4.2)
+    for place, (name, records) in enumerate(algorithms.items()):
+        middle_half(curves, *returns_of(records), label=name, color=f"C{place}")
+        if name != CONTROL:
+            difference(differences, place, more_than_control(algorithms, name))
+    curves.set_title(env, loc="left")
+    curves.set(xlabel="steps", ylabel="return")
+    in_thousands(curves)
+    differences.axvline(0, color="0.7", linewidth=1)
+    differences.set(xlabel="return during training, more than with ĉ(s)", yticks=[])
+    differences.invert_yaxis()
+    one_legend(figure, curves, columns=4)
+    return figure
+
+
+def difference(axis: Axes, place: int, values: list[float]) -> None:
+    """Mean and 95% t-interval, in the colour of the arm's curve; a mean alone of one seed, nothing of none."""
+    if values:
+        axis.errorbar(np.mean(values), place, xerr=half_width(values), fmt="o", color=f"C{place}", capsize=3)

@@ -1,0 +1,87 @@
+"""The table of control variates: differences of the same seeds, and variances without any part of a control variate."""
+
+import math
+
+import pytest
+
+from scripts.tables import variates
+
+
+def record(name, seed, value, variances=(), left=None):
+    made = {
+        "env": "CartPole-v1",
+        "algorithm": name,
+        "seed": seed,
+        "threshold": 475,
+        "timesteps": 100,
+        "hyperparams": {"control_variate": name, "n_timesteps": 100},
+        "episode_returns": [value] * 10,
+        "episode_steps": list(range(10, 101, 10)),
+        "variances": [list(row) for row in variances],
+    }
+    return made if left is None else {**made, "trajectory_ratios": [list(row) for row in left]}
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    def with_records(*records):
+        groups = {}
+        for each in records:
+            groups.setdefault(each["env"], {}).setdefault(each["algorithm"], []).append(each)
+        monkeypatch.setattr(variates, "grouped", lambda folder: groups)
+
+    return with_records
+
+
+def cells():
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in variates.variates_table().splitlines()[2:]]
+
+
+def test_nothing_recorded_is_a_table_without_rows(recorded):
+    recorded()
+    assert cells() == []
+    assert variates.variates_figures() == {}
+    assert variates.figure_links() == ""
+
+
+def test_each_arm_is_compared_with_the_state_baseline_of_its_seeds(recorded):
+    recorded(
+        record("relax", 10, 7.0),
+        record("relax", 11, 9.0),
+        record("relax", 12, 100.0),
+        record("state", 10, 5.0),
+        record("state", 11, 5.0),
+        record("none", 14, 1.0),
+    )
+    none, state, relax = cells()
+    assert [row[1] for row in (none, state, relax)] == ["`none`", "`state`", "`relax`"]
+    assert (none[4], state[4]) == ("—", "—")
+    half = 1.0 * 12.706  # of 2 and 4, whose standard error is 1, at one degree of freedom
+    assert relax[4] == f"3.0 ± {half:.1f}"
+    assert relax[5] == "100.0 ± 0.0 (0/3) to 475"
+
+
+def test_variances_of_a_trajectory_wise_arm_are_beside_those_of_advantages_as_they_came(recorded):
+    """Half of the mean square is left by ã, and 0.9 of that by ĉ."""
+    recorded(
+        record("relax", 10, 0.0, [(8, 9.0, 10.0)]),
+        record("trajectory+relax", 10, 0.0, [(8, 9.0, 10.0), (16, 18.0, 20.0)], left=[(8, 0.5), (16, 0.5)]),
+        record("trajectory", 10, 0.0, [(8, 9.0, 10.0)]),
+    )
+    relax, trajectory, both = cells()
+    assert relax[6:] == ["0.90 (one seed)"] * 2
+    assert both[6:] == ["0.45 (one seed)"] * 2
+    assert trajectory[6:] == ["—"] * 2  # of a record that does not have what ã left
+
+
+def test_the_figure_shows_differences_of_the_same_seeds(recorded):
+    recorded(record("state", 10, 5.0), record("state", 11, 5.0), record("relax", 10, 7.0), record("relax", 11, 9.0))
+    ((name, figure),) = variates.variates_figures().items()
+    assert name == "variates_CartPole-v1"
+    assert f"assets/figures/{name}.png" in variates.figure_links()
+    curves, differences = figure.axes
+    assert [line.get_label() for line in curves.lines] == ["state", "relax"]
+    (bar,) = differences.containers
+    assert bar.lines[0].get_xdata() == pytest.approx([3.0])
+    ends = bar.lines[2][0].get_segments()[0][:, 0]
+    assert math.isclose(ends[1] - ends[0], 2 * 12.706, rel_tol=1e-3)

@@ -137,9 +137,10 @@ class Trainer:
         return torch.stack(gradients).double().var(0).sum().item()
 
     def result(self) -> dict[str, Any]:
-        """What is kept of a run: settings, curve, measures on the test split, and variances at equal calls of f."""
+        """What is kept of a run: settings, curve, measures on the test split, variance at equal calls of f, outcome."""
         test = self.problem.measure(self.problem.held_out("test"), torch.Generator().manual_seed(0))
-        return {**asdict(self.config), "curve": self.curve, "test": test, "variance": self.variances}
+        measured = {"curve": self.curve, "test": test, "variance": self.variances}
+        return {**asdict(self.config), **measured, **self.problem.outcome()}
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         return {

@@ -41,7 +41,7 @@ def paired_table(task: str, part: str = "") -> str:
     The area, where RELAX is farthest below on the way, and how often it is ahead.
     """
     problem = PROBLEMS[task]
-    measure, groups = problem.measures[0], grouped(runs_of(task, part), problem.config)
+    measure, groups = problem.measures[0], grouped(runs_of(task, part), problem)
     rows = [f"| difference | {measure}, area | least on the way, at calls of f | points ahead |", "|---|---|---|---|"]
     for own_name, own in groups.items():
         for name, others in groups.items():
@@ -86,6 +86,6 @@ def areas_by_rate(runs: Runs, problem: type[Problem]) -> dict[str, dict[float, f
     found: dict[str, dict[float, float]] = {}
     for rate in sorted({run["learning_rate"] for run in runs}):
         of_rate = [run for run in runs if run["learning_rate"] == rate]
-        for name, group in grouped(of_rate, problem.config).items():
+        for name, group in grouped(of_rate, problem).items():
             found.setdefault(name, {})[rate] = float(np.mean([area(run, problem.measures[0]) for run in group]))
     return found

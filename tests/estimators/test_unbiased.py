@@ -3,6 +3,8 @@
 Every unbiased estimator of ESTIMATORS is enrolled by its name alone.
 """
 
+import weakref
+
 import pytest
 import torch
 
@@ -26,7 +28,9 @@ from sb3_relax.estimators import (
     check_unbiased,
     make,
 )
+from sb3_relax.estimators.proofs import exact
 from sb3_relax.estimators.proofs.exact import MAX_NOISE_NODES
+from sb3_relax.estimators.registry import settings_of
 from tests.estimators import twins
 from tests.estimators.problems import DISCRETE, OBJECTIVES, gaussian, gaussian_net, hard_net, leaf, lively, relaxed_net
 
@@ -88,8 +92,53 @@ def test_larger_problems(problem, name, objective, float64):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in UNBIASED if issubclass(GumbelOneHot, ESTIMATORS[name].latents)])
 def test_four_classes(name, float64):
+    """Surrogates are small: two samples and 32^4 nodes are 17 million estimates, and c was nearly all their time."""
+    latent, nodes = GumbelOneHot(leaf(torch.randn(1, 4))), 40 if name == "rebar" else 32
+    assert error(with_small_surrogate(name, latent), latent, OBJECTIVES["network"](latent), nodes) < TOLERANCE
+
+
+def with_small_surrogate(name, latent):
+    """An estimator by name; its surrogate, where it has one, with one hidden layer of eight."""
+    kind = ESTIMATORS[name]
+    parts = {"surrogate": MLPSurrogate.of(latent, hidden=[8])} if "surrogate" in settings_of(kind) else {}
+    return lively(make(name, latent, **parts))
+
+
+def test_the_grid_of_four_classes_rejects_a_wrong_relaxed_double_cv(float64):
+    """With fewer nodes, whose error is far below what a mistake makes."""
     latent = GumbelOneHot(leaf(torch.randn(1, 4)))
-    assert error(lively(make(name, latent)), latent, OBJECTIVES["network"](latent), 44) < TOLERANCE
+    f, right = OBJECTIVES["network"](latent), with_small_surrogate("relaxed_double_cv", latent)
+    assert error(right, latent, f, 12) < 0.1 * REJECTED
+    assert error(twins.UncoupledDoubleCV(right.surrogate), latent, f, 12) > REJECTED
+
+
+class Saved:
+    """A tensor that a graph keeps."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor.detach()  # a saved output would keep the graph that keeps it
+
+
+def test_a_check_keeps_no_graph_of_its_parts(float64, monkeypatch):
+    """Values of an f with parameters have graphs, which filled the memory while they were added up."""
+    latent = GumbelOneHot(leaf(torch.randn(1, 3)))
+    alive, numbers, parts = weakref.WeakSet(), [], exact.weighted_estimates
+
+    def small_parts(*args):
+        for part in parts(*args, chunk=1 << 8):
+            numbers.append(len(alive))
+            yield part
+
+    def pack(tensor):
+        saved = Saved(tensor)
+        alive.add(saved)
+        return saved
+
+    monkeypatch.setattr(exact, "weighted_estimates", small_parts)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        check_unbiased(lively(make("relax", latent)), latent, OBJECTIVES["with θ"](latent), 12)
+    assert len(numbers) > 10
+    assert 0 < max(numbers) <= 2 * numbers[0]
 
 
 @pytest.mark.parametrize("samples", [3, 4])

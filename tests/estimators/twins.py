@@ -19,6 +19,7 @@ from sb3_relax.estimators import (
     Mirrored,
     Reinforce,
     ReinMax,
+    RelaxedDoubleCV,
     UnorderedSet,
 )
 from sb3_relax.estimators.estimate import expand_to
@@ -244,3 +245,13 @@ class FreshCorrectionLAX(LAX):
         score = latent.score(b)
         grad = expand_to(value - c, latent) * score + latent.path_gradient(other, slope)
         return Estimate(latent, value, grad, score=score)
+
+
+class UncoupledDoubleCV(RelaxedDoubleCV):
+    """c's slope along z without what z̃ has of it: D is left out."""
+
+    def rest(self, latent, b, noise, score):
+        rest, vjp = super().rest(latent, b, noise, score)
+        z = latent.conditional(b, noise)
+        _, slope = value_and_slope(self.surrogate, z)
+        return rest + latent.pull_back(slope * (1 - latent.coupling(b, z))).mean(0).detach(), vjp

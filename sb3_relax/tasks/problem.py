@@ -38,6 +38,11 @@ class Config:
     batch_size: int = setting(128, "elements of a batch")
     learning_rate: float = setting(1e-2, "of θ's networks, and of φ, the control variate or the baseline (Adam)")
 
+    @property
+    def rate_of_phi(self) -> float:
+        """The learning rate of φ, where a task does not give it a setting of its own."""
+        return self.learning_rate
+
 
 class Problem(ABC):
     """Min over θ of E[f(b)]: a model that draws b, and f, which may have parameters of the model as well.

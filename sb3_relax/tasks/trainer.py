@@ -49,17 +49,17 @@ class Trainer:
         # the ceiling has as many steps as an estimator of one call
         budgeted = 1 if config.estimator == "exact" else self.calls
         self.steps = max(config.calls // (config.batch_size * budgeted), 1)
-        self.optimizer = self._adam(self.problem.model, self.estimators)
-        self.onlooking = self._adam(self.onlooker)
+        self.optimizer = self._adam([(self.problem.model, config.learning_rate), (self.estimators, config.rate_of_phi)])
+        self.onlooking = self._adam([(self.onlooker, config.rate_of_phi)])
         self.validation = self.problem.held_out("validation")
         self.step = 0
         self.curve: dict[str, list[float]] = {name: [] for name in ("calls", *self.problem.measures)}
         self.variances: dict[str, dict[str, float]] = {}
         self._generator = torch.Generator()
 
-    def _adam(self, *modules: nn.Module) -> torch.optim.Adam:
-        parameters = [parameter for module in modules for parameter in module.parameters()]
-        return torch.optim.Adam(parameters, lr=self.config.learning_rate, fused=True)
+    def _adam(self, rates: list[tuple[nn.Module, float]]) -> torch.optim.Adam:
+        groups = [{"params": list(module.parameters()), "lr": rate} for module, rate in rates]
+        return torch.optim.Adam(groups, fused=True)
 
     def train(
         self,

@@ -24,9 +24,14 @@ class GatesConfig(Config):
     """The settings of the gates."""
 
     calls: int = setting(100_000, "of f in a run")
-    learning_rate: float = setting(3e-2, "of the gates' logits, and of φ, the control variate or the baseline (Adam)")
+    learning_rate: float = setting(0.3, "of the gates' logits (Adam)")
+    phi_learning_rate: float = setting(0.01, "of φ, the control variate or the baseline, which is a network (Adam)")
     dataset: str = setting("digits", "of scikit-learn, whose features are chosen")
     cost: float = setting(0.01, "λ, of every gate that is open; the classifier's own cost is between 0 and 1")
+
+    @property
+    def rate_of_phi(self) -> float:
+        return self.phi_learning_rate
 
 
 class Gates(nn.Module):

@@ -67,6 +67,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "which-positive": which.positive_table,
     "which-paired": which.paired_table,
     "which-peaked": which.peaked_table,
+    "which-normals": which.normals_table,
+    "which-classes": which.classes_table,
     "which-black-box": which.black_box_table,
     "which-differentiable": which.differentiable_table,
     "peers": bench.peers_table,
@@ -84,6 +86,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "recall": partial(tasks.task_table, "memory"),
     "recall-paired": partial(tasks.paired_table, "memory"),
     "recall-rates": partial(tasks.rates_table, "memory"),
+    "gates": partial(tasks.task_table, "gates"),
+    "gates-paired": partial(tasks.paired_table, "gates"),
     "vae": vae.table,
     "vae-bench": vae.bench_table,
 }

@@ -195,11 +195,10 @@ def value_slope_diagonal(
     def c(z: Tensor) -> Tensor:
         return of_sample(sample(z))
 
-    if under_transform() or torch.compiler.is_compiling():
-        require_trained("surrogate", surrogate, c(z), z)
-        slope, pulled, value = torch.func.vjp(lambda z: _functional_value_and_slope(c, z)[::-1], z, has_aux=True)
+    if under_transform():
+        slope, pulled, *_ = torch.func.vjp(lambda z: _functional_value_and_slope(c, z)[1], z)
         unit = torch.eye(len(axes), dtype=z.dtype, device=z.device)
-        return value, slope, torch.stack([pulled(unit[i].expand_as(z))[0][..., i] for i in axes], dim=-1)
+        return c(z), slope, torch.stack([pulled(unit[i].expand_as(z))[0][..., i] for i in axes], dim=-1)
     z = z.detach().requires_grad_()
     value = c(z)
     require_trained("surrogate", surrogate, value, z)

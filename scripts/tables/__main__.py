@@ -23,6 +23,7 @@ from scripts.tables import (
     decomposition,
     diagnose,
     double_cv,
+    gates,
     hyperparameters,
     learning,
     million,
@@ -88,6 +89,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "recall-rates": partial(tasks.rates_table, "memory"),
     "gates": partial(tasks.task_table, "gates"),
     "gates-paired": partial(tasks.paired_table, "gates"),
+    "gates-rates": partial(tasks.rates_table, "gates"),
+    "gates-wine": partial(tasks.task_table, "gates", "wine"),
+    "gates-selectors": gates.selectors_table,
+    "gates-subsets": gates.subsets_table,
     "vae": vae.table,
     "vae-bench": vae.bench_table,
 }

@@ -65,8 +65,8 @@ class CARMS(OfSeveralSamples, TwoPhaseEstimator):
         ends = orders.ends(b, self.samples)
         total = torch.zeros_like(orders.weight)
         for sides in product((0, 1), repeat=self.samples):  # the upper end of each sample's interval, or the lower
-            share = sum(ends[side][k] for k, side in enumerate(sides)) - (self.samples - 1)
-            total = total + (-1) ** sides.count(0) * share.clamp(min=0) ** (self.samples - 1)
+            share = torch.stack([ends[side][k] for k, side in enumerate(sides)]).sum(0)
+            total = total + (-1) ** sides.count(0) * (share - self.samples + 1).clamp(min=0) ** (self.samples - 1)
         return (orders.weight * total.clamp(min=0)).sum((-2, -1)).prod(-1).to(b)
 
     def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:

@@ -156,10 +156,11 @@ def main() -> None:
             ]
         if problem.features <= MOST:
             costs = costs_of_all(problem)
-            better = {
-                f"{run['estimator']}, {run['seed']}": int((costs < run["cost_of_mode"] - 1e-7).sum()) for run in own
-            }
-            best.append({**where, "subsets": len(costs), "cost": costs.min(), "better_than_mode": better})
+            better = [
+                {"by": run["estimator"], "seed": run["seed"], "better": int((costs < run["cost_of_mode"] - 1e-7).sum())}
+                for run in own
+            ]
+            best.append({**where, "subsets": len(costs), "cost": costs.min(), "modes": better})
     write_record(arguments.output / "gates" / "selectors.json", {"rows": rows, "best": best, **provenance()})
     print(arguments.output / "gates" / "selectors.json")
 

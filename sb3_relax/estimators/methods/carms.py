@@ -30,9 +30,9 @@ class CARMS(OfSeveralSamples, TwoPhaseEstimator):
     as well, for every variable, with two of the classes at its ends and a weight of the product of their
     probabilities: what the authors' code calls weighted. P is the mean over all orders.
 
-    When to use it: to compare with. :class:`CoupledCategorical` averages over more of its noise, and is the one to take.
-    With two samples of many classes a pair that hardly ever comes has a large weight, and ĝ can have more variance than
-    RLOO's. C² orders are looked at for every pair of samples of every variable.
+    When to use it: to compare with. :class:`CoupledCategorical` averages over more of its noise, and is the one to
+    take. With two samples of many classes a pair that hardly ever comes has a large weight, and ĝ can have more
+    variance than RLOO's. C² orders are looked at for every pair of samples of every variable.
 
     :param samples: K, at least 2
     :raises ValueError: for fewer

@@ -238,8 +238,9 @@ def run_command(problem: type[Problem], make: Make, top: argparse.ArgumentParser
             top.error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(options, name)}")
     if options.first_seed < 0:
         top.error(f"--first-seed must not be negative; got {options.first_seed}")
-    if not 0 < options.learning_rate < math.inf:
-        top.error(f"--learning-rate must be positive; got {options.learning_rate}")
+    for name in (field.name for field in fields(problem.config) if field.name.endswith("learning_rate")):
+        if not 0 < getattr(options, name) < math.inf:
+            top.error(f"--{name.replace('_', '-')} must be positive; got {getattr(options, name)}")
     prepare_cpu(1)
     try:
         compare(problem, make, options)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sb3_relax.estimators import check_unbiased
+from sb3_relax.estimators import ARMS, Reinforce, check_unbiased
 from sb3_relax.tasks.gates.__main__ import main
 from sb3_relax.tasks.gates.black_box import PARTS, BlackBox, Rows, load_rows
 from sb3_relax.tasks.gates.problem import FeatureGates, Gates, GatesConfig
@@ -127,8 +127,6 @@ def test_unbiased_by_the_core_s_own_check():
     def f(b):
         return gates.f(Rows(*(x.expand(len(b), *x.shape[1:]) for x in row)), b.float()).double()
 
-    from sb3_relax.estimators import ARMS, Reinforce
-
     assert check_unbiased(Reinforce(), latent, f).unbiased
     assert check_unbiased(ARMS(2), latent, lambda b: f(b.flatten(0, -2)).reshape(b.shape[:-1])).unbiased
 
@@ -223,6 +221,22 @@ def test_the_picture(dataset, tmp_path):
 def test_settings_that_are_none_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         problem(**settings)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("--phi-learning-rate 0", "--phi-learning-rate must be positive; got 0.0"),
+        ("--cost -1", "gates: cost must not be negative; got -1.0"),
+        ("--estimator exact", "invalid choice: 'exact'"),
+        ("--dataset iris", "invalid choice: 'iris'"),
+    ],
+)
+def test_errors_of_the_command(bad, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(["--output", str(tmp_path / "run"), *bad.split()])
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_exact_is_refused():

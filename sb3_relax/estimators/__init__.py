@@ -25,6 +25,7 @@ from sb3_relax.estimators.latents import (
 from sb3_relax.estimators.layered import LayeredEstimate, layered
 from sb3_relax.estimators.methods.arm import ARM
 from sb3_relax.estimators.methods.arms import ARMS
+from sb3_relax.estimators.methods.carms import CARMS
 from sb3_relax.estimators.methods.concrete import Concrete
 from sb3_relax.estimators.methods.coupled_categorical import CoupledCategorical
 from sb3_relax.estimators.methods.disarm import DisARM
@@ -47,6 +48,7 @@ from sb3_relax.estimators.methods.reparam import Reparam
 from sb3_relax.estimators.methods.rloo import RLOO
 from sb3_relax.estimators.methods.rodeo import RODEO
 from sb3_relax.estimators.methods.simple import SIMPLE
+from sb3_relax.estimators.methods.stein import Stein
 from sb3_relax.estimators.methods.straight_through import StraightThrough
 from sb3_relax.estimators.methods.unordered_set import UnorderedSet
 from sb3_relax.estimators.methods.vimco import VIMCO
@@ -60,6 +62,7 @@ from sb3_relax.estimators.registry import ESTIMATORS, estimators_of, make
 __all__ = [
     "ARM",
     "ARMS",
+    "CARMS",
     "DLAX",
     "ESTIMATORS",
     "LAX",
@@ -104,6 +107,7 @@ __all__ = [
     "RelaxedLatent",
     "Reparam",
     "ReparameterisedLatent",
+    "Stein",
     "StraightThrough",
     "StudentsT",
     "ThetaSurrogate",

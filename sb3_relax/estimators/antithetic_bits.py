@@ -14,17 +14,25 @@ from sb3_relax.estimators.latents import open_unit
 def antithetic_bits(p: Tensor, samples: int, generator: torch.Generator | None = None) -> Tensor:
     """K bits of probability p, of which few have the rarer value at once: ``[K, *p.shape]``.
 
-    Their uniforms are u_k = (1 - d_k)^(K-1) of a d ~ Dirichlet(1, …, 1): one large share leaves less to the others. The
-    rarer value of a bit is drawn where u_k < min(p, 1-p).
+    The rarer value of a bit is drawn where its :func:`antithetic_uniforms` are less than min(p, 1-p).
 
     :param p: in [0, 1], in single precision at least
     :param samples: K, at least 2
     """
-    u = torch.rand((samples, *p.shape), dtype=p.dtype, device=p.device, generator=generator)
+    rare = antithetic_uniforms(p, samples, generator) < rarer(p)
+    return (rare == (p <= 0.5)).to(p.dtype)
+
+
+def antithetic_uniforms(like: Tensor, samples: int, generator: torch.Generator | None = None) -> Tensor:
+    """K uniforms of which few are small at once: ``[K, *like.shape]``.
+
+    They are u_k = (1 - d_k)^(K-1) of a d ~ Dirichlet(1, …, 1): one large share leaves less to the others. So the
+    probability that all are below some x_k is max(0, Σ_k x_k^(1/(K-1)) - (K-1))^(K-1), and that of fewer has x_k = 1.
+    """
+    u = torch.rand((samples, *like.shape), dtype=like.dtype, device=like.device, generator=generator)
     size = -open_unit(u).log()
     total = size.sum(0)
-    rare = ((total - size) / total) ** (samples - 1) < rarer(p)
-    return (rare == (p <= 0.5)).to(p.dtype)
+    return ((total - size) / total) ** (samples - 1)
 
 
 def rarer(p: Tensor) -> Tensor:

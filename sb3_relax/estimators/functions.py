@@ -178,6 +178,40 @@ def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = Non
     return c, slope
 
 
+def value_slope_diagonal(
+    surrogate: Surrogate, sample: Callable[[Tensor], Tensor], z: Tensor, latent: Latent
+) -> tuple[Tensor, Tensor, Tensor]:
+    """c(sample(z)) ``[..., *batch]``, ∂c/∂z and the diagonal of ∂²c/∂z², both of z's shape: all with graphs to φ.
+
+    One backward pass through the slope for each of z's last dimension.
+
+    :param sample: of z, differentiable
+    :raises RuntimeError: under ``torch.inference_mode()``
+    :raises TypeError: for a surrogate whose parameters would never be trained
+    """
+    require_differentiable("c and its slope are differentiated in z")
+    of_sample, axes = of_sample_alone(surrogate, latent), range(z.shape[-1])
+
+    def c(z: Tensor) -> Tensor:
+        return of_sample(sample(z))
+
+    if under_transform():
+        slope, pulled, *_ = torch.func.vjp(lambda z: _functional_value_and_slope(c, z)[1], z)
+        unit = torch.eye(len(axes), dtype=z.dtype, device=z.device)
+        return c(z), slope, torch.stack([pulled(unit[i].expand_as(z))[0][..., i] for i in axes], dim=-1)
+    z = z.detach().requires_grad_()
+    value = c(z)
+    require_trained("surrogate", surrogate, value, z)
+    (slope,) = torch.autograd.grad(value.sum(), z, create_graph=True)
+    if not slope.requires_grad:  # c is linear, and without parameters
+        return value, slope, torch.zeros_like(slope)
+    rows = [
+        torch.autograd.grad(slope[..., i].sum(), z, create_graph=True, allow_unused=True, materialize_grads=True)[0]
+        for i in axes
+    ]
+    return value, slope, torch.stack([row[..., i] for i, row in enumerate(rows)], dim=-1)
+
+
 def value_slope_vjp(
     surrogate: Surrogate, z: Tensor, latent: Latent | None = None
 ) -> tuple[Tensor, Tensor, SurrogateVJP | None]:

@@ -10,6 +10,7 @@ from sb3_relax.estimators.base import Estimator, require_is_latent
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.methods.arm import ARM
 from sb3_relax.estimators.methods.arms import ARMS
+from sb3_relax.estimators.methods.carms import CARMS
 from sb3_relax.estimators.methods.concrete import Concrete
 from sb3_relax.estimators.methods.coupled_categorical import CoupledCategorical
 from sb3_relax.estimators.methods.disarm import DisARM
@@ -32,6 +33,7 @@ from sb3_relax.estimators.methods.reparam import Reparam
 from sb3_relax.estimators.methods.rloo import RLOO
 from sb3_relax.estimators.methods.rodeo import RODEO
 from sb3_relax.estimators.methods.simple import SIMPLE
+from sb3_relax.estimators.methods.stein import Stein
 from sb3_relax.estimators.methods.straight_through import StraightThrough
 from sb3_relax.estimators.methods.unordered_set import UnorderedSet
 from sb3_relax.estimators.methods.vimco import VIMCO
@@ -56,11 +58,13 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "disarm": DisARM,
     "arms": ARMS,
     "coupled_categorical": CoupledCategorical,
+    "carms": CARMS,
     "double_cv": DoubleCV,
     "relaxed_double_cv": RelaxedDoubleCV,
     "rodeo": RODEO,
     "rebar": REBAR,
     "lax": LAX,
+    "stein": Stein,
     "dlax": DLAX,
     "relax": RELAX,
     "exact_correction": ExactCorrection,

@@ -15,7 +15,7 @@ import numpy as np
 
 from sb3_relax.tasks.arguments import HelpFormatter, folder
 from sb3_relax.tasks.intervals import half_width, plus_minus
-from sb3_relax.tasks.problem import CASES, Config, Problem
+from sb3_relax.tasks.problem import Config, Problem
 from sb3_relax.tasks.process import Stop, claim, prepare_cpu
 from sb3_relax.tasks.records import provenance, read_record, write_record
 from sb3_relax.tasks.trainer import ONLOOKER, STATES, Trainer
@@ -31,11 +31,12 @@ def name_of(config: Config) -> str:
     return "_".join([config.estimator, f"seed{config.seed}", *settings])
 
 
-def grouped(runs: list[Run], kind: type[Config]) -> dict[str, list[Run]]:
+def grouped(runs: list[Run], problem: type[Problem]) -> dict[str, list[Run]]:
     """Runs that differ by their seed alone, by name: the estimator, and what tells it from others of that estimator."""
-    keys = [field.name for field in fields(kind) if field.name != "seed"]
+    keys = [field.name for field in fields(problem.config) if field.name != "seed"]
+    order = list(problem.cases)
     groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (list(CASES).index(run["estimator"]), run["seed"])):
+    for run in sorted(runs, key=lambda run: (order.index(run["estimator"]), run["seed"])):
         groups.setdefault(tuple(run[key] for key in keys), []).append(run)
     named = {}
     for settings, of in groups.items():
@@ -67,7 +68,7 @@ def summarise(runs: list[Run], problem: type[Problem]) -> dict[str, dict[str, tu
     }
     return {
         name: {title: mean_and_half([value(run) for run in of]) for title, value in columns.items()}
-        for name, of in grouped(runs, problem.config).items()
+        for name, of in grouped(runs, problem).items()
     }
 
 
@@ -81,7 +82,7 @@ def draw_curves(runs: list[Run], problem: type[Problem], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    groups = grouped(runs, problem.config)
+    groups = grouped(runs, problem)
     figure = Figure(figsize=(6 * len(problem.measures), 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(problem.measures), squeeze=False)[0]
@@ -212,8 +213,8 @@ def parser(problem: type[Problem], description: str | None, choices: dict[str, l
     for field in fields(problem.config):
         option, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
         if field.name == "estimator":
-            default = [name for name in CASES if name != "exact"]
-            top.add_argument(option, nargs="+", choices=list(CASES), default=default, help=text + ", see below")
+            default = [name for name in problem.cases if name != "exact"]
+            top.add_argument(option, nargs="+", choices=list(problem.cases), default=default, help=text + ", see below")
         elif field.name == "seed":
             top.add_argument("--seeds", type=int, default=3, help="runs of every estimator")
             top.add_argument("--first-seed", type=int, default=0, help=f"{text}, in the first of them")
@@ -224,8 +225,8 @@ def parser(problem: type[Problem], description: str | None, choices: dict[str, l
         "--output", type=folder, default=problem.name, help="folder for record.json, figures and checkpoints"
     )
     top.add_argument("--tensorboard", action="store_true", help="write the curves for tensorboard as well")
-    width = max(map(len, CASES)) + 2
-    top.epilog = "estimators:\n" + "\n".join(f"  {name:{width}}{text}" for name, text in CASES.items())
+    width = max(map(len, problem.cases)) + 2
+    top.epilog = "estimators:\n" + "\n".join(f"  {name:{width}}{text}" for name, text in problem.cases.items())
     return top
 
 
@@ -237,8 +238,9 @@ def run_command(problem: type[Problem], make: Make, top: argparse.ArgumentParser
             top.error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(options, name)}")
     if options.first_seed < 0:
         top.error(f"--first-seed must not be negative; got {options.first_seed}")
-    if not 0 < options.learning_rate < math.inf:
-        top.error(f"--learning-rate must be positive; got {options.learning_rate}")
+    for name in (field.name for field in fields(problem.config) if field.name.endswith("learning_rate")):
+        if not 0 < getattr(options, name) < math.inf:
+            top.error(f"--{name.replace('_', '-')} must be positive; got {getattr(options, name)}")
     prepare_cpu(1)
     try:
         compare(problem, make, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +22,8 @@ CASES = {
     "reinforce": "the score function alone",
     "exact": "the ceiling, with every sample visited: as many steps as an estimator of one call has",
 }
+#: K, the samples of ARMS
+ARMS_SAMPLES = 4
 #: width of the hidden layer of learned control variates and baselines
 HIDDEN = 64
 
@@ -36,6 +38,11 @@ class Config:
     batch_size: int = setting(128, "elements of a batch")
     learning_rate: float = setting(1e-2, "of θ's networks, and of φ, the control variate or the baseline (Adam)")
 
+    @property
+    def rate_of_phi(self) -> float:
+        """The learning rate of φ, where a task does not give it a setting of its own."""
+        return self.learning_rate
+
 
 class Problem(ABC):
     """Min over θ of E[f(b)]: a model that draws b, and f, which may have parameters of the model as well.
@@ -47,13 +54,15 @@ class Problem(ABC):
     name: ClassVar[str]
     #: the settings that it is made of
     config: ClassVar[type[Config]]
+    #: names of the estimators that it is for → what is said of them
+    cases: ClassVar[Mapping[str, str]] = CASES
     #: what :meth:`measure` gives, each between 0 and 1; the first is what runs are compared by
     measures: ClassVar[tuple[str, ...]]
     model: nn.Module
 
     @abstractmethod
     def estimators(self, name: str) -> nn.Module:
-        """What :meth:`estimate` takes, made for one name of :data:`CASES`.
+        """What :meth:`estimate` takes, made for one name of :attr:`cases`.
 
         :raises ValueError: where the problem is none for that estimator
         """
@@ -77,6 +86,10 @@ class Problem(ABC):
     def measure(self, batch: Any, generator: torch.Generator) -> dict[str, float]:
         """:attr:`measures` of the model, means over a batch and one sample of each of its elements."""
 
+    def outcome(self) -> dict[str, Any]:
+        """What else is kept of a run at its end, beside :attr:`measures`: nothing, unless a problem says so."""
+        return {}
+
     @abstractmethod
     def sampling_weights(self) -> Sequence[nn.Parameter]:
         """Weights of the model that f depends on through samples alone: those whose gradient's variance is measured."""
@@ -93,18 +106,20 @@ class Problem(ABC):
 
 def calls_of(name: str, support: int) -> int:
     """Calls of f for one element of a batch, by an estimator's name."""
-    return {"rloo": 2, "exact": support}.get(name, 1)
+    return {"rloo": 2, "disarm": 2, "arms": ARMS_SAMPLES, "exact": support}.get(name, 1)
 
 
 def estimator_for(name: str, latent: Latent, context: int) -> Estimator:
-    """One estimator of :data:`CASES`.
+    """One estimator by a name that :attr:`Problem.cases` may have.
 
     :param latent: what it is for
     :param context: size of what is known before b is drawn, which learned parts read
     """
     if name == "relax":
         return make(name, latent, context=context, hidden=[HIDDEN])
-    return NVIL(Baseline(context)) if name == "nvil" else make(name, latent)
+    if name == "nvil":
+        return NVIL(Baseline(context))
+    return make(name, latent, samples=ARMS_SAMPLES) if name == "arms" else make(name, latent)
 
 
 class Baseline(nn.Module):

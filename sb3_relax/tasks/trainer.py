@@ -49,17 +49,17 @@ class Trainer:
         # the ceiling has as many steps as an estimator of one call
         budgeted = 1 if config.estimator == "exact" else self.calls
         self.steps = max(config.calls // (config.batch_size * budgeted), 1)
-        self.optimizer = self._adam(self.problem.model, self.estimators)
-        self.onlooking = self._adam(self.onlooker)
+        self.optimizer = self._adam([(self.problem.model, config.learning_rate), (self.estimators, config.rate_of_phi)])
+        self.onlooking = self._adam([(self.onlooker, config.rate_of_phi)])
         self.validation = self.problem.held_out("validation")
         self.step = 0
         self.curve: dict[str, list[float]] = {name: [] for name in ("calls", *self.problem.measures)}
         self.variances: dict[str, dict[str, float]] = {}
         self._generator = torch.Generator()
 
-    def _adam(self, *modules: nn.Module) -> torch.optim.Adam:
-        parameters = [parameter for module in modules for parameter in module.parameters()]
-        return torch.optim.Adam(parameters, lr=self.config.learning_rate, fused=True)
+    def _adam(self, rates: list[tuple[nn.Module, float]]) -> torch.optim.Adam:
+        groups = [{"params": list(module.parameters()), "lr": rate} for module, rate in rates]
+        return torch.optim.Adam(groups, fused=True)
 
     def train(
         self,
@@ -137,9 +137,10 @@ class Trainer:
         return torch.stack(gradients).double().var(0).sum().item()
 
     def result(self) -> dict[str, Any]:
-        """What is kept of a run: settings, curve, measures on the test split, and variances at equal calls of f."""
+        """What is kept of a run: settings, curve, measures on the test split, variance at equal calls of f, outcome."""
         test = self.problem.measure(self.problem.held_out("test"), torch.Generator().manual_seed(0))
-        return {**asdict(self.config), "curve": self.curve, "test": test, "variance": self.variances}
+        measured = {"curve": self.curve, "test": test, "variance": self.variances}
+        return {**asdict(self.config), **measured, **self.problem.outcome()}
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         return {

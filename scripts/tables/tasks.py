@@ -1,4 +1,4 @@
-"""Tables of hard attention and of the memory, from scripts/results/attention and scripts/results/memory."""
+"""Tables of the tasks that are compared by calls of f: scripts/results/attention, memory and gates."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 
 from sb3_relax.tasks.attention.problem import Attention
 from sb3_relax.tasks.comparison import area, grouped, mean_and_half, summarise
+from sb3_relax.tasks.gates.problem import FeatureGates
 from sb3_relax.tasks.intervals import plus_minus
 from sb3_relax.tasks.memory.problem import Memory
 from sb3_relax.tasks.problem import Problem
 from sb3_relax.tasks.records import read_record
 from scripts.records import RESULTS
 
-PROBLEMS: dict[str, type[Problem]] = {"attention": Attention, "memory": Memory}
+PROBLEMS: dict[str, type[Problem]] = {"attention": Attention, "memory": Memory, "gates": FeatureGates}
 Runs = list[dict[str, Any]]
 
 
@@ -36,12 +37,12 @@ def task_table(task: str, part: str = "") -> str:
 
 
 def paired_table(task: str, part: str = "") -> str:
-    """RELAX less the others of the same settings but the learning rate, paired by seed.
+    """RELAX less the others of the same settings but the learning rates, paired by seed.
 
     The area, where RELAX is farthest below on the way, and how often it is ahead.
     """
     problem = PROBLEMS[task]
-    measure, groups = problem.measures[0], grouped(runs_of(task, part), problem.config)
+    measure, groups = problem.measures[0], grouped(runs_of(task, part), problem)
     rows = [f"| difference | {measure}, area | least on the way, at calls of f | points ahead |", "|---|---|---|---|"]
     for own_name, own in groups.items():
         for name, others in groups.items():
@@ -62,8 +63,9 @@ def paired_table(task: str, part: str = "") -> str:
 
 
 def alike(own: Runs, others: Runs, problem: type[Problem]) -> bool:
-    """Whether two groups have the same seeds, and the same settings but for the estimator and the learning rate."""
-    settings = {field.name for field in fields(problem.config)} - {"estimator", "learning_rate", "seed"}
+    """Whether two groups have the same seeds, and the same settings but for the estimator and the learning rates."""
+    own_choice = {"estimator", "learning_rate", "phi_learning_rate", "seed"}
+    settings = {field.name for field in fields(problem.config)} - own_choice
     same = all(own[0][name] == others[0][name] for name in settings)
     return same and [run["seed"] for run in own] == [run["seed"] for run in others]
 
@@ -86,6 +88,6 @@ def areas_by_rate(runs: Runs, problem: type[Problem]) -> dict[str, dict[float, f
     found: dict[str, dict[float, float]] = {}
     for rate in sorted({run["learning_rate"] for run in runs}):
         of_rate = [run for run in runs if run["learning_rate"] == rate]
-        for name, group in grouped(of_rate, problem.config).items():
+        for name, group in grouped(of_rate, problem).items():
             found.setdefault(name, {})[rate] = float(np.mean([area(run, problem.measures[0]) for run in group]))
     return found

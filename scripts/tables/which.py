@@ -41,6 +41,16 @@ def peaked_table() -> str:
     return _table(RESULTS / "which" / "peaked.json", what="logits' standard deviation: ")
 
 
+def normals_table() -> str:
+    """Four normals, and f a quadratic or a distance."""
+    return _table(RESULTS / "which" / "normals.json")
+
+
+def classes_table() -> str:
+    """Two variables of three, five and ten classes, and samples that exclude each other."""
+    return _table(RESULTS / "which" / "classes.json", what="classes: ")
+
+
 def black_box_table() -> str:
     """Estimators that need no ∂f, on the problems of the estimators' bench."""
     return _table(RESULTS / "estimators" / "variance.json", BLACK_BOXES)

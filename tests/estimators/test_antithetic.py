@@ -5,6 +5,7 @@ import torch
 
 from sb3_relax.estimators import (
     ARMS,
+    CARMS,
     RLOO,
     CoupledCategorical,
     DisARM,
@@ -59,19 +60,57 @@ def test_two_classes_are_one_bit(samples, float64):
     b = ARMS(samples).draw(bit)
     value = torch.randn(samples, 40)
     of_bit = ARMS(samples).finish(bit, b, value).grad
-    of_pair = CoupledCategorical(samples).finish(pair, torch.stack([1 - b, b], dim=-1), value).grad
-    assert torch.allclose(of_pair[..., 1], of_bit)
-    assert torch.allclose(of_pair[..., 0], -of_bit)
+    for kind in (CoupledCategorical, CARMS):
+        of_pair = kind(samples).finish(pair, torch.stack([1 - b, b], dim=-1), value).grad
+        assert torch.allclose(of_pair[..., 1], of_bit)
+        assert torch.allclose(of_pair[..., 0], -of_bit)
 
 
+@pytest.mark.parametrize("kind", [CoupledCategorical, CARMS])
 @pytest.mark.parametrize("samples", [2, 3])
-def test_several_variables_of_several_classes(samples, float64):
+def test_several_variables_of_several_classes(samples, kind, float64):
     latent = GumbelOneHot(leaf(torch.randn(2, 3)))
     f = OBJECTIVES["network"](latent)
-    check = check_unbiased(CoupledCategorical(samples), latent, f)
+    check = check_unbiased(kind(samples), latent, f)
     assert check.error < 1e-10
-    z = bias_z_scores(CoupledCategorical(samples), latent, f, check.exact, 20_000, torch.Generator().manual_seed(0))
+    z = bias_z_scores(kind(samples), latent, f, check.exact, 20_000, torch.Generator().manual_seed(0))
     assert z.abs().max() < 4.5
+
+
+@pytest.mark.parametrize("kind", [CoupledCategorical, CARMS])
+@pytest.mark.parametrize("samples", [2, 3, 4])
+def test_classes_come_as_often_as_the_proof_takes_them(samples, kind, float64):
+    draws, classes = 50_000, 4
+    latent = GumbelOneHot(torch.tensor([[0.3, -2.0, 1.0, 0.1]]))
+    b = kind(samples).draw(latent.expand(draws), torch.Generator().manual_seed(0))
+    number = (b.argmax(-1).squeeze(-1).movedim(0, -1) * classes ** torch.arange(samples)).sum(-1)
+    every = torch.cartesian_prod(*[torch.arange(classes)] * samples).flip(-1)  # the first sample varies fastest
+    one_hots = torch.eye(classes)[every].movedim(1, 0).unsqueeze(-2)
+    expected = kind(samples).probability_of_draws(latent.expand(len(every)), one_hots)
+    assert expected.sum().item() == pytest.approx(1)
+    counts = torch.bincount(number, minlength=len(every))
+    assert not counts[expected < 1e-12].any()
+    often = draws * expected > 20
+    z = (counts - draws * expected)[often] / (draws * expected * (1 - expected)).sqrt()[often]
+    assert z.abs().max() < 4.5
+
+
+def test_every_pair_of_classes_can_be_drawn(float64):
+    """Or CARMS would miss what their difference tells: along a single order some have no probability at all."""
+    latent = GumbelOneHot(torch.tensor([[0.3, -2.0, 1.0, 0.1, -5.0]]))
+    pairs = torch.eye(5)[torch.combinations(torch.arange(5))].movedim(1, 0).unsqueeze(-2)
+    independent = latent.log_prob(pairs).sum(0).exp()
+    assert (CARMS(2).probability_of_draws(latent.expand(10), pairs) > 1e-3 * independent).all()
+
+
+def test_carms_has_less_variance_where_classes_are_few(float64):
+    """Of four samples; of two, rare pairs of many classes weigh so much that it may have more."""
+    latent, weight = GumbelOneHot(torch.randn(1, 3)), torch.randn(3)
+    ours, theirs = (
+        gradient_variance(e, latent, lambda b: (b.squeeze(-2) @ weight).sin(), 10_000, torch.Generator().manual_seed(1))
+        for e in (CARMS(4), RLOO(4))
+    )
+    assert ours.variance < 0.8 * theirs.variance
 
 
 @pytest.mark.parametrize(
@@ -79,6 +118,7 @@ def test_several_variables_of_several_classes(samples, float64):
     [
         (twins.UndividedARMS, lambda: LogisticBernoulli(leaf(torch.tensor([0.7, -0.4])))),
         (twins.UndividedCoupled, lambda: GumbelOneHot(leaf(torch.tensor([[0.3, -0.4, 0.9]])))),
+        (twins.UnweighedCARMS, lambda: GumbelOneHot(leaf(torch.tensor([[0.3, -0.4, 0.9]])))),
     ],
 )
 def test_a_baseline_that_is_not_independent_is_rejected(twin, of, float64):

@@ -110,6 +110,8 @@ def test_one_class_carries_no_gradient(float64):
     latent = GumbelOneHot(torch.randn(4, 1, 1))
     estimate = RELAX(relaxed_net(GumbelOneHot(torch.zeros(1, 1)))).finish(latent, latent.sample(), torch.randn(4))
     assert estimate.grad.abs().max() == 0
+    for name in ("coupled_categorical", "carms"):
+        assert make(name, latent, samples=3)(latent, lambda b: b.sum((-2, -1))).grad.abs().max() == 0
 
 
 def test_two_classes_are_one_bit(float64):

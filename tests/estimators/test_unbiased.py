@@ -3,6 +3,8 @@
 Every unbiased estimator of ESTIMATORS is enrolled by its name alone.
 """
 
+import weakref
+
 import pytest
 import torch
 
@@ -23,10 +25,13 @@ from sb3_relax.estimators import (
     MLPSurrogate,
     MuProp,
     Reparam,
+    Stein,
     check_unbiased,
     make,
 )
+from sb3_relax.estimators.proofs import exact
 from sb3_relax.estimators.proofs.exact import MAX_NOISE_NODES
+from sb3_relax.estimators.registry import settings_of
 from tests.estimators import twins
 from tests.estimators.problems import DISCRETE, OBJECTIVES, gaussian, gaussian_net, hard_net, leaf, lively, relaxed_net
 
@@ -88,8 +93,53 @@ def test_larger_problems(problem, name, objective, float64):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in UNBIASED if issubclass(GumbelOneHot, ESTIMATORS[name].latents)])
 def test_four_classes(name, float64):
+    """Surrogates are small: two samples and 32^4 nodes are 17 million estimates, and c was nearly all their time."""
+    latent, nodes = GumbelOneHot(leaf(torch.randn(1, 4))), 40 if name == "rebar" else 32
+    assert error(with_small_surrogate(name, latent), latent, OBJECTIVES["network"](latent), nodes) < TOLERANCE
+
+
+def with_small_surrogate(name, latent):
+    """An estimator by name; its surrogate, where it has one, with one hidden layer of eight."""
+    kind = ESTIMATORS[name]
+    parts = {"surrogate": MLPSurrogate.of(latent, hidden=[8])} if "surrogate" in settings_of(kind) else {}
+    return lively(make(name, latent, **parts))
+
+
+def test_the_grid_of_four_classes_rejects_a_wrong_relaxed_double_cv(float64):
+    """With fewer nodes, whose error is far below what a mistake makes."""
     latent = GumbelOneHot(leaf(torch.randn(1, 4)))
-    assert error(lively(make(name, latent)), latent, OBJECTIVES["network"](latent), 44) < TOLERANCE
+    f, right = OBJECTIVES["network"](latent), with_small_surrogate("relaxed_double_cv", latent)
+    assert error(right, latent, f, 12) < 0.1 * REJECTED
+    assert error(twins.UncoupledDoubleCV(right.surrogate), latent, f, 12) > REJECTED
+
+
+class Saved:
+    """A tensor that a graph keeps."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor.detach()  # a saved output would keep the graph that keeps it
+
+
+def test_a_check_keeps_no_graph_of_its_parts(float64, monkeypatch):
+    """Values of an f with parameters have graphs, which filled the memory while they were added up."""
+    latent = GumbelOneHot(leaf(torch.randn(1, 3)))
+    alive, numbers, parts = weakref.WeakSet(), [], exact.weighted_estimates
+
+    def small_parts(*args):
+        for part in parts(*args, chunk=1 << 8):
+            numbers.append(len(alive))
+            yield part
+
+    def pack(tensor):
+        saved = Saved(tensor)
+        alive.add(saved)
+        return saved
+
+    monkeypatch.setattr(exact, "weighted_estimates", small_parts)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        check_unbiased(lively(make("relax", latent)), latent, OBJECTIVES["with θ"](latent), 12)
+    assert len(numbers) > 10
+    assert 0 < max(numbers) <= 2 * numbers[0]
 
 
 @pytest.mark.parametrize("samples", [3, 4])
@@ -158,7 +208,8 @@ def polynomial(b):
 def test_gaussian_by_gauss_hermite(name, float64):
     latent = gaussian()
     # few nodes are exact for the polynomial; tanh surrogates and log-sum-exp bounds converge geometrically
-    f, nodes = {"lax": (polynomial, 60), "vimco": (lambda b: 0.3 * b.sum(-1), 16)}.get(name, (polynomial, 8))
+    slow = {"lax": (polynomial, 60), "stein": (polynomial, 80), "vimco": (lambda b: 0.3 * b.sum(-1), 16)}
+    f, nodes = slow.get(name, (polynomial, 8))
     assert error(lively(make(name, latent)), latent, f, nodes) < TOLERANCE
 
 
@@ -185,6 +236,39 @@ def test_linearised_reparam(float64):
         for q, f in ((positive, polynomial), (normal, lambda b: polynomial(b.exp())))
     ]
     assert torch.allclose(*grads)
+
+
+def quartic(b):
+    return (b**4).sum(-1) - b.prod(-1) + b.square().prod(-1)
+
+
+def test_stein_with_a_polynomial_surrogate(float64):
+    """Exact with few nodes, of log-normals too; with half of the curvature, or without σ², it is not."""
+    latent = gaussian()
+    positive = LogGaussian(leaf(torch.tensor([0.3, -0.2])), leaf(torch.tensor([-1.5, -1.7])))
+    assert error(Stein(quartic), latent, polynomial, 8) < TOLERANCE
+    assert error(Stein(lambda b: b[..., 0] * b[..., 1]), latent, polynomial, 8) < TOLERANCE
+    assert error(Stein(lambda b: 2 * b[..., 0] + b[..., 1].square()), positive, polynomial, 40) < TOLERANCE
+    for twin in (twins.HalfStein, twins.UnscaledStein):
+        assert error(twin(quartic), latent, polynomial, 8) > REJECTED
+
+
+def test_stein_is_lax_but_for_the_scale(float64):
+    """μ's part is LAX's, sample by sample. Where c is a quadratic f, log σ's has no noise, and LAX's has."""
+    matrix = torch.randn(2, 2)
+
+    def quadratic(b):
+        return ((b @ matrix) * b).sum(-1) + b[..., 0]
+
+    wide = gaussian().expand(50)
+    ours, theirs = (
+        kind(quadratic, center=False)(wide, quadratic, torch.Generator().manual_seed(0)).grad for kind in (Stein, LAX)
+    )
+    assert torch.allclose(ours[..., 0], theirs[..., 0])
+    assert ours[..., 1].std(0).max() < 1e-12
+    assert theirs[..., 1].std(0).min() > 0.05
+    # E[b'Ab] = tr(AΣ) + μ'Aμ
+    assert torch.allclose(ours[0, :, 1], 2 * (2 * wide.theta[0, :, 1]).exp() * matrix.diagonal())
 
 
 def test_lax_with_a_network(float64):

@@ -4,6 +4,7 @@ import torch
 
 from sb3_relax.estimators import (
     ARMS,
+    CARMS,
     LAX,
     NVIL,
     REBAR,
@@ -19,6 +20,8 @@ from sb3_relax.estimators import (
     Mirrored,
     Reinforce,
     ReinMax,
+    RelaxedDoubleCV,
+    Stein,
     UnorderedSet,
 )
 from sb3_relax.estimators.estimate import expand_to
@@ -244,3 +247,41 @@ class FreshCorrectionLAX(LAX):
         score = latent.score(b)
         grad = expand_to(value - c, latent) * score + latent.path_gradient(other, slope)
         return Estimate(latent, value, grad, score=score)
+
+
+class UncoupledDoubleCV(RelaxedDoubleCV):
+    """c's slope along z without what z̃ has of it: D is left out."""
+
+    def rest(self, latent, b, noise, score):
+        rest, vjp = super().rest(latent, b, noise, score)
+        z = latent.conditional(b, noise)
+        _, slope = value_and_slope(self.surrogate, z)
+        return rest + latent.pull_back(slope * (1 - latent.coupling(b, z))).mean(0).detach(), vjp
+
+
+class UnweighedCARMS(CARMS):
+    """Samples that exclude each other, taken for independent ones."""
+
+    def of_value(self, latent, b, value, noise):
+        return RLOO(self.samples).of_value(latent, b, value, noise)
+
+
+class HalfStein(Stein):
+    """The derivative in σ² for that in log σ, which is twice σ² as much: half of c's curvature."""
+
+    def of_value(self, latent, b, value, noise):
+        estimate = super().of_value(latent, b, value, noise)
+        score_term = expand_to(self.centred(value) - self.surrogate(b), latent) * estimate.score
+        correction = (estimate.grad - score_term) * torch.tensor([1.0, 0.5])
+        return Estimate(latent, value, score_term + correction, score=estimate.score)
+
+
+class UnscaledStein(Stein):
+    """∂²c/∂b² for ∂²c/∂ε²: without σ²."""
+
+    def of_value(self, latent, b, value, noise):
+        estimate = super().of_value(latent, b, value, noise)
+        score_term = expand_to(self.centred(value) - self.surrogate(b), latent) * estimate.score
+        curvature = (-2 * latent.wide_theta.detach()[..., 1]).exp()
+        scale = torch.stack([torch.ones_like(curvature), curvature], dim=-1)
+        return Estimate(latent, value, score_term + (estimate.grad - score_term) * scale, score=estimate.score)

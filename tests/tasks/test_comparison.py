@@ -145,7 +145,7 @@ def test_a_summary_is_over_seeds():
 
 def test_groups_say_what_tells_them_apart():
     runs = [fake(learning_rate=0.1), fake(), fake("nvil"), fake(costs="joint", learning_rate=0.1)]
-    assert set(grouped(runs, MemoryConfig)) == {
+    assert set(grouped(runs, Memory)) == {
         "nvil",
         "relax, learning_rate 0.01, costs each",
         "relax, learning_rate 0.1, costs each",

@@ -18,6 +18,9 @@ class LAX(SurrogateEstimator):
     correction alone it throws away the correlation that lowers the variance. c = f gives the reparameterisation
     gradient, c = 0 gives REINFORCE.
 
+    Of a Gaussian policy it is the control variate that Liu et al. 2018 (arXiv:1710.11198) call Stein's. Where their
+    identity is used once more for σ, it is :class:`Stein`.
+
     When to use it: continuous b and a black box (with a differentiable f, Reparam).
 
     :param surrogate: c_φ, ``[*batch, D]`` → ``[*batch]``. Its parameters are φ: a module,

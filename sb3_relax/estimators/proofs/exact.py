@@ -105,11 +105,12 @@ def expected_gradient(estimator: Estimator, latent: Latent, f: Objective, nodes:
     :param f: ``[..., M, *event]`` → ``[..., M]``
     :param nodes: nodes a dimension
     """
-    score, value = torch.zeros_like(latent.theta.detach()), torch.zeros((), dtype=latent.theta.dtype)
+    score, direct = torch.zeros_like(latent.theta.detach()), torch.zeros_like(latent.theta.detach())
     for estimate, weight in weighted_estimates(estimator, latent, f, nodes):
         score += (expand_to(weight, estimate.latent) * estimate.grad).sum(0)
-        value = value + (weight * estimate.value).sum()
-    return Gradient(score, _direct(latent, value))
+        # part by part: the graphs of all values at once would fill the memory
+        direct += _direct(latent, (weight * estimate.value).sum())
+    return Gradient(score, direct)
 
 
 def weighted_estimates(

@@ -114,7 +114,7 @@ def diagnose(
     :param control_variates: further ones to measure, each a row: names of
         :data:`~sb3_relax.control_variates.CONTROL_VARIATES`, such as ``"model"`` for the step's own action,
         ``"trajectory"`` for later ones, or both, as ``"trajectory+model"``. Each takes about the time that LAX or RELAX
-        takes, and one of later actions up to three times that
+        takes, and one of later actions more
     :param confidence: of the intervals
     :param seed: of everything random; neither torch's nor NumPy's own generators are touched
     :param progress: told what is being done

@@ -12,7 +12,7 @@ from sb3_relax.control_variates.base import ControlVariate
 from sb3_relax.control_variates.network import AtStates, ControlVariateNetwork
 from sb3_relax.estimators import Estimate, TwoPhaseEstimator
 from sb3_relax.estimators.temperature import learned_temperature
-from sb3_relax.policy_gradient.gradients import clear_gradients, parameters_of
+from sb3_relax.policy_gradient.gradients import clear_gradients, give_gradients, parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.quick_step import take_step
@@ -90,8 +90,7 @@ def descend(
 ) -> None:
     """One step of these parameters, and of no others that the optimizer may have."""
     clear_gradients(optimizer)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+    give_gradients(parameters, gradients)
     take_step(optimizer)
 
 

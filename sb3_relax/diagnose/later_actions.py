@@ -32,7 +32,7 @@ def fit_with_later(
     at: int,
     n_updates: int,
     generator: th.Generator,
-) -> ControlVariateA2C:
+) -> None:
     """Train ã of a control variate of later actions, find its share, and fit what it has for the step's own action.
 
     :param model: has seen the first rollouts (:func:`~sb3_relax.diagnose.variates.see`)
@@ -42,7 +42,6 @@ def fit_with_later(
     :param at: which of the λ's the advantages are of
     :param n_updates: steps of Adam, of ã and then of the step's own control variate
     :param generator: draws the steps of each
-    :return: the model
     """
     variate, noise = trajectory_in(model), model.noise_generator
     assert variate is not None
@@ -53,7 +52,6 @@ def fit_with_later(
     fit(model, output, advantages, n_updates, generator)
     # a model of one step that both share has learned only now
     learn_share(variate, [luck_in(variate, batch.at(at), noise) for batch in batches[n_seen:]])
-    return model
 
 
 def learn_share(variate: Trajectory, held_out: Sequence[Luck]) -> None:

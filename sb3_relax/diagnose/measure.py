@@ -33,7 +33,7 @@ from sb3_relax.diagnose.rollout_gradients import (
     score_term,
 )
 from sb3_relax.diagnose.states import LEAST_EPISODES, visit
-from sb3_relax.diagnose.variates import FITTING, STATE, corrections, fit, pooled, require_further, see, variates_of
+from sb3_relax.diagnose.variates import FITTING, STATE, corrections, fit_all, pooled, require_further, see, variates_of
 from sb3_relax.diagnose.verdict import verdict
 from sb3_relax.errors import require_count, require_within
 from sb3_relax.optional import require_extra
@@ -114,7 +114,7 @@ def diagnose(
     :param control_variates: further ones to measure, each a row: names of
         :data:`~sb3_relax.control_variates.CONTROL_VARIATES`, such as ``"model"`` for the step's own action,
         ``"trajectory"`` for later ones, or both, as ``"trajectory+model"``. Each takes about the time that LAX or RELAX
-        takes, and one of later actions up to three times that
+        takes, and one of later actions more
     :param confidence: of the intervals
     :param seed: of everything random; neither torch's nor NumPy's own generators are touched
     :param progress: told what is being done
@@ -226,16 +226,13 @@ def _fit(model: OnPolicyAlgorithm, base: ControlVariateA2C, env: VecEnv, setting
         if size >= wanted and seen <= size * 4 // 5:
             break
     data = pooled(batches)
-    fitted: Fitted = {}
-    for names in ([name for name in variates[0] if name not in further], further):  # these change nothing of those
-        for i, (of_lambda, advantages) in enumerate(zip(variates, data.advantages, strict=True)):
-            for name in names:
-                own = of_lambda[name]
-                if trajectory_in(own) is None:
-                    fit(own, data.output, advantages, n_updates, generator)
-                else:
-                    fit_with_later(own, batches, n_seen, data.output, i, n_updates, generator)
-                fitted.setdefault(name, []).append(own)
+    fitted: Fitted = {name: [of_lambda[name] for of_lambda in variates] for name in variates[0]}
+    for models in fitted.values():  # further ones last, so that these change nothing of the others
+        if trajectory_in(models[0]) is None:
+            fit_all(models, data.output, data.advantages, n_updates, generator)
+            continue
+        for i, model in enumerate(models):
+            fit_with_later(model, batches, n_seen, data.output, i, n_updates, generator)
     return fitted
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,8 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env.util import dict_to_obs
 
 from sb3_relax.environment_layers import all_layers, never_changes, vec_layers
 from sb3_relax.errors import UsageError
@@ -29,6 +32,25 @@ def layers_of(env: VecEnv) -> list[Any]:
             f"as make_vec_env(env_id, n_envs=1) makes it; got {type(inside).__name__} of {env.num_envs}"
         )
     return all_layers(env)
+
+
+class WithoutCopies(DummyVecEnv):
+    """One environment as SB3 steps it, but for the deep copies of all that it returns.
+
+    SB3 makes them for callers that keep what earlier steps returned. Of a cheap environment they are most of a step.
+    """
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observation, reward, terminated, truncated, info = self.envs[0].step(self.actions[0])
+        done = terminated or truncated
+        info["TimeLimit.truncated"] = truncated and not terminated
+        if done:
+            info["terminal_observation"] = observation
+            observation, self.reset_infos[0] = self.envs[0].reset()
+        self._save_obs(0, observation)
+        self.buf_rews[0], self.buf_dones[0] = reward, done
+        parts = OrderedDict((key, part.copy()) for key, part in self.buf_obs.items())
+        return dict_to_obs(self.observation_space, parts), self.buf_rews.copy(), self.buf_dones.copy(), [info]
 
 
 def _reseed(found: Iterable[Any], rng: np.random.Generator) -> None:
@@ -52,7 +74,8 @@ def clone(env: VecEnv, rng: np.random.Generator | None = None) -> VecEnv:
     :raises Exception: whatever copying an attribute raises; see :class:`EnvSource` for what to do then
     """
     layers = layers_of(env)
-    shells = [object.__new__(type(layer)) for layer in layers]
+    kinds = [WithoutCopies if type(layer) is DummyVecEnv else type(layer) for layer in layers]
+    shells = [object.__new__(kind) for kind in kinds]
     memo: dict[int, Any] = {id(layer): shell for layer, shell in zip(layers, shells, strict=True)}
     for layer in layers:
         for name, value in vars(layer).items():

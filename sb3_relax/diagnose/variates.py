@@ -12,8 +12,10 @@ from torch import Tensor
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.copies import frozen_copy
-from sb3_relax.control_variates import CONTROL_VARIATES, Guarded, Trajectory
+from sb3_relax.control_variates import CONTROL_VARIATES, Guarded, StateBaseline, Trajectory
+from sb3_relax.control_variates.learned import NetworkControlVariate
 from sb3_relax.control_variates.registry import OF_LATER_ACTIONS
+from sb3_relax.control_variates.side_by_side import SideBySide, can_stand_side_by_side
 from sb3_relax.diagnose.rollout_gradients import RolloutSteps, prepared
 from sb3_relax.errors import UsageError, unknown_name
 from sb3_relax.estimators.latents import MAX_SUPPORT
@@ -103,7 +105,7 @@ def pooled(batches: Sequence[RolloutSteps]) -> RolloutSteps:
 
 def fit(
     model: ControlVariateA2C, output: PolicyOutput, advantages: Tensor, n_updates: int, generator: th.Generator
-) -> ControlVariateA2C:
+) -> None:
     """Train the model's ĉ on Eq 6, and find the share η of it that the training data speak for.
 
     Four fifths of the steps train φ; the last fifth, unseen by it, gives η as the algorithm's guard does. So η = 0, and
@@ -113,21 +115,89 @@ def fit(
     :param advantages: their Â at one λ, ``[N]``
     :param n_updates: steps of Adam, at the model's ``cv_learning_rate`` falling to zero
     :param generator: draws the minibatches
-    :return: the model
     """
-    guard = model.control_variate
-    assert isinstance(guard, Guarded)
-    variate, noise = guard.variate, model.noise_generator
-    cut = len(advantages) * 4 // 5
-    variate.observe(variate.gradient(output.at(th.arange(cut)), advantages[:cut], noise))  # Â's scale, first of all
+    variate, noise, cut = _unguarded(model), model.noise_generator, _cut(advantages)
+    _learn_scale(model, output, advantages)
     own = variate.own_step if isinstance(variate, Trajectory) else variate
     for _ in falling_rates(model, 0 if own.optimizer is None else n_updates):
         index = th.randint(cut, (MINIBATCH,), generator=generator).to(advantages.device)
         part, signal = output.at(index), advantages[index]
         variate.fit(part, signal, variate.gradient(part, signal, noise), noise)
-    held_out = th.arange(cut, len(advantages), device=advantages.device)
-    guard.take_in(variate.gradient(output.at(held_out), advantages[held_out], noise).moments)
-    return model
+    _learn_share(model, output, advantages)
+
+
+def fit_all(
+    models: Sequence[ControlVariateA2C],
+    output: PolicyOutput,
+    advantages: Tensor,
+    n_updates: int,
+    generator: th.Generator,
+) -> None:
+    """:func:`fit` of one kind of control variate for every λ: in one go, where they are small networks.
+
+    Where the square of an advantage is beyond its dtype, each is fitted by itself, as no step is taken then.
+
+    :param models: one for each λ
+    :param output: as of :func:`fit`
+    :param advantages: Â at each λ, ``[lambdas, N]``
+    :param n_updates: of each
+    :param generator: draws the minibatches
+    """
+    variates = [_unguarded(model) for model in models]
+    if not (advantages.square().isfinite().all() and all(map(_is_small_network, variates))):
+        for model, of_lambda in zip(models, advantages, strict=True):
+            fit(model, output, of_lambda, n_updates, generator)
+        return
+    for model, of_lambda in zip(models, advantages, strict=True):
+        _learn_scale(model, output, of_lambda)
+    first, noise, cut = variates[0], models[0].noise_generator, _cut(advantages)
+    networks = [variate.network for variate in variates]
+    together: Any = SideBySide(networks)
+    first.network = together
+    first.optimize(together.parameters())
+    assert first.optimizer is not None
+    # a mean over all blocks is that of one, divided by how many there are, and Adam knows of sizes by this alone
+    for group in first.optimizer.param_groups:
+        group["eps"] /= len(models)
+    for _ in falling_rates(models[0], n_updates):
+        index = th.randint(cut, (len(models), MINIBATCH), generator=generator).to(advantages.device)
+        part, signal = output.at(index.flatten()), advantages.gather(1, index).flatten()
+        first.fit(part, signal, first.gradient(part, signal, noise), noise)
+    together.hand_back()
+    first.network = networks[0]
+    first.optimize(networks[0].parameters())
+    for model, of_lambda in zip(models, advantages, strict=True):
+        _learn_share(model, output, of_lambda)
+
+
+def _is_small_network(variate: Any) -> bool:
+    """Whether a control variate is a network that descends on Eq 6, and on nothing that it keeps of earlier steps."""
+    return isinstance(variate, (NetworkControlVariate, StateBaseline)) and can_stand_side_by_side(variate.network)
+
+
+def _unguarded(model: ControlVariateA2C) -> Any:
+    assert isinstance(model.control_variate, Guarded)
+    return model.control_variate.variate
+
+
+def _cut(advantages: Tensor) -> int:
+    """Where those steps end that φ is trained on."""
+    return advantages.shape[-1] * 4 // 5
+
+
+def _learn_scale(model: ControlVariateA2C, output: PolicyOutput, advantages: Tensor) -> None:
+    """That of Â, first of all."""
+    variate, cut = _unguarded(model), _cut(advantages)
+    variate.observe(variate.gradient(output.at(th.arange(cut)), advantages[:cut], model.noise_generator))
+
+
+def _learn_share(model: ControlVariateA2C, output: PolicyOutput, advantages: Tensor) -> None:
+    """Of the steps that φ has not seen."""
+    guard = model.control_variate
+    assert isinstance(guard, Guarded)
+    held_out = th.arange(_cut(advantages), len(advantages), device=advantages.device)
+    estimate = guard.variate.gradient(output.at(held_out), advantages[held_out], model.noise_generator)
+    guard.take_in(estimate.moments)
 
 
 def falling_rates(model: ControlVariateA2C, n_updates: int) -> Iterator[int]:

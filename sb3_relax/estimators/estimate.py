@@ -13,6 +13,7 @@ from sb3_relax.estimators.checks import are_finite, is_checked, require_finite
 from sb3_relax.estimators.held import held
 from sb3_relax.estimators.kept import kept
 from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.memory_layout import laid_out_as
 from sb3_relax.estimators.moments import ChangeMoments, change_moments
 from sb3_relax.estimators.precision import in_dtype, without_autocast
 
@@ -277,7 +278,7 @@ def backward_of(estimates: Sequence[Estimate], value: Tensor, weight: float | Te
     with torch.no_grad():
         for parameter, gradient in of_phi:
             if gradient is not None:
-                scaled = gradient * size
+                scaled = laid_out_as(parameter, gradient * size)
                 parameter.grad = scaled if parameter.grad is None else parameter.grad + scaled
     for estimate in estimates:
         estimate.learn()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from sb3_relax.errors import UsageError
 from sb3_relax.policy_gradient.clipping import LARGE, clip
 from sb3_relax.policy_gradient.critic_replay import CriticReplay, EarlierRollout
-from sb3_relax.policy_gradient.gradients import clear_gradients, parameters_of
+from sb3_relax.policy_gradient.gradients import clear_gradients, give_gradients, parameters_of
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.quick_step import take_step
@@ -127,8 +127,7 @@ class Critic(nn.Module):
             returns = seen.returns if steps is None else seen.returns[steps]
             gradients = th.autograd.grad(vf_coef * self.loss(values_at(steps), returns), critic)
             clear_gradients(optimizer)
-            for parameter, gradient in zip(critic, gradients, strict=True):
-                parameter.grad = gradient
+            give_gradients(critic, gradients)
             self._step(optimizer, critic, returns, max_grad_norm)
 
     def remember(self, batch: Batch, rollout: Rollout, last_obs: Any, dones: np.ndarray) -> None:

@@ -68,12 +68,12 @@ def test_a_rollout_longer_than_what_was_asked_for_is_seen(n_steps, monkeypatch):
     """And as long again and more is held out: no λ is measured with a model that has seen nothing."""
     seen = []
 
-    def fit(model, output, *rest):
-        seen.append((model.control_variate.variate, len(output.values)))
-        return fitting(model, output, *rest)
+    def fit_all(models, output, *rest):
+        seen.extend((model.control_variate.variate, len(output.values)) for model in models)
+        return fitting(models, output, *rest)
 
-    fitting = measure.fit
-    monkeypatch.setattr(measure, "fit", fit)
+    fitting = measure.fit_all
+    monkeypatch.setattr(measure, "fit_all", fit_all)
     env = TinyEnv(spaces.Discrete(3))
     model = RELAXA2C("MlpPolicy", env, seed=0, n_steps=n_steps, device="cpu")
     diagnose(model, env, lambdas=(0.0, 1.0), control_variates=["model", "qprop"], **LITTLE)

@@ -10,7 +10,7 @@ from gymnasium.utils import EzPickle
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
-from sb3_relax.diagnose.restore import EnvSource, clone
+from sb3_relax.diagnose.restore import EnvSource, WithoutCopies, clone
 
 FIELDS = ["CartPole-v1", "Pendulum-v1", "MountainCar-v0"]
 
@@ -38,6 +38,44 @@ def test_a_copy_goes_on_as_its_original(env_id):
     twin, later = clone(env), clone(env)
     assert (play(twin) == play(env)).all()
     assert (play(later) == play(clone(midway(source.new(0))))).all()
+
+
+class Parts(gym.Env):
+    """Observations of two parts in arrays that are used again, and episodes that end, or are cut, by chance."""
+
+    observation_space = spaces.Dict({"a": spaces.Box(-9, 9, (2,), np.float32), "b": spaces.Discrete(5)})
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.a = np.zeros(2, np.float32)
+        return {"a": self.a, "b": 0}, {"begun": True}
+
+    def step(self, action):
+        self.a += self.np_random.normal(size=2).clip(-1, 1)
+        chance = self.np_random.random()
+        return {"a": self.a, "b": int(action)}, float(chance), chance < 0.1, chance > 0.9, {"chance": chance}
+
+
+@pytest.mark.parametrize("make", [Parts, lambda: gym.make("CartPole-v1", max_episode_steps=9)])
+def test_a_copy_is_stepped_as_sb3_steps_its_original(make):
+    """Observations, rewards, ends and infos, over many episodes; and what a step has returned stays as it is."""
+    env = make_vec_env(make, n_envs=1, seed=0)
+    env.reset()
+    twin = clone(env)
+    assert type(twin) is WithoutCopies
+    kept = []
+    for step in range(80):
+        expected, found = (each.step(np.array([step % 2])) for each in (env, twin))
+        for ours, theirs in zip(found[:3], expected[:3], strict=True):
+            np.testing.assert_equal(ours, theirs)
+            assert type(ours) is type(theirs)
+        times = [{**infos[0], "episode": {**infos[0].get("episode", {}), "t": 0}} for infos in (found[3], expected[3])]
+        np.testing.assert_equal(*times)
+        np.testing.assert_equal(twin.reset_infos, env.reset_infos)
+        kept.append((found[:3], copy.deepcopy(found[:3])))
+    for returned, then in kept:
+        np.testing.assert_equal(returned, then)
 
 
 def test_deepcopy_would_not():

@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from sb3_relax.estimators.checks import require_finite, unchecked
+from sb3_relax.estimators.memory_layout import laid_out_as
 from sb3_relax.tasks.vae.model import DiscreteVAE
 from sb3_relax.tasks.vae.objective import accumulate_gradient, estimate_gradient
 
@@ -83,7 +84,8 @@ class CompiledGradient:
         value = gradients.pop(VALUE)
         require_finite("f(b)", value)
         for name, parameter in self._parameters.items():
-            parameter.grad = gradients.get(name)
+            gradient = gradients.get(name)
+            parameter.grad = None if gradient is None else laid_out_as(parameter, gradient)
         return value
 
     def _state(self) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from math import inf, isfinite, sqrt
 import torch as th
 
 from sb3_relax.estimators import Estimate
+from sb3_relax.policy_gradient.gradients import give_gradients
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
 from sb3_relax.policy_gradient.quick_step import take_step
@@ -124,8 +125,7 @@ class NaturalGradient(UpdateRule):
             self.adapt_damping(as_moved if alone is None else alone, n_blocks)
         elif shared:
             scale, kl = search(lambda length: kl_at(0.0, length), self.target_kl, 1.0)
-        for weight, gradient in zip(weights, clipped, strict=True):
-            weight.grad = gradient
+        give_gradients(weights, clipped)
         self._measured = {"kl": kl, "step_size": scale * size, "damping": damping}
         return norm
 
@@ -184,8 +184,7 @@ class NaturalGradient(UpdateRule):
         :return: how far it takes each of ``weights``
         """
         before = [weight.clone() for weight in weights]
-        for weight, gradient in zip(weights, of_value, strict=True):
-            weight.grad = gradient
+        give_gradients(weights, of_value)
         take_step(self.optimizer)
         moved = [weight - start for weight, start in zip(weights, before, strict=True)]
         for weight, start in zip(weights, before, strict=True):

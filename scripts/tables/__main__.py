@@ -84,6 +84,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "recall": partial(tasks.task_table, "memory"),
     "recall-paired": partial(tasks.paired_table, "memory"),
     "recall-rates": partial(tasks.rates_table, "memory"),
+    "renderer": partial(tasks.task_table, "renderer"),
+    "renderer-paired": partial(tasks.paired_table, "renderer"),
+    "renderer-rates": partial(tasks.rates_table, "renderer"),
+    "renderer-entropy": partial(tasks.task_table, "renderer", "entropy"),
     "vae": vae.table,
     "vae-bench": vae.bench_table,
 }

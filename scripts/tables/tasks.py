@@ -1,4 +1,4 @@
-"""Tables of hard attention and of the memory, from scripts/results/attention and scripts/results/memory."""
+"""Tables of hard attention, the memory and the renderer, each from its folder in scripts/results."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from sb3_relax.tasks.intervals import plus_minus
 from sb3_relax.tasks.memory.problem import Memory
 from sb3_relax.tasks.problem import Problem
 from sb3_relax.tasks.records import read_record
+from sb3_relax.tasks.renderer.problem import Renderer
 from scripts.records import RESULTS
 
-PROBLEMS: dict[str, type[Problem]] = {"attention": Attention, "memory": Memory}
+PROBLEMS: dict[str, type[Problem]] = {"attention": Attention, "memory": Memory, "renderer": Renderer}
 Runs = list[dict[str, Any]]
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from sb3_relax.estimators import NVIL, RELAX, Estimate, Estimator, Joint, LayeredEstimate, make
 from sb3_relax.tasks.problem import Baseline, Config, Problem
-from sb3_relax.tasks.renderer.model import CONTEXT, Guesser, OfGuess
-from sb3_relax.tasks.renderer.scenes import Scenes, intersection_over_union, rasterise, scenes
+from sb3_relax.tasks.renderer.model import Guesser, OfGuess, context_of
+from sb3_relax.tasks.renderer.scenes import PIXELS, Scenes, intersection_over_union, rasterise, scenes
 from sb3_relax.tasks.settings import key, setting
 
 #: scenes of each split that is measured on
@@ -57,7 +57,7 @@ class Renderer(Problem):
         if not 0 <= config.entropy < math.inf:
             raise ValueError(f"entropy must not be negative; got {config.entropy}")
         self.entropy = config.entropy
-        self.model = Guesser()
+        self.model = Guesser(PIXELS * PIXELS)
 
     @property
     def support(self) -> int:
@@ -66,9 +66,9 @@ class Renderer(Problem):
 
     def estimators(self, name: str) -> nn.Module:
         if name == "relax":
-            return RELAX(OfGuess())
+            return RELAX(OfGuess(PIXELS * PIXELS))
         if name == "nvil":
-            return NVIL(Baseline(CONTEXT))
+            return NVIL(Baseline(sum(context_of(PIXELS * PIXELS))))
         if name == "exact":
             raise ValueError("exact would visit every sample, and normals have no end of them: leave it out")
         return make(name, self.model(self.batch(1, torch.Generator()).picture))

@@ -25,7 +25,7 @@ def gradients(renderer):
 def learned():
     """RELAX with a c that is not 0."""
     torch.manual_seed(1)
-    c = OfGuess()
+    c = OfGuess(576)
     for layer in (c.drawn, c.alone):
         torch.nn.init.normal_(layer.weight, std=0.3)
     return RELAX(c)

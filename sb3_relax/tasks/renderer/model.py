@@ -28,9 +28,9 @@ def context_of(pixels: int) -> list[int]:
 class Guesser(nn.Module):
     """A picture → a latent of what is in it: three normals for the place, three classes for the shape.
 
-    A ReLU network with two hidden layers of 128. log σ is squashed by a sigmoid between :data:`NARROWEST` and :data:`WIDEST`: where the
-    guess misses the picture f is flat, and σ would be of any size; and the score's variance grows as 1/σ². It begins at
-    about .2. The context is the picture, and θ.
+    A ReLU network with two hidden layers of 128. log σ is squashed by a sigmoid between :data:`NARROWEST` and
+    :data:`WIDEST`: where the guess misses the picture f is flat, and σ would be of any size; and the score's variance
+    grows as 1/σ². It begins at about .2. The context is the picture, and θ.
 
     :param pixels: numbers of a picture
     """

@@ -7,7 +7,8 @@ import torch
 
 from sb3_relax.tasks import trainer
 from sb3_relax.tasks.memory.problem import Memory, MemoryConfig
-from sb3_relax.tasks.renderer.problem import Renderer, RendererConfig
+from sb3_relax.tasks.renderer.guessing import GuessingConfig
+from sb3_relax.tasks.renderer.problem import Renderer
 from sb3_relax.tasks.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -19,7 +20,7 @@ def run(estimator="relax", **settings):
 
 def falling(estimator="relax"):
     """A run whose learning rate falls, and whose f changes, as it goes on."""
-    return Trainer(RendererConfig(estimator=estimator, calls=400, batch_size=10), Renderer)
+    return Trainer(GuessingConfig(estimator=estimator, calls=400, batch_size=10), Renderer)
 
 
 def state(run):

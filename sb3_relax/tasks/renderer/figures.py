@@ -20,12 +20,21 @@ def draw_reconstructions(path: Path, targets: NDArray[np.bool_], guesses: NDArra
     :param targets: ``[N, H, W]``
     :param guesses: the same
     """
-    import matplotlib.image
-
     wrong = np.select([c[..., None] for c in (targets & guesses, targets, guesses)], [BOTH, MISSING, TOO_MUCH], NEITHER)
     right = np.where(targets[..., None], BOTH, NEITHER)
+    write_pairs(path, right, wrong)
+
+
+def write_pairs(path: Path, left: NDArray[np.floating], right: NDArray[np.floating]) -> None:
+    """Pairs of pictures in colour, in rows, every pixel as a square of three by three.
+
+    :param left: ``[N, H, W, 3]``, numbers from 0 to 1
+    :param right: the same
+    """
+    import matplotlib.image
+
     margins = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
-    pairs = np.concatenate([np.pad(x, margins, constant_values=BETWEEN) for x in (right, wrong)], axis=2)
+    pairs = np.concatenate([np.pad(x, margins, constant_values=BETWEEN) for x in (left, right)], axis=2)
     rows = [np.concatenate([*pairs[start : start + COLUMNS]], axis=1) for start in range(0, len(pairs), COLUMNS)]
     sheet = np.concatenate(rows).repeat(3, axis=0).repeat(3, axis=1)
     path.parent.mkdir(parents=True, exist_ok=True)

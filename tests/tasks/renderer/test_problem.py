@@ -8,14 +8,15 @@ import torch
 from sb3_relax.estimators import RELAX, Joint
 from sb3_relax.tasks.problem import CASES
 from sb3_relax.tasks.renderer.figures import MISSING, TOO_MUCH, draw_reconstructions
+from sb3_relax.tasks.renderer.guessing import GuessingConfig
 from sb3_relax.tasks.renderer.model import NARROWEST, WIDEST, OfGuess
-from sb3_relax.tasks.renderer.problem import Renderer, RendererConfig
+from sb3_relax.tasks.renderer.problem import Renderer
 from sb3_relax.tasks.renderer.scenes import Scenes, scenes
 
 
 def problem(**settings):
     torch.manual_seed(0)
-    return Renderer(RendererConfig(**settings))
+    return Renderer(GuessingConfig(**settings))
 
 
 def gradients(renderer):

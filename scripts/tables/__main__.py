@@ -88,6 +88,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "renderer-paired": partial(tasks.paired_table, "renderer"),
     "renderer-rates": partial(tasks.rates_table, "renderer"),
     "renderer-entropy": partial(tasks.task_table, "renderer", "entropy"),
+    "solids": partial(tasks.task_table, "solids"),
     "vae": vae.table,
     "vae-bench": vae.bench_table,
 }

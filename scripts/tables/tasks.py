@@ -1,4 +1,4 @@
-"""Tables of hard attention, the memory and the renderer, each from its folder in scripts/results."""
+"""Tables of hard attention, the memory, the renderer and solids, each from its folder in scripts/results."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from sb3_relax.tasks.memory.problem import Memory
 from sb3_relax.tasks.problem import Problem
 from sb3_relax.tasks.records import read_record
 from sb3_relax.tasks.renderer.problem import Renderer
+from sb3_relax.tasks.solids.problem import Solids
 from scripts.records import RESULTS
 
-PROBLEMS: dict[str, type[Problem]] = {"attention": Attention, "memory": Memory, "renderer": Renderer}
+PROBLEMS: dict[str, type[Problem]] = {"attention": Attention, "memory": Memory, "renderer": Renderer, "solids": Solids}
 Runs = list[dict[str, Any]]
 
 

@@ -244,7 +244,7 @@ def run_command(problem: type[Problem], make: Make, top: argparse.ArgumentParser
     prepare_cpu(1)
     try:
         compare(problem, make, options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         top.exit(2, f"{top.prog}: {error}\n")
     except KeyboardInterrupt:
         top.exit(130, f"{top.prog}: interrupted\n")

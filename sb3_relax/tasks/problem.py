@@ -58,7 +58,11 @@ class Problem(ABC):
     cases: ClassVar[Mapping[str, str]] = CASES
     #: what :meth:`measure` gives, each between 0 and 1; the first is what runs are compared by
     measures: ClassVar[tuple[str, ...]]
+    #: whether the learning rate falls to 0 along a run, linearly
+    decays: ClassVar[bool] = False
     model: nn.Module
+    #: how much of the run is over, from 0 to 1: the trainer keeps it
+    progress: float = 0.0
 
     @abstractmethod
     def estimators(self, name: str) -> nn.Module:
@@ -84,7 +88,7 @@ class Problem(ABC):
 
     @abstractmethod
     def measure(self, batch: Any, generator: torch.Generator) -> dict[str, float]:
-        """:attr:`measures` of the model, means over a batch and one sample of each of its elements."""
+        """:attr:`measures` of the model: means over a batch, of one sample of each element or of the likeliest one."""
 
     def outcome(self) -> dict[str, Any]:
         """What else is kept of a run at its end, beside :attr:`measures`: nothing, unless a problem says so."""
@@ -104,9 +108,11 @@ class Problem(ABC):
         """Write a picture of what the model does, and the folder that it lies in."""
 
 
-def calls_of(name: str, support: int) -> int:
+def calls_of(name: str, problem: Problem) -> int:
     """Calls of f for one element of a batch, by an estimator's name."""
-    return {"rloo": 2, "disarm": 2, "arms": ARMS_SAMPLES, "exact": support}.get(name, 1)
+    if name == "exact":
+        return problem.support
+    return {"rloo": 2, "disarm": 2, "arms": ARMS_SAMPLES}.get(name, 1)
 
 
 def estimator_for(name: str, latent: Latent, context: int) -> Estimator:

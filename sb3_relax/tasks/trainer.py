@@ -45,7 +45,7 @@ class Trainer:
             self.problem = make(config)
             self.estimators = self.problem.estimators(config.estimator)
             self.onlooker = self.problem.estimators(ONLOOKER)
-        self.calls = calls_of(config.estimator, self.problem.support)
+        self.calls = calls_of(config.estimator, self.problem)
         # the ceiling has as many steps as an estimator of one call
         budgeted = 1 if config.estimator == "exact" else self.calls
         self.steps = max(config.calls // (config.batch_size * budgeted), 1)
@@ -78,6 +78,7 @@ class Trainer:
         """
         moments = [round(part * self.steps / PARTS) for part in range(PARTS + 1)]
         while True:
+            self._keep_progress()
             while len(self.curve["calls"]) <= PARTS and self.step == moments[len(self.curve["calls"])]:
                 self._measure()
                 if on_measure is not None:
@@ -93,6 +94,14 @@ class Trainer:
                 if path is not None:
                     self.save(path)
                 return
+
+    def _keep_progress(self) -> None:
+        """The problem knows how much of the run is over, and the learning rate falls with it where it falls."""
+        self.problem.progress = self.step / self.steps
+        if self.problem.decays:
+            for optimizer in (self.optimizer, self.onlooking):
+                for group in optimizer.param_groups:
+                    group["lr"] = self.config.learning_rate * (1 - self.problem.progress)
 
     def _step(self) -> None:
         """Estimate; θ downhill, φ downhill on its own objective; NVIL looks on."""

@@ -101,6 +101,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "gates-wine": partial(tasks.task_table, "gates", "wine"),
     "gates-selectors": gates.selectors_table,
     "gates-subsets": gates.subsets_table,
+    "renderer": partial(tasks.task_table, "renderer"),
+    "renderer-paired": partial(tasks.paired_table, "renderer"),
+    "renderer-rates": partial(tasks.rates_table, "renderer"),
+    "renderer-entropy": partial(tasks.task_table, "renderer", "entropy"),
+    "solids": partial(tasks.task_table, "solids"),
     "vae": vae.table,
     "vae-bench": vae.bench_table,
 }

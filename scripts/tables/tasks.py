@@ -1,4 +1,4 @@
-"""Tables of the tasks that are compared by calls of f: scripts/results/attention, memory and gates."""
+"""Tables of the tasks that are compared by calls of f, each from its folder in scripts/results."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ from sb3_relax.tasks.intervals import plus_minus
 from sb3_relax.tasks.memory.problem import Memory
 from sb3_relax.tasks.problem import Problem
 from sb3_relax.tasks.records import read_record
+from sb3_relax.tasks.renderer.problem import Renderer
+from sb3_relax.tasks.solids.problem import Solids
 from scripts.records import RESULTS
 
-PROBLEMS: dict[str, type[Problem]] = {"attention": Attention, "memory": Memory, "gates": FeatureGates}
+PROBLEMS: dict[str, type[Problem]] = {
+    "attention": Attention,
+    "memory": Memory,
+    "gates": FeatureGates,
+    "renderer": Renderer,
+    "solids": Solids,
+}
 Runs = list[dict[str, Any]]
 
 

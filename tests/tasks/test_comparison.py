@@ -11,6 +11,7 @@ from sb3_relax.tasks.comparison import area, grouped, ratio, summarise
 from sb3_relax.tasks.memory.__main__ import main as memory
 from sb3_relax.tasks.memory.problem import Memory, MemoryConfig
 from sb3_relax.tasks.records import write_record
+from sb3_relax.tasks.renderer.__main__ import main as renderer
 from sb3_relax.tasks.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -166,6 +167,8 @@ def test_groups_say_what_tells_them_apart():
         (memory, "--costs all", "invalid choice: 'all' (choose from"),
         (memory, "--costs joint --estimator exact", "memory: exact would visit 16,777,216 samples"),
         (attention, "--glimpses 2 --estimator exact", "attention: exact would visit 256 samples"),
+        (renderer, "--estimator exact", "renderer: exact would visit every sample, and normals have no end of them"),
+        (renderer, "--entropy -1", "renderer: entropy must not be negative; got -1.0"),
         (attention, "--dataset mnist --data-dir nowhere", "name its folder with data_dir (--data-dir) or"),
         (attention, "--output {file}", "argument --output: {file} is a file, not a folder"),
     ],
@@ -193,7 +196,7 @@ def test_a_record_of_another_task_is_left_alone(tmp_path, capsys):
     assert "record.json is of another task than memory: name another folder by --output" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("main", [attention, memory])
+@pytest.mark.parametrize("main", [attention, memory, renderer])
 def test_help_lists_estimators_and_defaults(main, capsys):
     with pytest.raises(SystemExit):
         main(["--help"])

@@ -1,10 +1,14 @@
 """A run: it goes on from its checkpoint to the last bit, and who looks on changes nothing."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from sb3_relax.tasks import trainer
 from sb3_relax.tasks.memory.problem import Memory, MemoryConfig
+from sb3_relax.tasks.renderer.guessing import GuessingConfig
+from sb3_relax.tasks.renderer.problem import Renderer
 from sb3_relax.tasks.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -14,18 +18,23 @@ def run(estimator="relax", **settings):
     return Trainer(MemoryConfig(estimator=estimator, **{"calls": 400, "batch_size": 10, **settings}), Memory)
 
 
+def falling(estimator="relax"):
+    """A run whose learning rate falls, and whose f changes, as it goes on."""
+    return Trainer(GuessingConfig(estimator=estimator, calls=400, batch_size=10), Renderer)
+
+
 def state(run):
     parts = (run.problem.model, run.estimators, run.onlooker)
     return [tensor for part in parts for tensor in part.state_dict().values()]
 
 
-@pytest.mark.parametrize("costs", ["each", "joint"])
-def test_a_run_that_was_stopped_is_the_run_that_never_was(tmp_path, costs):
-    whole = run(costs=costs)
+@pytest.mark.parametrize("made", [run, partial(run, costs="joint"), falling])
+def test_a_run_that_was_stopped_is_the_run_that_never_was(tmp_path, made):
+    whole = made()
     whole.train()
     path, steps = tmp_path / "checkpoint.pt", 0
     for last in (13, 27, 40):  # between two measurements, and at the end
-        part = run(costs=costs)
+        part = made()
         if path.exists():
             part.load(path)
         assert part.step == steps
@@ -43,6 +52,23 @@ def test_who_looks_on_changes_nothing(monkeypatch):
         runs[-1].train()
     assert runs[0].curve == runs[1].curve
     assert all(map(torch.equal, state(runs[0])[:8], state(runs[1])[:8]))
+
+
+def test_the_learning_rate_falls_to_0_where_it_falls():
+    one, rates, progress = falling(), [], []
+    rate = one.config.learning_rate
+
+    def look():
+        rates.append([group["lr"] for optimizer in (one.optimizer, one.onlooking) for group in optimizer.param_groups])
+        progress.append(one.problem.progress)
+
+    one.train(on_step=look)
+    assert progress == [step / 40 for step in range(40)]
+    assert rates == [[rate * (1 - step)] * 2 for step in progress]
+    assert one.problem.progress == 1
+    constant = run()
+    constant.train()
+    assert constant.optimizer.param_groups[0]["lr"] == constant.config.learning_rate
 
 
 def test_measuring_changes_nothing(monkeypatch):

@@ -1,0 +1,60 @@
+"""What is in a picture of a solid: f is how unlike it is what a ray tracer makes of the guess."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sb3_relax.tasks.renderer.guessing import Guessing, GuessingConfig
+from sb3_relax.tasks.renderer.scenes import Scenes
+from sb3_relax.tasks.settings import setting
+from sb3_relax.tasks.solids.scenes import PIXELS, likeness, render, split_of
+
+#: test scenes in a picture of reconstructions
+SHOWN = 32
+#: of a screen: numbers are light, and screens show their power of so much
+GAMMA = 2.2
+
+
+@dataclass(frozen=True)
+class SolidsConfig(GuessingConfig):
+    """The settings of inverse graphics in three dimensions."""
+
+    calls: int = setting(80_000, "of f in a run")
+    batch_size: int = setting(32, "elements of a batch")
+
+
+class Solids(Guessing):
+    """Textured solids, rendered by Mitsuba; agreement is :func:`~sb3_relax.tasks.solids.scenes.likeness`."""
+
+    name = "solids"
+    config = SolidsConfig
+    measures = ("likeness", "shape_accuracy")
+    pixels = PIXELS * PIXELS * 3
+
+    def render(self, place: NDArray[np.float32], shape: NDArray[np.int64]) -> NDArray[np.float32]:
+        return render(place, shape)
+
+    def agreement(self, drawn: NDArray[Any], picture: NDArray[Any]) -> NDArray[np.float32]:
+        return likeness(drawn, picture)
+
+    def batch(self, size: int, generator: torch.Generator) -> Scenes:
+        """Some of the scenes to learn from."""
+        train = split_of("train")
+        index = torch.randint(len(train.shape), (size,), generator=generator)
+        return Scenes(*(x[index] for x in train))
+
+    def held_out(self, split: str) -> Scenes:
+        return split_of(split)
+
+    def draw(self, path: Path) -> None:
+        """Test scenes beside their reconstructions."""
+        from sb3_relax.tasks.renderer.figures import write_pairs
+
+        first = Scenes(*(x[:SHOWN] for x in self.held_out("test")))
+        write_pairs(path, *(x ** (1 / GAMMA) for x in (first.picture.numpy(), self.reconstruct(first)[0])))

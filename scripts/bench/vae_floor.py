@@ -4,7 +4,7 @@
 
 One iteration of every estimator (linear model of one layer, batch 24) is watched, backward passes included: the shapes
 of all its matrix products are written down. Then products of these shapes alone are timed, of random numbers, and a
-fused step of Adam over all parameters. Their sum is what no implementation on this processor can leave out. The same
+fused step of Adam over all parameters. Their sum is what an implementation by torch's kernels cannot leave out. The same
 is done with the weights of several seeds stacked, as one batched product for each: what training seeds together could
 gain.
 

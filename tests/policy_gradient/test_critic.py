@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import RewardWrapper
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_relax import RELAXA2C, MaskableRELAXA2C, RecurrentRELAXA2C
 from sb3_relax.errors import ParametersDoNotFit, UsageError
@@ -129,6 +130,36 @@ def test_a_minibatch_as_large_as_the_batch_is_the_batch():
     assert th.equal(head(whole), head(large))
     small = build(critic_batch_size=2, n_critic_steps=3).learn(40)
     assert not th.equal(head(whole), head(small))
+
+
+class Batched(th.nn.Module):
+    """A value head whose gradient autograd hands over transposed in memory."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.weight = th.nn.Parameter(th.randn(1, 5, size))
+        self.last = th.nn.Linear(5, 1)
+
+    def forward(self, latent):
+        return self.last((latent.unsqueeze(0) @ self.weight.mT)[0].tanh())
+
+
+class BatchedPolicy(ActorCriticPolicy):
+    def _build(self, lr_schedule):
+        super()._build(lr_schedule)
+        self.value_net = Batched(self.mlp_extractor.latent_dim_vf)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+
+def test_one_kernel_for_all_weights_steps_each_by_its_own_gradient():
+    fused, plain = (build(policy=BatchedPolicy, critic_learning_rate=0.1, n_critic_steps=3) for _ in range(2))
+    assert all(group["fused"] for group in fused.critic.optimizer.param_groups)
+    for group in plain.critic.optimizer.param_groups:
+        group["fused"] = None
+    for model in (fused, plain):
+        model.set_random_seed(0)
+        model.learn(24)
+    assert th.allclose(fused.policy.value_net.weight, plain.policy.value_net.weight, atol=1e-5)
 
 
 class Masked(TinyEnv):

@@ -29,3 +29,14 @@ def test_every_algorithm_of_the_protocol_has_a_name():
 
     protocol = yaml.safe_load((ROOT / "scripts" / "protocols" / "benchmark.yml").read_text())
     assert {name for task in protocol.values() for name in task["algorithms"]} == set(NAMES)
+
+
+def test_a_threshold_that_chance_reaches_is_no_success():
+    record = {
+        "env": "MinAtar/Asterix-v1",
+        "episode_returns": [9.0] * 10,
+        "episode_steps": [*range(10)],
+        "timesteps": 10,
+    }
+    assert steps_of([record], 1) == "by chance"
+    assert steps_of([{**record, "env": "MinAtar/Breakout-v1"}], 1) == "9.0 (one seed) (1/1)"

@@ -4,9 +4,9 @@
 
 One iteration of every estimator (linear model of one layer, batch 24) is watched, backward passes included: the shapes
 of all its matrix products are written down. Then products of these shapes alone are timed, of random numbers, and a
-fused step of Adam over all parameters. Their sum is what an implementation by torch's kernels cannot leave out. The same
-is done with the weights of several seeds stacked, as one batched product for each: what training seeds together could
-gain.
+fused step of Adam over all parameters. Their sum is what an implementation by torch's kernels cannot leave out. The
+same is done with the weights of several seeds stacked, as one batched product for each: what training seeds together
+could gain.
 
 Plain and compiled iterations, the floor, and the floor of several seeds take turns in one process, on one thread. CPU
 time is measured; written down are medians over the turns, and medians of the ratios within a turn.

@@ -91,6 +91,11 @@ class Estimator(nn.Module, ABC):
         :raises ValueError: for a θ, or a value of f, that is not finite, or a value of the wrong shape
         """
         self.require_latent(latent)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"generator must be a torch.Generator; got {type(generator).__name__}. A context is given by its name: "
+                "estimator(q, f, context=h)"
+            )
         require_finite_parameters(latent)
         warn_of_one_sample(latent)
         latent = given_context(latent, context, self)

@@ -26,10 +26,13 @@ SurrogateVJP = Callable[[Tensor, Tensor], list[tuple[Tensor, Tensor]]]
 
 
 def as_written(f: Objective, latent: Latent) -> Objective:
-    """f as its author expects it to be called: with samples in θ's own type, and under the autocast that is on now."""
+    """f as its author expects it to be called: with samples in θ's own type, and under the autocast that is on now.
+
+    Its samples are copies. An f that writes into them, as numpy code may, must not change what is scored afterwards.
+    """
     f = keep_autocast(f, latent.theta.device)
     dtype = latent.theta.dtype
-    return f if dtype == latent.computing_dtype else lambda b: f(b.to(dtype))
+    return lambda b: f(b.to(dtype, copy=True))
 
 
 def flatten_samples(f: Callable[..., Tensor], *inputs: Tensor, event_ndim: int = 1) -> Objective:
@@ -122,7 +125,8 @@ def evaluate_with_slope(
         raise TypeError(
             f"{who} needs ∂f/∂b, but f returned a value without a graph to its input (a black box, a constant, or, "
             "below other layers, an f that knows this one only through the samples of those above). "
-            "Use an estimator with needs_grad_f = False, such as RELAX, RLOO or DisARM"
+            "Use an estimator that needs none, such as RLOO or, with a learned control variate, RELAX for bits and "
+            "one-hots and LAX for continuous samples"
         )
     require_finite("∂f/∂b", slope.detach())
     return value, slope
@@ -169,10 +173,13 @@ def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = Non
     if closed_form is not None:
         c, slope = closed_form(z)
     elif under_transform():
-        return _functional_value_and_slope(c_of, z)
+        c, slope = _functional_value_and_slope(c_of, z)
+        require_value_per_sample(c, z, latent)
+        return c, slope
     else:
         z = z.detach().requires_grad_()
         c = c_of(z)
+        require_value_per_sample(c, z, latent)
         (slope,) = torch.autograd.grad(c.sum(), z, create_graph=True)
     require_trained("surrogate", surrogate, c, z)
     return c, slope
@@ -201,6 +208,7 @@ def value_slope_diagonal(
         return c(z), slope, torch.stack([pulled(unit[i].expand_as(z))[0][..., i] for i in axes], dim=-1)
     z = z.detach().requires_grad_()
     value = c(z)
+    require_value_per_sample(value, z, latent)
     require_trained("surrogate", surrogate, value, z)
     (slope,) = torch.autograd.grad(value.sum(), z, create_graph=True)
     if not slope.requires_grad:  # c is linear, and without parameters
@@ -238,6 +246,7 @@ def value_vjp(surrogate: Surrogate, z: Tensor, latent: Latent | None = None) -> 
     c_of = of_sample_alone(surrogate, latent)
     by_hand = None if under_transform() else _closed_form(c_of, "value_vjp", ("__call__", "forward"))
     c, vjp = (c_of(z), None) if by_hand is None else by_hand(z)
+    require_value_per_sample(c, z, latent)
     require_trained("surrogate", surrogate, c, z, by_hand=vjp is not None)
     return c, vjp
 
@@ -262,6 +271,21 @@ def of_sample_alone(surrogate: Surrogate, latent: Latent | None) -> Surrogate:
         return surrogate(z, context.expand(*leading, *context.shape))  # type: ignore[call-arg]
 
     return with_context
+
+
+def require_value_per_sample(value: Tensor, z: Tensor, latent: Latent | None) -> None:
+    """Refuse a surrogate whose values would be spread over the batch, as those of shape ``[*batch, 1]`` would.
+
+    :raises ValueError: for c(z) of another shape than that of z's samples
+    """
+    if latent is None:
+        return
+    shape = z.shape[: z.dim() - latent.sample_ndim]
+    if value.shape != shape:
+        raise ValueError(
+            f"the surrogate must return one value per sample: for samples of shape {tuple(z.shape)} a tensor of shape "
+            f"{tuple(shape)}; got {tuple(value.shape)}. A network that ends in one number needs .squeeze(-1) after it"
+        )
 
 
 def require_trained(what: str, function: Any, value: Tensor, of: Tensor, by_hand: bool = False) -> None:

@@ -90,7 +90,7 @@ def as_latent(distribution: Distribution) -> Latent:
     raise TypeError(
         f"no relaxation or reparameterisation is known for {type(distribution).__name__}. as_latent takes "
         f"{', '.join(_names())}, and Independent of these (of MixtureSameFamily those of single Normals). For another "
-        "one write a subclass of Latent with sample(), log_prob() and score(): RLOO and NVIL need no more"
+        "one write a subclass of Latent with at(), sample(), log_prob() and score(): RLOO and NVIL need no more"
     )
 
 

@@ -81,7 +81,7 @@ def exact_gradient(latent: Latent, f: Objective, nodes: int = 40, estimator: Est
     b, probability = samples_with_probability(latent, nodes, samples)
     wide = latent.detach().expand(len(probability))
     score = wide.score(b)
-    value = f(b)
+    value = f(b.clone())
     if estimator is not None:
         value = estimator.target(value.unsqueeze(0) if samples == 1 else value)
     if samples > 1:

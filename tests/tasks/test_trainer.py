@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sb3_relax.tasks import trainer
+from sb3_relax.tasks.guessing.problem import GuessingConfig
 from sb3_relax.tasks.memory.problem import Memory, MemoryConfig
-from sb3_relax.tasks.renderer.guessing import GuessingConfig
 from sb3_relax.tasks.renderer.problem import Renderer
 from sb3_relax.tasks.trainer import Trainer
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from sb3_relax.estimators import RELAX, Joint
+from sb3_relax.tasks.guessing.model import NARROWEST, WIDEST, OfGuess
+from sb3_relax.tasks.guessing.problem import GuessingConfig
+from sb3_relax.tasks.guessing.scenes import Scenes
 from sb3_relax.tasks.problem import CASES
 from sb3_relax.tasks.renderer.figures import MISSING, TOO_MUCH, draw_reconstructions
-from sb3_relax.tasks.renderer.guessing import GuessingConfig
-from sb3_relax.tasks.renderer.model import NARROWEST, WIDEST, OfGuess
 from sb3_relax.tasks.renderer.problem import Renderer
-from sb3_relax.tasks.renderer.scenes import Scenes, scenes
+from sb3_relax.tasks.renderer.scenes import scenes
 
 
 def problem(**settings):

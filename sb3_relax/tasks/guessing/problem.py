@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sb3_relax.estimators import NVIL, RELAX, Estimate, Estimator, Joint, LayeredEstimate, make
+from sb3_relax.tasks.guessing.model import Guesser, OfGuess, context_of
+from sb3_relax.tasks.guessing.scenes import Scenes
 from sb3_relax.tasks.problem import Baseline, Config, Problem
-from sb3_relax.tasks.renderer.model import Guesser, OfGuess, context_of
-from sb3_relax.tasks.renderer.scenes import Scenes
 from sb3_relax.tasks.settings import setting
 
 

@@ -45,7 +45,7 @@ class Trainer:
             self.problem = make(config)
             self.estimators = self.problem.estimators(config.estimator)
             self.onlooker = self.problem.estimators(ONLOOKER)
-        self.calls = calls_of(config.estimator, self.problem)
+        self.calls = calls_of(self.estimators, self.problem)
         # the ceiling has as many steps as an estimator of one call
         budgeted = 1 if config.estimator == "exact" else self.calls
         self.steps = max(config.calls // (config.batch_size * budgeted), 1)

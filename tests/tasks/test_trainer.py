@@ -123,7 +123,7 @@ def test_a_checkpoint_of_a_version_with_other_parts_is_refused(tmp_path):
     one = run()
     one.optimizer = torch.optim.Adam([*one.problem.model.parameters(), *one.estimators.parameters()])
     one.save(path)
-    with pytest.raises(ValueError, match=r"checkpoint.pt is of another version \(loaded state dict .*delete it to start"):
+    with pytest.raises(ValueError, match=r"checkpoint.pt is of another version \(loaded .*; delete it to start anew"):
         run().load(path)
     one.problem.model = torch.nn.Linear(1, 1)
     one.save(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ CASES = {
     "reinforce": "the score function alone",
     "exact": "the ceiling, with every sample visited: as many steps as an estimator of one call has",
 }
+#: the same for problems whose samples cannot all be visited
+WITHOUT_EXACT = {name: text for name, text in CASES.items() if name != "exact"}
 #: K, the samples of ARMS
 ARMS_SAMPLES = 4
 #: width of the hidden layer of learned control variates and baselines
@@ -99,20 +102,23 @@ class Problem(ABC):
         """Weights of the model that f depends on through samples alone: those whose gradient's variance is measured."""
 
     @property
-    @abstractmethod
-    def support(self) -> int:
-        """Samples that ``exact`` visits for one element of a batch."""
+    def support(self) -> float:
+        """Samples that ``exact`` visits for one element of a batch, where it is one of :attr:`cases`."""
+        return math.inf
 
     @abstractmethod
     def draw(self, path: Path) -> None:
         """Write a picture of what the model does, and the folder that it lies in."""
 
 
-def calls_of(name: str, problem: Problem) -> int:
-    """Calls of f for one element of a batch, by an estimator's name."""
-    if name == "exact":
-        return problem.support
-    return {"rloo": 2, "disarm": 2, "arms": ARMS_SAMPLES}.get(name, 1)
+def calls_of(estimators: nn.Module, problem: Problem) -> int:
+    """Calls of f for one element of a batch, as the estimators themselves count them.
+
+    :param estimators: one, or one for each of several layers, of one sample each: they share the calls
+    """
+    first = estimators if isinstance(estimators, Estimator) else next(estimators.children())
+    assert isinstance(first, Estimator)
+    return int(problem.support if math.isinf(first.evaluations) else first.evaluations)
 
 
 def estimator_for(name: str, latent: Latent, context: int) -> Estimator:

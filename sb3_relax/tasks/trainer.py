@@ -45,7 +45,7 @@ class Trainer:
             self.problem = make(config)
             self.estimators = self.problem.estimators(config.estimator)
             self.onlooker = self.problem.estimators(ONLOOKER)
-        self.calls = calls_of(config.estimator, self.problem)
+        self.calls = calls_of(self.estimators, self.problem)
         # the ceiling has as many steps as an estimator of one call
         budgeted = 1 if config.estimator == "exact" else self.calls
         self.steps = max(config.calls // (config.batch_size * budgeted), 1)
@@ -96,12 +96,13 @@ class Trainer:
                 return
 
     def _keep_progress(self) -> None:
-        """The problem knows how much of the run is over, and the learning rate falls with it where it falls."""
+        """The problem knows how much of the run is over, and the learning rates fall with it where they fall."""
         self.problem.progress = self.step / self.steps
         if self.problem.decays:
-            for optimizer in (self.optimizer, self.onlooking):
-                for group in optimizer.param_groups:
-                    group["lr"] = self.config.learning_rate * (1 - self.problem.progress)
+            of_theta, *of_phi = [*self.optimizer.param_groups, *self.onlooking.param_groups]
+            of_theta["lr"] = self.config.learning_rate * (1 - self.problem.progress)
+            for group in of_phi:
+                group["lr"] = self.config.rate_of_phi * (1 - self.problem.progress)
 
     def _step(self) -> None:
         """Estimate; θ downhill, φ downhill on its own objective; NVIL looks on."""
@@ -169,12 +170,16 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.
 
-        :raises ValueError: for one that is damaged, or of other settings
+        :raises ValueError: for one that is damaged, of other settings, or of a version whose parts were others
         """
         parts = self._parts()
         state = checkpoint.load(path, {*parts, "config", "step", "curve", "variances"})
         if state["config"] != asdict(self.config):
             raise ValueError(f"{path} is of a run with other settings; delete it to start anew")
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+        except (RuntimeError, ValueError) as error:  # modules raise the one, optimizers the other
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path} is of another version ({reason}); delete it to start anew") from error
         self.step, self.curve, self.variances = state["step"], state["curve"], state["variances"]

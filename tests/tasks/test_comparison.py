@@ -167,7 +167,7 @@ def test_groups_say_what_tells_them_apart():
         (memory, "--costs all", "invalid choice: 'all' (choose from"),
         (memory, "--costs joint --estimator exact", "memory: exact would visit 16,777,216 samples"),
         (attention, "--glimpses 2 --estimator exact", "attention: exact would visit 256 samples"),
-        (renderer, "--estimator exact", "renderer: exact would visit every sample, and normals have no end of them"),
+        (renderer, "--estimator exact", "invalid choice: 'exact' (choose from"),
         (renderer, "--entropy -1", "renderer: entropy must not be negative; got -1.0"),
         (attention, "--dataset mnist --data-dir nowhere", "name its folder with data_dir (--data-dir) or"),
         (attention, "--output {file}", "argument --output: {file} is a file, not a folder"),

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sb3_relax.tasks import trainer
+from sb3_relax.tasks.gates.problem import FeatureGates, GatesConfig
+from sb3_relax.tasks.guessing.problem import GuessingConfig
 from sb3_relax.tasks.memory.problem import Memory, MemoryConfig
-from sb3_relax.tasks.renderer.guessing import GuessingConfig
 from sb3_relax.tasks.renderer.problem import Renderer
 from sb3_relax.tasks.trainer import Trainer
 
@@ -54,9 +55,15 @@ def test_who_looks_on_changes_nothing(monkeypatch):
     assert all(map(torch.equal, state(runs[0])[:8], state(runs[1])[:8]))
 
 
-def test_the_learning_rate_falls_to_0_where_it_falls():
-    one, rates, progress = falling(), [], []
-    rate = one.config.learning_rate
+class FallingGates(FeatureGates):
+    """Of which θ and φ have learning rates of their own."""
+
+    decays = True
+
+
+def test_learning_rates_fall_to_0_where_they_fall_each_from_its_own():
+    settings = {"dataset": "wine", "calls": 400, "batch_size": 10, "learning_rate": 0.3, "phi_learning_rate": 0.02}
+    one, rates, progress = Trainer(GatesConfig(**settings), FallingGates), [], []
 
     def look():
         rates.append([group["lr"] for optimizer in (one.optimizer, one.onlooking) for group in optimizer.param_groups])
@@ -64,7 +71,7 @@ def test_the_learning_rate_falls_to_0_where_it_falls():
 
     one.train(on_step=look)
     assert progress == [step / 40 for step in range(40)]
-    assert rates == [[rate * (1 - step)] * 2 for step in progress]
+    assert rates == [[rate * (1 - step) for rate in (0.3, 0.02, 0.02)] for step in progress]
     assert one.problem.progress == 1
     constant = run()
     constant.train()
@@ -107,4 +114,18 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         run(calls=500).load(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"checkpoint.pt is damaged"):
+        run().load(path)
+
+
+def test_a_checkpoint_of_a_version_with_other_parts_is_refused(tmp_path):
+    """θ and φ were one group of the optimizer's once."""
+    path = tmp_path / "checkpoint.pt"
+    one = run()
+    one.optimizer = torch.optim.Adam([*one.problem.model.parameters(), *one.estimators.parameters()])
+    one.save(path)
+    with pytest.raises(ValueError, match=r"checkpoint.pt is of another version \(loaded .*; delete it to start anew"):
+        run().load(path)
+    one.problem.model = torch.nn.Linear(1, 1)
+    one.save(path)
+    with pytest.raises(ValueError, match=r"checkpoint.pt is of another version \(Error.*; delete it to start anew"):
         run().load(path)

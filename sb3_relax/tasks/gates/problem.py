@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sb3_relax.estimators import Estimate, Estimator, LayeredEstimate, LogisticBernoulli
 from sb3_relax.tasks.gates.black_box import DATASETS, Rows, fitted, load_rows
-from sb3_relax.tasks.problem import ARMS_SAMPLES, CASES, Config, Problem, estimator_for
+from sb3_relax.tasks.problem import ARMS_SAMPLES, WITHOUT_EXACT, Config, Problem, estimator_for
 from sb3_relax.tasks.settings import setting
 
 
@@ -64,7 +64,7 @@ class FeatureGates(Problem):
     name = "gates"
     config = GatesConfig
     cases: ClassVar[Mapping[str, str]] = {
-        **{name: text for name, text in CASES.items() if name != "exact"},
+        **WITHOUT_EXACT,
         "disarm": "two antithetic samples: two calls of f",
         "arms": f"{ARMS_SAMPLES} samples that exclude each other: {ARMS_SAMPLES} calls of f",
     }
@@ -82,10 +82,6 @@ class FeatureGates(Problem):
         self.mean, self.scale = of_fit.x.mean(0), of_fit.x.std(0).clamp(min=1e-6)
         self.features, self.classes = of_fit.x.shape[1], int(of_fit.label.max()) + 1
         self.model = Gates(self.features)
-
-    @property
-    def support(self) -> int:
-        return 2**self.features
 
     def estimators(self, name: str) -> nn.Module:
         if name not in self.cases:

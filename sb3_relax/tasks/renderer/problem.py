@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sb3_relax.tasks.renderer.guessing import Guessing, GuessingConfig
-from sb3_relax.tasks.renderer.scenes import PIXELS, Scenes, intersection_over_union, rasterise, scenes
+from sb3_relax.tasks.guessing.problem import Guessing, GuessingConfig
+from sb3_relax.tasks.guessing.scenes import Scenes
+from sb3_relax.tasks.renderer.scenes import PIXELS, intersection_over_union, rasterise, scenes
 from sb3_relax.tasks.settings import key
 
 #: scenes of each split that is measured on

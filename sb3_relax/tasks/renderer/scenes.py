@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from sb3_relax.tasks.guessing.scenes import Scenes
 
 #: pixels of a side; the picture is the square [-1, 1]², and a pixel is where its centre is
 PIXELS = 24
@@ -20,19 +19,6 @@ LONG, WIDE = 1.5, 0.5
 
 #: of the pixels, along either axis
 CENTRES = (2 * np.arange(PIXELS) + 1 - PIXELS).astype(np.float32) / PIXELS
-
-
-class Scenes(NamedTuple):
-    """A batch of B scenes.
-
-    :param picture: true inside, ``[B, 24, 24]``
-    :param place: x, y and log(size / 0.3), ``[B, 3]``
-    :param shape: index into :data:`SHAPES`, ``[B]``
-    """
-
-    picture: Tensor
-    place: Tensor
-    shape: Tensor
 
 
 def rasterise(place: NDArray[np.float32], shape: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -61,7 +47,7 @@ def intersection_over_union(drawn: NDArray[np.bool_], picture: NDArray[np.bool_]
 
 
 def scenes(count: int, generator: torch.Generator) -> Scenes:
-    """Shapes, sizes and places at random, wholly inside the picture."""
+    """Shapes, sizes and places at random, wholly inside the picture; pictures are ``[count, 24, 24]``, true inside."""
     shape = torch.randint(len(SHAPES), (count,), generator=generator)
     size = LEAST + (LARGEST - LEAST) * torch.rand(count, 1, generator=generator)
     place = (2 * torch.rand(count, 2, generator=generator) - 1) * (1 - LONG * size)

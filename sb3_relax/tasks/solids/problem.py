@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sb3_relax.tasks.renderer.guessing import Guessing, GuessingConfig
-from sb3_relax.tasks.renderer.scenes import Scenes
+from sb3_relax.tasks.guessing.problem import Guessing, GuessingConfig
+from sb3_relax.tasks.guessing.scenes import Scenes
 from sb3_relax.tasks.settings import setting
 from sb3_relax.tasks.solids.scenes import PIXELS, likeness, render, split_of
 
@@ -54,7 +54,7 @@ class Solids(Guessing):
 
     def draw(self, path: Path) -> None:
         """Test scenes beside their reconstructions."""
-        from sb3_relax.tasks.renderer.figures import write_pairs
+        from sb3_relax.tasks.guessing.figures import write_pairs
 
         first = Scenes(*(x[:SHOWN] for x in self.held_out("test")))
         write_pairs(path, *(x ** (1 / GAMMA) for x in (first.picture.numpy(), self.reconstruct(first)[0])))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from sb3_relax.optional import require_extra
-from sb3_relax.tasks.renderer.scenes import Scenes
+from sb3_relax.tasks.guessing.scenes import Scenes
 from sb3_relax.tasks.settings import key
 
 #: pixels of a side, each of three colours from 0 to 1

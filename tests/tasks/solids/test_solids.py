@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sb3_relax import optional
-from sb3_relax.tasks.renderer.scenes import Scenes
+from sb3_relax.tasks.guessing.scenes import Scenes
 from sb3_relax.tasks.solids import scenes
 from sb3_relax.tasks.solids.__main__ import main as solids
 from sb3_relax.tasks.solids.problem import Solids, SolidsConfig

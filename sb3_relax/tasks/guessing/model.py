@@ -13,7 +13,7 @@ from sb3_relax.tasks.problem import HIDDEN, Baseline
 #: units of every hidden layer of the guesser
 UNITS = 128
 #: numbers of a scene's place, such as x, y and the logarithm of its size, and its shapes
-PLACE, SHAPES = 3, 3
+PLACE, N_SHAPES = 3, 3
 #: standard deviations of a guess of the place, at least and at most: a third of a pixel, and about a scene's own
 NARROWEST, WIDEST = 0.03, 0.4
 #: what the networks of :class:`OfGuess` multiply the place by, whose standard deviation in scenes is about a third
@@ -22,7 +22,7 @@ SCALE = 3.0
 
 def context_of(pixels: int) -> list[int]:
     """Sizes of what is in a context: the picture, then μ, log σ and the logits."""
-    return [pixels, PLACE, PLACE, SHAPES]
+    return [pixels, PLACE, PLACE, N_SHAPES]
 
 
 class Guesser(nn.Module):
@@ -39,7 +39,7 @@ class Guesser(nn.Module):
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(pixels, UNITS), nn.ReLU(), nn.Linear(UNITS, UNITS), nn.ReLU())
         self.place = nn.Linear(UNITS, 2 * PLACE)
-        self.shape = nn.Linear(UNITS, SHAPES)
+        self.shape = nn.Linear(UNITS, N_SHAPES)
 
     def forward(self, picture: Tensor) -> Joint:
         """``[B, ...]`` → parts ``place`` ``[B, 3]`` and ``shape`` ``[B, 1, 3]``."""
@@ -64,7 +64,7 @@ class OfGuess(nn.Module):
 
     def __init__(self, pixels: int):
         super().__init__()
-        guess = 2 * PLACE + SHAPES
+        guess = 2 * PLACE + N_SHAPES
         self.of_guess = nn.Sequential(nn.Linear(guess, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh())
         self.drawn, self.alone = nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, 1)
         for layer in (self.drawn, self.alone):
@@ -76,7 +76,7 @@ class OfGuess(nn.Module):
 
     def forward(self, z: Tensor, context: Tensor) -> Tensor:
         """``[..., B, 6]`` and ``[B, pixels + 9]`` → ``[..., B]``."""
-        place, shape = z.split([PLACE, SHAPES], -1)
+        place, shape = z.split([PLACE, N_SHAPES], -1)
         picture, loc, log_scale, _ = context.split(self.parts, -1)
         noise = (place - loc) * (-log_scale).exp()
         guess = self.of_guess(torch.cat([noise, SCALE * place, shape.softmax(-1)], -1))

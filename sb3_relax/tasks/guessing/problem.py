@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sb3_relax.estimators import NVIL, RELAX, Estimate, Estimator, Joint, LayeredEstimate, make
-from sb3_relax.tasks.problem import Baseline, Config, Problem
-from sb3_relax.tasks.renderer.model import Guesser, OfGuess, context_of
-from sb3_relax.tasks.renderer.scenes import Scenes
+from sb3_relax.tasks.guessing.model import Guesser, OfGuess, context_of
+from sb3_relax.tasks.guessing.scenes import Scenes
+from sb3_relax.tasks.problem import WITHOUT_EXACT, Baseline, Config, Problem
 from sb3_relax.tasks.settings import setting
 
 
@@ -46,6 +46,8 @@ class Guessing(Problem):
     :raises ValueError: for a negative weight of the entropy
     """
 
+    # normals have no end of samples
+    cases = WITHOUT_EXACT
     decays = True
     #: numbers of a picture
     pixels: ClassVar[int]
@@ -69,18 +71,13 @@ class Guessing(Problem):
     def agreement(self, drawn: NDArray[Any], picture: NDArray[Any]) -> NDArray[np.float32]:
         """How far pictures agree, from 0 to 1: ``[..., *picture]`` → ``[...]``."""
 
-    @property
-    def support(self) -> int:
-        """Without end, since b is continuous: :meth:`estimators` refuses ``exact``."""
-        raise NotImplementedError
-
     def estimators(self, name: str) -> nn.Module:
+        if name not in self.cases:
+            raise ValueError(f"{self.name} takes {', '.join(self.cases)}; got {name!r}")
         if name == "relax":
             return RELAX(OfGuess(self.pixels))
         if name == "nvil":
             return NVIL(Baseline(sum(context_of(self.pixels))))
-        if name == "exact":
-            raise ValueError("exact would visit every sample, and normals have no end of them: leave it out")
         return make(name, self.model(torch.zeros(1, self.pixels)))
 
     def drawn(self, guess: Joint, b: Tensor) -> NDArray[Any]:

@@ -1,0 +1,1 @@
+"""What inverse graphics has in common, whatever the renderer: the guess of a picture, its model, and figures."""

@@ -134,6 +134,8 @@ class ScaledNetwork(nn.Module):
         and ‖w‖ ‖W‖ the slope, with w and b the last layer and W the weights of the action. All of it is fixed before
         the batch and the same for every action, so that the estimate stays unbiased. φ's gradient is taken at this
         factor, which is held fixed in it.
+
+        :meth:`SideBySide.output_scale` has the same formula for several networks at once: change both.
         """
         weight, bias = self.output_layer.weight.detach(), self.output_layer.bias.detach()
         per_unit = max(math.sqrt(weight.shape[-1]), self.slope_bound())

@@ -107,7 +107,10 @@ class SideBySide(nn.Module):
         return scale * weight, scale * bias.unsqueeze(-1)
 
     def output_scale(self) -> th.Tensor:
-        """What each last layer is multiplied by, as :meth:`ScaledNetwork.output_scale` says, ``[L]``."""
+        """What each last layer is multiplied by, ``[L]``.
+
+        The formula of :meth:`ScaledNetwork.output_scale`, which says why, for all networks at once: change both.
+        """
         weight, bias = (self.stacked[_key(f"output_layer.{part}")].detach().flatten(1) for part in ("weight", "bias"))
         per_unit = th.full_like(self.scale, math.sqrt(weight.shape[-1]))
         action = _key("action_layer.weight")

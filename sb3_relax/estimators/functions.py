@@ -18,6 +18,14 @@ Objective = Callable[[Tensor], Tensor]
 #: c_φ: maps relaxed or hard samples ``[..., *batch, *event]`` to values ``[..., *batch]``.
 Surrogate = Callable[[Tensor], Tensor]
 
+#: layers whose slope, or whose value, jumps: there autograd's second derivative misses what the jump adds
+KINKED = (
+    *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.SELU, nn.Threshold),
+    *(nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softshrink),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+)
+
 #: a cotangent of c(z) to pairs of a parameter in φ and its gradient; called without autograd
 ValueVJP = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 
@@ -308,6 +316,25 @@ def require_trained(what: str, function: Any, value: Tensor, of: Tensor, by_hand
             "a torch.nn.Module that holds them (what else it reads comes by estimator(q, f, context=h)), or, where "
             f"you train them yourself, set trained_elsewhere = True on the {what}"
         )
+
+
+def require_smooth(who: str, surrogate: Any) -> None:
+    """Refuse a surrogate with a layer whose slope jumps, for an estimator that takes its second derivative.
+
+    Only layers that are modules are seen, and not a call of ``torch.relu``, say.
+
+    :param who: the estimator, for the error
+    :raises TypeError: for a module that has one of :data:`KINKED`, or an ELU whose alpha is not 1
+    """
+    if not isinstance(surrogate, nn.Module):
+        return
+    for name, layer in surrogate.named_modules():
+        if isinstance(layer, KINKED) or (isinstance(layer, nn.ELU) and layer.alpha != 1):
+            raise TypeError(
+                f"{who} takes the second derivative of c, and would be biased: the slope of {layer} jumps, which "
+                f"autograd's second derivative does not know (layer {name!r} of the surrogate). Use Tanh, Softplus or "
+                "SiLU in its place, or LAX, for which it is enough that c is continuous"
+            )
 
 
 def has_parameters(value: Tensor, of: Tensor) -> bool:

@@ -13,6 +13,7 @@ from sb3_relax.estimators.methods.arms import ARMS
 from sb3_relax.estimators.methods.carms import CARMS
 from sb3_relax.estimators.methods.concrete import Concrete
 from sb3_relax.estimators.methods.coupled_categorical import CoupledCategorical
+from sb3_relax.estimators.methods.curvature_lax import CurvatureLAX
 from sb3_relax.estimators.methods.disarm import DisARM
 from sb3_relax.estimators.methods.dlax import DLAX
 from sb3_relax.estimators.methods.double_cv import DoubleCV
@@ -33,7 +34,6 @@ from sb3_relax.estimators.methods.reparam import Reparam
 from sb3_relax.estimators.methods.rloo import RLOO
 from sb3_relax.estimators.methods.rodeo import RODEO
 from sb3_relax.estimators.methods.simple import SIMPLE
-from sb3_relax.estimators.methods.stein import Stein
 from sb3_relax.estimators.methods.straight_through import StraightThrough
 from sb3_relax.estimators.methods.unordered_set import UnorderedSet
 from sb3_relax.estimators.methods.vimco import VIMCO
@@ -64,7 +64,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "rodeo": RODEO,
     "rebar": REBAR,
     "lax": LAX,
-    "stein": Stein,
+    "lax_curvature": CurvatureLAX,
     "dlax": DLAX,
     "relax": RELAX,
     "exact_correction": ExactCorrection,

@@ -57,7 +57,7 @@ NORMALS: dict[str, Build] = {
     "rloo K=2": plain("rloo"),
     "mirrored": plain("mirrored"),
     "lax": plain("lax"),
-    "stein": plain("stein"),
+    "lax_curvature": plain("lax_curvature"),
     "reparam (needs ∂f)": plain("reparam"),
     "linearised_reparam (needs ∂²f)": plain("linearised_reparam"),
 }

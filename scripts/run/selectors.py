@@ -38,11 +38,12 @@ MOST = 13
 Selector = Callable[[FeatureGates, int], list[int]]
 
 
-def seen(problem: FeatureGates) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that selectors may see, standardised."""
+def seen(problem: FeatureGates) -> tuple[np.ndarray, np.ndarray, StandardScaler]:
+    """The rows that selectors may see, standardised, their labels, and what standardises other rows in the same way."""
     rows = [problem.rows["fit"], problem.rows["gates"]]
     x = np.concatenate([part.x.numpy() for part in rows])
-    return StandardScaler().fit_transform(x), np.concatenate([part.label.numpy() for part in rows])
+    scaler = StandardScaler().fit(x)
+    return scaler.transform(x), np.concatenate([part.label.numpy() for part in rows]), scaler
 
 
 def largest(scores: np.ndarray, count: int) -> list[int]:
@@ -51,17 +52,19 @@ def largest(scores: np.ndarray, count: int) -> list[int]:
 
 
 def by_f_test(problem: FeatureGates, count: int) -> list[int]:
+    x, label, _ = seen(problem)
     with np.errstate(invalid="ignore", divide="ignore"):  # constant features
-        return largest(SelectKBest(f_classif, k=count).fit(*seen(problem)).scores_, count)
+        return largest(SelectKBest(f_classif, k=count).fit(x, label).scores_, count)
 
 
 def by_information(problem: FeatureGates, count: int) -> list[int]:
-    return largest(mutual_info_classif(*seen(problem), random_state=0), count)
+    x, label, _ = seen(problem)
+    return largest(mutual_info_classif(x, label, random_state=0), count)
 
 
 def by_l1(problem: FeatureGates, count: int) -> list[int]:
     """The largest weights at the strongest penalty that leaves enough of them."""
-    x, label = seen(problem)
+    x, label, _ = seen(problem)
     weight = np.zeros(x.shape[1])
     for strength in PATH:
         machine = LinearSVC(penalty="l1", dual=False, C=strength, random_state=0, max_iter=5000).fit(x, label)
@@ -73,7 +76,8 @@ def by_l1(problem: FeatureGates, count: int) -> list[int]:
 
 def by_elimination(problem: FeatureGates, count: int) -> list[int]:
     """Recursive feature elimination with trees as the gates' classifier has them."""
-    return np.flatnonzero(RFE(new_trees(), n_features_to_select=count).fit(*seen(problem)).support_).tolist()
+    x, label, _ = seen(problem)
+    return np.flatnonzero(RFE(new_trees(), n_features_to_select=count).fit(x, label).support_).tolist()
 
 
 def by_importance(problem: FeatureGates, count: int) -> list[int]:
@@ -116,8 +120,7 @@ def measured(problem: FeatureGates, features: list[int]) -> dict[str, Any]:
     """Of one set of features."""
     test = problem.rows["test"]
     p = problem.classifier.probabilities(test, gates_of(problem, features).expand(len(test.x), -1))
-    x, label = seen(problem)
-    scaler = StandardScaler().fit(np.concatenate([problem.rows[part].x.numpy() for part in ("fit", "gates")]))
+    x, label, scaler = seen(problem)
     held_out, right = scaler.transform(test.x.numpy())[:, features], test.label.numpy()
     again = [new_trees(seed).fit(x[:, features], label).score(held_out, right) for seed in range(REFITS)]
     return {

@@ -103,6 +103,13 @@ def test_every_pair_of_classes_can_be_drawn(float64):
     assert (CARMS(2).probability_of_draws(latent.expand(10), pairs) > 1e-3 * independent).all()
 
 
+def test_carms_of_more_classes_than_torch_draws_names_another():
+    """torch.multinomial takes 2²⁴ categories, and CARMS has C² of them."""
+    latent = GumbelOneHot(torch.zeros(1, 4097))
+    with pytest.raises(ValueError, match=r"at most 4,096 classes; got 4,097\. Use CoupledCategorical"):
+        CARMS()(latent, lambda b: b[..., 0].sum(-1))
+
+
 def test_carms_has_less_variance_where_classes_are_few(float64):
     """Of four samples; of two, rare pairs of many classes weigh so much that it may have more."""
     latent, weight = GumbelOneHot(torch.randn(1, 3)), torch.randn(3)

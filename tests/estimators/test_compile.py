@@ -60,7 +60,7 @@ def test_what_is_subtracted_is_of_earlier_batches():
 
 
 #: what differentiates a surrogate, or f, twice by autograd, which torch refuses to trace
-UNTRACED = {"rebar", "exact_correction", "stein"}
+UNTRACED = {"rebar", "exact_correction", "lax_curvature"}
 TRACED = [
     name
     for name, kind in ESTIMATORS.items()

@@ -70,7 +70,7 @@ def test_unbiased(problem, name, float64):
     f = OwnCosts(latent)
     if problem == "numbers":  # what Gauss-Hermite gets right
         f = lambda b: (b.pow(3) - b) * torch.tensor([1.0, 2.0])  # noqa: E731
-        nodes = {"lax": 160, "stein": 240}.get(name, nodes)
+        nodes = {"lax": 160, "lax_curvature": 240}.get(name, nodes)
     check = check_unbiased(of_variables(name, latent), latent, f, nodes)
     assert check.unbiased, check
     assert torch.allclose(check.exact, exact_gradient(latent, lambda b: f(b).sum(-1), nodes).total)

@@ -16,6 +16,7 @@ from sb3_relax.estimators import (
     RELAX,
     RLOO,
     VIMCO,
+    CurvatureLAX,
     DoubleCV,
     Gaussian,
     GumbelOneHot,
@@ -25,7 +26,6 @@ from sb3_relax.estimators import (
     MLPSurrogate,
     MuProp,
     Reparam,
-    Stein,
     check_unbiased,
     make,
 )
@@ -208,7 +208,7 @@ def polynomial(b):
 def test_gaussian_by_gauss_hermite(name, float64):
     latent = gaussian()
     # few nodes are exact for the polynomial; tanh surrogates and log-sum-exp bounds converge geometrically
-    slow = {"lax": (polynomial, 60), "stein": (polynomial, 80), "vimco": (lambda b: 0.3 * b.sum(-1), 16)}
+    slow = {"lax": (polynomial, 60), "lax_curvature": (polynomial, 80), "vimco": (lambda b: 0.3 * b.sum(-1), 16)}
     f, nodes = slow.get(name, (polynomial, 8))
     assert error(lively(make(name, latent)), latent, f, nodes) < TOLERANCE
 
@@ -242,18 +242,18 @@ def quartic(b):
     return (b**4).sum(-1) - b.prod(-1) + b.square().prod(-1)
 
 
-def test_stein_with_a_polynomial_surrogate(float64):
+def test_curvature_lax_with_a_polynomial_surrogate(float64):
     """Exact with few nodes, of log-normals too; with half of the curvature, or without σ², it is not."""
     latent = gaussian()
     positive = LogGaussian(leaf(torch.tensor([0.3, -0.2])), leaf(torch.tensor([-1.5, -1.7])))
-    assert error(Stein(quartic), latent, polynomial, 8) < TOLERANCE
-    assert error(Stein(lambda b: b[..., 0] * b[..., 1]), latent, polynomial, 8) < TOLERANCE
-    assert error(Stein(lambda b: 2 * b[..., 0] + b[..., 1].square()), positive, polynomial, 40) < TOLERANCE
-    for twin in (twins.HalfStein, twins.UnscaledStein):
+    assert error(CurvatureLAX(quartic), latent, polynomial, 8) < TOLERANCE
+    assert error(CurvatureLAX(lambda b: b[..., 0] * b[..., 1]), latent, polynomial, 8) < TOLERANCE
+    assert error(CurvatureLAX(lambda b: 2 * b[..., 0] + b[..., 1].square()), positive, polynomial, 40) < TOLERANCE
+    for twin in (twins.HalfCurvature, twins.UnscaledCurvature):
         assert error(twin(quartic), latent, polynomial, 8) > REJECTED
 
 
-def test_stein_is_lax_but_for_the_scale(float64):
+def test_curvature_lax_is_lax_but_for_the_scale(float64):
     """μ's part is LAX's, sample by sample. Where c is a quadratic f, log σ's has no noise, and LAX's has."""
     matrix = torch.randn(2, 2)
 
@@ -262,7 +262,8 @@ def test_stein_is_lax_but_for_the_scale(float64):
 
     wide = gaussian().expand(50)
     ours, theirs = (
-        kind(quadratic, center=False)(wide, quadratic, torch.Generator().manual_seed(0)).grad for kind in (Stein, LAX)
+        kind(quadratic, center=False)(wide, quadratic, torch.Generator().manual_seed(0)).grad
+        for kind in (CurvatureLAX, LAX)
     )
     assert torch.allclose(ours[..., 0], theirs[..., 0])
     assert ours[..., 1].std(0).max() < 1e-12

@@ -12,6 +12,7 @@ from sb3_relax.estimators import (
     RLOO,
     SIMPLE,
     CoupledCategorical,
+    CurvatureLAX,
     DoubleCV,
     Estimate,
     GumbelOneHot,
@@ -21,7 +22,6 @@ from sb3_relax.estimators import (
     Reinforce,
     ReinMax,
     RelaxedDoubleCV,
-    Stein,
     UnorderedSet,
 )
 from sb3_relax.estimators.estimate import expand_to
@@ -266,7 +266,7 @@ class UnweighedCARMS(CARMS):
         return RLOO(self.samples).of_value(latent, b, value, noise)
 
 
-class HalfStein(Stein):
+class HalfCurvature(CurvatureLAX):
     """The derivative in σ² for that in log σ, which is twice σ² as much: half of c's curvature."""
 
     def of_value(self, latent, b, value, noise):
@@ -276,7 +276,7 @@ class HalfStein(Stein):
         return Estimate(latent, value, score_term + correction, score=estimate.score)
 
 
-class UnscaledStein(Stein):
+class UnscaledCurvature(CurvatureLAX):
     """∂²c/∂b² for ∂²c/∂ε²: without σ²."""
 
     def of_value(self, latent, b, value, noise):

@@ -17,6 +17,8 @@ from sb3_relax.estimators.several_samples import OfSeveralSamples
 
 #: probability of a pair below which rounding may have made it: no such pair is ever drawn
 LEAST = 1e-15
+#: classes, whose C² pairs of ends are as many as torch.multinomial takes
+MOST = 4096
 
 
 class CARMS(OfSeveralSamples, TwoPhaseEstimator):
@@ -35,7 +37,7 @@ class CARMS(OfSeveralSamples, TwoPhaseEstimator):
     variance than RLOO's. C² orders are looked at for every pair of samples of every variable.
 
     :param samples: K, at least 2
-    :raises ValueError: for fewer
+    :raises ValueError: for fewer, and, when called, for more than 4,096 classes
 
     Example::
 
@@ -115,6 +117,11 @@ class _Orders(NamedTuple):
 @torch.no_grad()
 def _orders(latent: Latent) -> _Orders:
     assert isinstance(latent, RelaxedLatent)
+    if latent.theta.shape[-1] > MOST:
+        raise ValueError(
+            f"CARMS draws one of C² orders of the classes, and takes at most {MOST:,} classes; got "
+            f"{latent.theta.shape[-1]:,}. Use CoupledCategorical, whose samples exclude each other without such orders"
+        )
     log_p, rank = latent.natural().double().sort(dim=-1)
     classes = log_p.shape[-1]
     # a single class is both ends

@@ -19,7 +19,7 @@ class LAX(SurrogateEstimator):
     gradient, c = 0 gives REINFORCE.
 
     Of a Gaussian policy it is the control variate that Liu et al. 2018 (arXiv:1710.11198) call Stein's. Where their
-    identity is used once more for σ, it is :class:`Stein`.
+    identity is used once more for σ, it is :class:`CurvatureLAX`.
 
     When to use it: continuous b and a black box (with a differentiable f, Reparam).
 

@@ -16,8 +16,8 @@ its end.
 from __future__ import annotations
 
 from sb3_relax.tasks import comparison
-from sb3_relax.tasks.gates.black_box import DATASETS
 from sb3_relax.tasks.gates.problem import FeatureGates
+from sb3_relax.tasks.gates.rows import DATASETS
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_relax.estimators import Estimate, Estimator, LayeredEstimate, LogisticBernoulli
-from sb3_relax.tasks.gates.black_box import DATASETS, Rows, fitted, load_rows
+from sb3_relax.tasks.gates.black_box import fitted
+from sb3_relax.tasks.gates.rows import DATASETS, Rows, load_rows
 from sb3_relax.tasks.problem import ARMS_SAMPLES, WITHOUT_EXACT, Config, Problem, estimator_for
 from sb3_relax.tasks.settings import setting
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from sb3_relax.tasks.gates.black_box import BlackBox, Rows
+from sb3_relax.tasks.gates.black_box import BlackBox
 from sb3_relax.tasks.gates.problem import FeatureGates, Gates, GatesConfig
+from sb3_relax.tasks.gates.rows import Rows
 from sb3_relax.tasks.records import write_record
 from scripts.run import selectors
 from scripts.tables import gates as tables
@@ -27,6 +28,15 @@ def problem():
     found.rows = {part: rows(150) for part in found.rows}
     found.classifier, found.model, found.features = BlackBox(found.rows["fit"]), Gates(4), 4
     return found
+
+
+def test_other_rows_are_standardised_as_those_that_are_seen(problem):
+    x, label, scaler = selectors.seen(problem)
+    rows = [problem.rows["fit"], problem.rows["gates"]]
+    assert np.array_equal(x, scaler.transform(np.concatenate([part.x.numpy() for part in rows])))
+    assert np.allclose(x.mean(0), 0)
+    assert np.allclose(x.std(0), 1)
+    assert np.array_equal(label, np.concatenate([part.label.numpy() for part in rows]))
 
 
 @pytest.mark.parametrize("name", selectors.SELECTORS)

@@ -1,5 +1,6 @@
 """The pages say what the records say."""
 
+from sb3_relax.estimators import ESTIMATORS
 from scripts.tables import bench, double_cv, which
 from tests.scripts.command import script
 
@@ -12,6 +13,13 @@ def test_an_estimator_that_fails_on_one_instance_shows_it():
     """MuProp's median on the toy is 2.9e-08, and on one of the three instances it has twice REINFORCE's."""
     for table in (which.differentiable_table(), bench.estimators_table()):
         assert "2.9e-08 (2)" in next(row for row in table.splitlines() if row.startswith("| muprop"))
+
+
+def test_an_estimator_has_the_name_that_it_has_now():
+    """The record of the normals was written when CurvatureLAX was called stein."""
+    names = [row.split("|")[1].strip() for row in which.normals_table().splitlines()[2:]]
+    assert "lax_curvature" in names
+    assert {name.split()[0] for name in names} <= {*ESTIMATORS}
 
 
 def test_double_cv_pays_for_its_two_calls():

@@ -8,8 +8,9 @@ import torch
 
 from sb3_relax.estimators import ARMS, Reinforce, check_unbiased
 from sb3_relax.tasks.gates.__main__ import main
-from sb3_relax.tasks.gates.black_box import PARTS, BlackBox, Rows, load_rows
+from sb3_relax.tasks.gates.black_box import BlackBox
 from sb3_relax.tasks.gates.problem import FeatureGates, Gates, GatesConfig
+from sb3_relax.tasks.gates.rows import PARTS, Rows, load_rows
 from sb3_relax.tasks.problem import CASES
 from sb3_relax.tasks.trainer import Trainer
 

@@ -1,4 +1,4 @@
-"""The Stein control variate of second order (Liu et al. 2018)."""
+"""LAX with the curvature of c in σ's part: Stein's identity, applied twice (Liu et al. 2018)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Surrogate, value_slope_diagonal
+from sb3_relax.estimators.functions import Surrogate, require_smooth, value_slope_diagonal
 from sb3_relax.estimators.latents import Gaussian, Latent
 from sb3_relax.estimators.surrogate_estimator import SurrogateEstimator
 
 
-class Stein(SurrogateEstimator):
+class CurvatureLAX(SurrogateEstimator):
     """ĝ = [f(b) - c_φ(b)] ∂θ log p(b|θ) + (∂c/∂μ, σ² ∂²c/∂b²) of normals b = μ + σε: LAX with the curvature of c.
 
     Stein's identity gives the mean of c times the score in more than one form. With c's slope along the sample's path
@@ -24,17 +24,23 @@ class Stein(SurrogateEstimator):
     When to use it: normals whose σ is learned, a black box, and few variables: c is differentiated once more for each
     of them, and once more again for φ.
 
+    The slope of c must not jump. Autograd's second derivative misses what a jump adds, and ĝ would be biased. Layers
+    such as ReLU are refused, where they are modules of the surrogate. A call of a function inside c, such as
+    ``torch.relu``, ``abs`` or ``max``, cannot be seen, and is biased.
+
     :param surrogate: c_φ, ``[*batch, D]`` → ``[*batch]``, twice differentiable. Its parameters are φ
     :param center: whether the mean of f over earlier batches is subtracted from f, so that c need not learn it first
+    :raises TypeError: for a surrogate with a layer whose slope jumps, such as ReLU
 
     Example::
 
-        estimate = Stein(MLPSurrogate(D))(Gaussian(loc, log_scale), f)
+        estimate = CurvatureLAX(MLPSurrogate(D))(Gaussian(loc, log_scale), f)
     """
 
     latents = (Gaussian,)
 
     def __init__(self, surrogate: Surrogate, center: bool = True):
+        require_smooth("CurvatureLAX", surrogate)
         super().__init__(surrogate, center)
 
     def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:

@@ -91,6 +91,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": attacks.memory_sentence,
     "attention": partial(tasks.task_table, "attention"),
     "attention-paired": partial(tasks.paired_table, "attention"),
+    "attention-glimpses": partial(tasks.task_table, "attention", "glimpses"),
     "attention-rates": partial(tasks.rates_table, "attention"),
     "recall": partial(tasks.task_table, "memory"),
     "recall-paired": partial(tasks.paired_table, "memory"),

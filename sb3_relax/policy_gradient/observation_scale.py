@@ -17,7 +17,6 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_relax.errors import UsageError
-from sb3_relax.policy_gradient.quick_forward import FIXED_PARTS
 
 #: where VecNormalize clips by default, and what it adds to the variance
 CLIP = 10.0
@@ -138,9 +137,6 @@ class NormalizingExtractor(BaseFeaturesExtractor):
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
         return self.extractor(self.scale(observations))
-
-
-FIXED_PARTS.update((RunningMoments, ObservationScale, NormalizingExtractor))
 
 
 def normalize_observations_in(policy: ActorCriticPolicy) -> None:

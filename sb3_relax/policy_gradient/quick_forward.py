@@ -22,13 +22,19 @@ from torch.nn import functional as F
 from torch.nn.modules import module as every_module
 
 from sb3_relax.policy_gradient.drawn_actions import draw_actions
+from sb3_relax.policy_gradient.observation_scale import NormalizingExtractor, ObservationScale, RunningMoments
 
 #: whose ``forward()`` and ``evaluate_actions()`` are known: SB3's, and what :func:`know` adds
 KNOWN_POLICIES: list[type] = [ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy]
 
 #: parts of features extractors that give the same features of an observation whenever they are asked, where no weights
 #: are among them
-FIXED_PARTS: set[type] = {FlattenExtractor, CombinedExtractor, nn.Flatten, nn.ModuleDict, nn.ModuleList}
+FIXED_PARTS = frozenset(
+    {
+        *(FlattenExtractor, CombinedExtractor, nn.Flatten, nn.ModuleDict, nn.ModuleList),
+        *(NormalizingExtractor, ObservationScale, RunningMoments),
+    }
+)
 
 #: what these and their parts do in a pass, where nobody has replaced it
 METHODS = frozenset(

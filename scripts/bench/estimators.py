@@ -36,6 +36,7 @@ from sb3_relax.estimators import (
 from sb3_relax.estimators.latents import Latent, LogisticBernoulli
 from scripts.bench.peers import PEERS, installed, ours
 from scripts.bench.problems import PROBLEMS, TIMED_PROBLEMS, Problem
+from scripts.bench.turns import in_turns
 from scripts.records import add_output, provenance, write_record
 
 BATCH = 24
@@ -198,19 +199,10 @@ def run_time(repeats: int, calls: int, folder: Path) -> None:
             for peer in installed():
                 peers = PEERS[peer](problem, BATCH, MLPSurrogate.of(problem.latent))
                 steps.update({name: step.run for name, step in peers.items()})
-        for step in steps.values():
-            for _ in range(20):
-                step()
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(repeats):
-            for name, step in steps.items():
-                start = time.perf_counter()
-                for _ in range(calls):
-                    step()
-                seconds[name].append((time.perf_counter() - start) / calls)
-        reference = np.array(seconds["reinforce"])
+        seconds = in_turns(steps, repeats, calls, time.perf_counter)
+        reference = seconds["reinforce"]
         for name, values in seconds.items():
-            ratios = np.array(values) / reference
+            ratios = values / reference
             rows.append(
                 {
                     "problem": problem_name,

@@ -15,7 +15,6 @@ over the turns are written down, and medians of the ratios within a turn.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
 from scripts.bench.algorithms import CASES, N_ENVS, TARGETS, build
+from scripts.bench.turns import in_turns
 from scripts.records import add_output, provenance, write_record
 
 #: iterations of each in a turn
@@ -124,14 +124,7 @@ def measure(name: str, n_steps: int, repeats: int) -> dict[str, Any]:
     turns: dict[str, Callable[[], None]] = {part: getattr(floor, part) for part in PARTS}
     turns["a2c"] = iteration_of(build(A2C, env_id, n_steps))
     turns["ours"] = iteration_of(build(algorithm, env_id, n_steps, **kwargs))
-    spent: dict[str, list[float]] = {turn: [] for turn in turns}
-    for repeat in range(repeats + 1):
-        for turn, function in turns.items():
-            start = time.process_time_ns()
-            for _ in range(ITERATIONS):
-                function()
-            if repeat > 0:  # the first one warms up
-                spent[turn].append((time.process_time_ns() - start) / 1e3 / ITERATIONS)
+    spent = {turn: 1e6 * seconds for turn, seconds in in_turns(turns, repeats, ITERATIONS).items()}
     sums = np.sum([spent[part] for part in PARTS], axis=0)
     return {
         "case": name,
@@ -139,8 +132,8 @@ def measure(name: str, n_steps: int, repeats: int) -> dict[str, Any]:
         "n_steps": n_steps,
         "microseconds": {turn: round(float(np.median(times)), 1) for turn, times in spent.items()},
         "floor": round(float(np.median(sums)), 1),
-        "over_floor": {who: round(float(np.median(np.array(spent[who]) / sums)), 3) for who in ("a2c", "ours")},
-        "ours_over_a2c": round(float(np.median(np.array(spent["ours"]) / np.array(spent["a2c"]))), 3),
+        "over_floor": {who: round(float(np.median(spent[who] / sums)), 3) for who in ("a2c", "ours")},
+        "ours_over_a2c": round(float(np.median(spent["ours"] / spent["a2c"])), 3),
     }
 
 

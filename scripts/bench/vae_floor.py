@@ -15,7 +15,6 @@ time is measured; written down are medians over the turns, and medians of the ra
 from __future__ import annotations
 
 import argparse
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_relax.tasks.process import prepare_cpu
 from sb3_relax.tasks.vae.trainer import Config, Trainer
+from scripts.bench.turns import in_turns
 from scripts.bench.vae import random_data
 from scripts.records import add_output, provenance, write_record
 
@@ -111,15 +111,7 @@ def measure(estimator: str, rounds: int, seeds: int) -> dict[str, Any]:
     for count, suffix in ((1, ""), (seeds, " of all seeds")):
         turns[f"products{suffix}"] = products_alone(products.seen, count)
         turns[f"Adam{suffix}"] = adam_alone(numbers, count)
-    spent: dict[str, list[float]] = {turn: [] for turn in turns}
-    for turn in range(rounds + 1):
-        for name, function in turns.items():
-            start = time.process_time_ns()
-            for _ in range(ITERATIONS):
-                function()
-            if turn > 0:  # the first one warms up, and compiles
-                spent[name].append((time.process_time_ns() - start) / 1e6 / ITERATIONS)
-    times = {name: np.array(values) for name, values in spent.items()}
+    times = {turn: 1e3 * seconds for turn, seconds in in_turns(turns, rounds, ITERATIONS).items()}
     floor = times["products"] + times["Adam"]
     of_all = times["products of all seeds"] + times["Adam of all seeds"]
     return {

@@ -37,6 +37,13 @@ def steps_of(records: Sequence[Mapping[str, Any]], threshold: float) -> str:
     return f"{interval(steps_spent(records, threshold))} ({reached}/{len(records)})"
 
 
+def steps_to_threshold_of(records: Sequence[Mapping[str, Any]], threshold: float) -> str:
+    """:func:`steps_of`, with the threshold said."""
+    if records[0].get("env") in BY_CHANCE:
+        return f"{threshold:g} comes by chance"
+    return f"{steps_of(records, threshold)} to {threshold:g}"
+
+
 def steps_spent(records: Sequence[Mapping[str, Any]], threshold: float) -> list[float]:
     """Of each run until the threshold; the whole budget of one that never gets there."""
     return [float(steps_to(record, threshold) or record["timesteps"]) for record in records]
@@ -90,7 +97,7 @@ def benchmark_table(folder: str = "benchmark") -> str:
             better = "—" if name == "fast" or "fast" not in algorithms else higher_than(algorithms["fast"], records)
             rows.append(
                 f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | {NAMES[name]} | {len(records)} "
-                f"| {during} | {final} | {steps_of(records, threshold)} to {threshold:g} "
+                f"| {during} | {final} | {steps_to_threshold_of(records, threshold)} "
                 f"| {seconds_of(records, threshold)} | {better} |"
             )
     return "\n".join(rows)

@@ -14,7 +14,7 @@ from sb3_relax.control_variates.registry import OF_LATER_ACTIONS
 from sb3_relax.tasks.intervals import half_width
 from scripts.records import ROOT, file_name
 from scripts.tables.ablation import by_seed
-from scripts.tables.benchmark import steps_of
+from scripts.tables.benchmark import steps_to_threshold_of
 from scripts.tables.drawing import in_thousands, middle_half, one_legend, panels
 from scripts.tables.learning import VARIANCE_HEADS, grouped, interval, variance_cells, variances
 from scripts.tables.learning_curves import Algorithms, returns_of
@@ -68,7 +68,7 @@ def variates_table() -> str:
             rows.append(
                 f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | `{name}` | {len(records)} "
                 f"| {interval(list(by_seed(records).values()))} | {interval(gains) if gains else '—'} "
-                f"| {steps_of(records, records[0]['threshold'])} to {records[0]['threshold']:g} "
+                f"| {steps_to_threshold_of(records, records[0]['threshold'])} "
                 f"| {variance_cells(map(all_variances, records))} |"
             )
     return "\n".join(rows)

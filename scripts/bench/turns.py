@@ -1,0 +1,33 @@
+"""Functions timed in turns, so that what disturbs the machine disturbs all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+
+def in_turns(
+    functions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    calls: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, np.ndarray]:
+    """Seconds of one call of each function, ``[rounds]``.
+
+    A first round is not counted: it warms up, and compiles what is compiled at its first call.
+
+    :param functions: by their names
+    :param calls: of each function in a round
+    :param clock: gives seconds. That of the process counts the CPU's time of all its threads
+    """
+    spent: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(rounds + 1):
+        for name, function in functions.items():
+            start = clock()
+            for _ in range(calls):
+                function()
+            if turn > 0:
+                spent[name].append((clock() - start) / calls)
+    return {name: np.array(seconds) for name, seconds in spent.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -64,10 +65,11 @@ class CompiledGradient:
         compile: Callable[[GraphModule], Callable[..., dict[str, Tensor]]] = torch.compile,
     ):
         self.compile = compile
-        self._both = _Accumulate(model, estimators)
-        self._parameters = dict(self._both.named_parameters())
-        self._tensors = {**self._parameters, **dict(self._both.named_buffers())}
-        self._traced: _Traced | None = None
+        self._model, self._estimators = model, estimators
+        both = _Accumulate(model, estimators)
+        self._parameters = dict(both.named_parameters())
+        self._tensors = {**self._parameters, **dict(both.named_buffers())}
+        self._traced: TracedGradient | None = None
 
     def __call__(self, x: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
         """Replace ``.grad`` of every parameter, θ's uphill, φ's downhill; f, ``[*batch]``, detached.
@@ -77,10 +79,12 @@ class CompiledGradient:
             at: what they spoil shows in the next f
         """
         if self._traced is None or self._traced.shape != x.shape:
-            self._traced = self._trace(x, shift)
+            traced = trace_gradient(self._model, self._estimators, x, shift)
+            self._traced = traced._replace(graph=self.compile(traced.graph))
         uniforms = [torch.rand(**draw, generator=generator) for draw in self._traced.draws]
         with torch.no_grad():
-            gradients = self._traced.graph(self._state(), x, shift, uniforms)
+            state = {name: tensor.detach() for name, tensor in self._tensors.items()}
+            gradients = self._traced.graph(state, x, shift, uniforms)
         value = gradients.pop(VALUE)
         require_finite("f(b)", value)
         for name, parameter in self._parameters.items():
@@ -88,43 +92,57 @@ class CompiledGradient:
             parameter.grad = None if gradient is None else laid_out_as(parameter, gradient)
         return value
 
-    def _state(self) -> dict[str, Tensor]:
-        return {name: tensor.detach() for name, tensor in self._tensors.items()}
 
-    def _trace(self, x: Tensor, shift: Tensor) -> _Traced:
-        with unchecked(), _Uniforms() as seen:
-            estimate_gradient(self._both.model, self._both.estimators, x, None, shift)
-        # of copies, as tracing runs what it traces. Not the method itself: make_fx would count self among its arguments
-        state = {name: tensor.clone() for name, tensor in self._state().items()}
-        uniforms = [halves(**draw) for draw in seen.draws]
-        traced = make_fx(lambda *arguments: self._gradients(*arguments))(state, x, shift, uniforms)
-        for node in traced.graph.nodes:
-            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-                raise TypeError(f"the estimators draw noise by {node.target}: only torch.rand can be compiled")
-        return _Traced(x.shape, seen.draws, self.compile(traced))
+class TracedGradient(NamedTuple):
+    """What :func:`trace_gradient` gives.
 
-    def _gradients(
-        self, state: Mapping[str, Tensor], x: Tensor, shift: Tensor, uniforms: Sequence[Tensor]
+    :param shape: of x
+    :param draws: the arguments of ``torch.rand`` for each tensor of uniforms, in their order
+    :param graph: a function of (state, x, shift, uniforms), in which nothing is drawn and nothing is kept but in the
+        buffers of the state. The state has the model's and the estimators' parameters and buffers by name, as
+        ``model.…`` and ``estimators.…``. It gives f, ``[*batch]``, under the name ``f``, and the gradient of every
+        parameter that has one under the parameter's
+    """
+
+    shape: torch.Size
+    draws: list[dict[str, Any]]
+    graph: Callable[..., dict[str, Tensor]]
+
+
+def trace_gradient(model: DiscreteVAE, estimators: nn.ModuleList, x: Tensor, shift: Tensor) -> TracedGradient:
+    """:func:`~sb3_relax.tasks.vae.objective.accumulate_gradient` as a graph of tensors alone.
+
+    Being a function of tensors it can be compiled, captured in a CUDA graph, and mapped over models of several seeds by
+    ``torch.vmap``.
+
+    :param x: pixels, ``[*batch, D]``, whose shape alone counts
+    :raises TypeError: for an estimator whose noise is not made of uniforms
+    """
+    both = _Accumulate(model, estimators)
+    trained = {name: parameter.requires_grad for name, parameter in both.named_parameters()}
+
+    def gradients(
+        state: Mapping[str, Tensor], x: Tensor, shift: Tensor, uniforms: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """f, and the gradient of every parameter that has one."""
         leaves = {
-            name: tensor.detach().requires_grad_(self._tensors[name].requires_grad)
-            if name in self._parameters
-            else tensor
+            name: tensor.detach().requires_grad_(trained[name]) if name in trained else tensor
             for name, tensor in state.items()
         }
         with torch.enable_grad(), unchecked(), _Uniforms(uniforms):
-            value = torch.func.functional_call(self._both, leaves, (x, shift))
-        gradients = {name: leaves[name].grad for name in self._parameters}
-        return {VALUE: value, **{name: gradient for name, gradient in gradients.items() if gradient is not None}}
+            value = torch.func.functional_call(both, leaves, (x, shift))
+        of_parameters = {name: leaves[name].grad for name in trained}
+        return {VALUE: value, **{name: gradient for name, gradient in of_parameters.items() if gradient is not None}}
 
-
-class _Traced(NamedTuple):
-    """What is known of one shape of x."""
-
-    shape: torch.Size
-    draws: list[dict[str, Any]]  # arguments of torch.rand, in order
-    graph: Callable[..., dict[str, Tensor]]
+    with unchecked(), _Uniforms() as seen:
+        estimate_gradient(model, estimators, x, None, shift)
+    # of copies, as tracing runs what it traces
+    tensors = dict(chain(both.named_parameters(), both.named_buffers()))
+    state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    traced = make_fx(gradients)(state, x, shift, [halves(**draw) for draw in seen.draws])
+    for node in traced.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise TypeError(f"the estimators draw noise by {node.target}: only torch.rand can be compiled")
+    return TracedGradient(x.shape, seen.draws, traced)
 
 
 class _Accumulate(nn.Module):

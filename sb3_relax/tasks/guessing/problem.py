@@ -74,7 +74,7 @@ class Guessing(Problem):
         """How far pictures agree, from 0 to 1: ``[..., *picture]`` → ``[...]``."""
 
     def seen(self, picture: Tensor) -> Tensor:
-        """What networks are shown of pictures, ``[B, *picture]``: the numbers themselves, unless a problem says else."""
+        """What networks are shown of pictures, ``[B, *picture]``: the numbers themselves, unless overridden."""
         return picture
 
     def estimators(self, name: str) -> nn.Module:

@@ -28,6 +28,9 @@ GAMMA = 2.2
 class SolidsConfig(GuessingConfig):
     """The settings of inverse graphics in three dimensions."""
 
+    learning_rate: float = setting(
+        1e-3, "of θ's network, and of φ, the control variate or the baseline (Adam), at the start; it falls to 0"
+    )
     calls: int = setting(80_000, "of f in a run")
     batch_size: int = setting(32, "elements of a batch")
 

@@ -99,8 +99,8 @@ print("a Poisson of your own is taken by:", ", ".join(estimators_of(q)))
 # ## Is it right?
 #
 # The score is the one thing that is easily got wrong. It must be the derivative of `log_prob`, and the estimators'
-# means must be the gradient. Counts cannot all be visited, but those above 60 hardly ever come, so that the sum over the
-# others is the gradient to ten digits. `bias_z_scores` compares a mean of samples with it, in standard errors.
+# means must be the gradient. Counts cannot all be visited, but those above 60 hardly ever come, so that the sum over
+# the others is the gradient to ten digits. `bias_z_scores` compares a mean of samples with it, in standard errors.
 
 
 # %%

@@ -109,7 +109,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "solids-before": partial(tasks.task_table, "solids", "before"),
     "solids-rates": partial(tasks.rates_table, "solids"),
     "solids": partial(tasks.task_table, "solids"),
-    "solids-longer": partial(tasks.task_table, "solids", "longer"),
     "solids-paired": partial(tasks.paired_table, "solids"),
     "vae": vae.table,
     "vae-bench": vae.bench_table,

@@ -25,6 +25,15 @@ CASES = {
     ),
     "own_control_variate": ({"learn(20_000)": "learn(1_000)"}, ["share of ĉ", "bias: ", "bias of the mistake: "], []),
     "own_estimator": ({"n=20_000": "n=200"}, ["three bits", "unbiased: True", "unbiased: False"], []),
+    "own_latent": (
+        {"100_000": "20_000", "range(1_000)": "range(20)", "n=20_000": "n=200"},
+        [
+            "taken by: reinforce, nvil, vimco, rloo",
+            "the mistaken one is off by",
+            "LAX takes ReparameterisedLatent; got Poisson",
+        ],
+        [],
+    ),
     "single_file": ({"100_000": "1_000"}, ["mean return of the last 100"], []),
     "variance_diagnosis": ({}, ["variance of the policy gradient"], ["variance_diagnosis.png"]),
 }

@@ -18,6 +18,7 @@ from sb3_relax.estimators.functions import Objective, as_written, computed, eval
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.precision import in_dtype, without_autocast
 from sb3_relax.estimators.proofs.quadrature import product_rule, unit_interval_rule
+from sb3_relax.estimators.unstepped import Unstepped
 
 SelfEstimator = TypeVar("SelfEstimator", bound="Estimator")
 
@@ -45,6 +46,8 @@ class Estimator(nn.Module, ABC):
     relaxes_f: ClassVar[bool] = False
     #: its attributes that read the context, where they are not ``None``
     context_parts: ClassVar[tuple[str, ...]] = ()
+    #: made when it is needed, since estimators saved by earlier versions have none
+    unstepped: Unstepped | None = None
     #: whether ĝ is f's own derivative along the sample's path, so that f must be differentiable whole
     pathwise: ClassVar[bool] = False
 
@@ -101,7 +104,7 @@ class Estimator(nn.Module, ABC):
         latent = given_context(latent, context, self)
         f = as_written(f, latent)
         with computing(self, latent):
-            return self.draw_and_estimate(latent, f, generator)
+            return watched(self, self.draw_and_estimate(latent, f, generator))
 
     @property
     def reads_context(self) -> bool:
@@ -245,6 +248,15 @@ def computing(estimator: Estimator, latent: Latent) -> Iterator[None]:
                 f"{type(estimator).__name__} are in {', '.join(sorted(others))}: call its to({dtype})"
             ) from error
         raise
+
+
+def watched(estimator: Estimator, estimate: Estimate) -> Estimate:
+    """An estimate whose backward pass is counted, where its estimator is in training mode: see :class:`Unstepped`."""
+    if estimator.training and not torch.compiler.is_compiling():
+        if estimator.unstepped is None:
+            estimator.unstepped = Unstepped()
+        estimate.watched_by = (type(estimator).__name__, estimator.unstepped)
+    return estimate
 
 
 def given_context(latent: Latent, context: Tensor | None, estimator: Estimator) -> Latent:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_relax.estimators.functions import Surrogate, SurrogateVJP
-from sb3_relax.estimators.latents import ConditionedLatent, Joint, Latent, RelaxedLatent
+from sb3_relax.estimators.latents import ConditionedLatent, Joint, Latent, RelaxedLatent, require_conditioned
 from sb3_relax.estimators.tanh_network import backward_pass, forward_pass, outer, value_and_slope_of_tanh_network
 
 
@@ -80,7 +80,9 @@ class MLPSurrogate(nn.Module):
             squash = "sigmoid" if latent.sample_ndim == 1 else "softmax"
         elif isinstance(latent, Joint):
             # of its θ nothing is needed, nor kept
-            squash = latent.at(latent.theta.new_zeros(latent.theta.shape[len(latent.batch_shape) :]))
+            squash = require_conditioned(latent, cls.__name__).at(
+                latent.theta.new_zeros(latent.theta.shape[len(latent.batch_shape) :])
+            )
         surrogate = cls(latent.sample_shape.numel(), hidden, latent.sample_ndim, squash, context)
         return surrogate.to(latent.theta.device, latent.computing_dtype)
 

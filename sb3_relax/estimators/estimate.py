@@ -16,6 +16,7 @@ from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.memory_layout import laid_out_as
 from sb3_relax.estimators.moments import ChangeMoments, change_moments
 from sb3_relax.estimators.precision import in_dtype, without_autocast
+from sb3_relax.estimators.unstepped import Unstepped
 
 #: a cotangent of ĝ to pairs of a parameter in φ and its gradient; called without autograd
 VJP = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
@@ -68,6 +69,8 @@ class Estimate:
         self._phi_vjp = phi_vjp
         self.phi_loss = phi_loss
         self._learn = learn
+        #: an estimator's name, and what counts its backward passes
+        self.watched_by: tuple[str, Unstepped] | None = None
 
     @property
     def grad(self) -> Tensor:
@@ -181,6 +184,10 @@ class Estimate:
         learn, self._learn = self._learn, None
         if learn is not None:
             learn()
+        watched_by, self.watched_by = self.watched_by, None
+        if watched_by is not None:
+            who, unstepped = watched_by
+            unstepped.passed(who, *self._eq_6)
 
     def phi_gradients(self, phi: Sequence[Tensor], retain_graph: bool = False) -> Sequence[Tensor | None]:
         """Eq 6's gradient (or that of the estimator's own loss for φ) for each of ``phi``, accumulated nowhere."""

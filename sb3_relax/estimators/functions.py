@@ -174,6 +174,7 @@ def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = Non
 
     :raises RuntimeError: under ``torch.inference_mode()``
     :raises TypeError: for a surrogate whose parameters would never be trained
+    :raises ValueError: for one whose value has no graph to z
     """
     require_differentiable("c and its slope are differentiated in φ")
     c_of = of_sample_alone(surrogate, latent)
@@ -188,9 +189,27 @@ def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = Non
         z = z.detach().requires_grad_()
         c = c_of(z)
         require_value_per_sample(c, z, latent)
-        (slope,) = torch.autograd.grad(c.sum(), z, create_graph=True)
+        slope = slope_of(c, z)
     require_trained("surrogate", surrogate, c, z)
     return c, slope
+
+
+def slope_of(c: Tensor, z: Tensor) -> Tensor:
+    """∂c/∂z, with a graph.
+
+    :param c: c(z)
+    :raises ValueError: where c has no graph to z. A slope of 0 would be right for a c that does not read z, and biased,
+        without a word, for one that reads z detached
+    """
+    slope = None
+    if c.requires_grad:
+        (slope,) = torch.autograd.grad(c.sum(), z, create_graph=True, allow_unused=True)
+    if slope is None:
+        raise ValueError(
+            "the surrogate's value has no graph to its sample z: it does not read z, or reads it detached or by numpy. "
+            "c must be differentiable torch code of z. What reads the context alone is a baseline: NVIL(baseline)"
+        )
+    return slope
 
 
 def value_slope_diagonal(
@@ -203,6 +222,7 @@ def value_slope_diagonal(
     :param sample: of z, differentiable
     :raises RuntimeError: under ``torch.inference_mode()``
     :raises TypeError: for a surrogate whose parameters would never be trained
+    :raises ValueError: for one whose value has no graph to z
     """
     require_differentiable("c and its slope are differentiated in z")
     of_sample, axes = of_sample_alone(surrogate, latent), range(z.shape[-1])
@@ -218,7 +238,7 @@ def value_slope_diagonal(
     value = c(z)
     require_value_per_sample(value, z, latent)
     require_trained("surrogate", surrogate, value, z)
-    (slope,) = torch.autograd.grad(value.sum(), z, create_graph=True)
+    slope = slope_of(value, z)
     if not slope.requires_grad:  # c is linear, and without parameters
         return value, slope, torch.zeros_like(slope)
     rows = [

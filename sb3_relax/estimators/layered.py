@@ -14,6 +14,7 @@ from sb3_relax.estimators.base import (
     computing,
     require_estimator,
     require_finite_parameters,
+    watched,
 )
 from sb3_relax.estimators.estimate import Estimate, backward_of, expand_to, mean_of
 from sb3_relax.estimators.functions import evaluate
@@ -137,7 +138,8 @@ def layered(
         (VIMCO), a pathwise one (Reparam) below a discrete layer, one that needs ∂f/∂b_l at the corners where f depends
         on b_l only through the layers above, and a layer that returns something else than it should
     :raises ValueError: for another number of estimators or costs than layers, a state without the batch's dimensions,
-        a layer or f that fails with several samples at once and not with one, and what f's values are refused for
+        a layer or f that fails with several samples at once and not with one, one that writes into its samples, and
+        what f's values are refused for
 
     Example::
 
@@ -196,7 +198,7 @@ def layered(
     for number, ((latent, b, _), estimator) in enumerate(zip(drawn, estimators, strict=True)):
         noise, value = source.noise(estimator, latent), to_go[number].detach()
         if isinstance(estimator, TwoPhaseEstimator) and estimator.samples == 1:
-            estimates.append(estimator.finish(latent, b, value, noise))
+            estimates.append(watched(estimator, estimator.finish(latent, b, value, noise)))
             continue
         own_temperature = estimator.temperature_between_corners
         tau = temperature if own_temperature is None else own_temperature
@@ -204,7 +206,7 @@ def layered(
         own = b if estimator.relaxes_f and estimator.samples == 1 else source.draw(estimator, latent)
         of_b = above.smooth if estimator.relaxes_f else above.drawn
         with computing(estimator, latent):
-            estimates.append(estimator.estimate(latent, of_b, own, noise))
+            estimates.append(watched(estimator, estimator.estimate(latent, of_b, own, noise)))
     return LayeredEstimate(to_go[0], estimates)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from sb3_relax.estimators.checks import is_checked
 from sb3_relax.estimators.functions import computed
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.precision import keep_autocast
@@ -151,12 +153,13 @@ class Stack:
         """The latent of the next layer; its state is added to ``walk``, to which the caller adds the sample.
 
         :raises TypeError: where a layer does not return what it should, or takes other arguments than it is given
-        :raises ValueError: where a layer does not take several values of a sample at once
+        :raises ValueError: where a layer does not take several values of a sample at once, or writes into one
         """
         number = len(walk.samples)
         layer, what = self.layers[number], f"layer {number}"
         if not self.carries_state:
-            latent = self._call(what, layer, walk.samples, walk.several)
+            with read_only(what, walk.samples):
+                latent = self._call(what, layer, walk.samples, walk.several)
             if not isinstance(latent, Latent):
                 raise TypeError(
                     f"layer {number} must return a latent; got {type(latent).__name__}: where layers return a state as "
@@ -166,7 +169,8 @@ class Stack:
             return latent
         below = walk.states[-1] if number else self.initial
         several = walk.several if number else None  # what the first layer gets is not drawn
-        returned = self._call(what, layer, [_copied(below), walk.samples[-1] if number else None], several)
+        with read_only(what, walk.samples):
+            returned = self._call(what, layer, [_copied(below), walk.samples[-1] if number else None], several)
         if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], Latent)):
             raise TypeError(
                 f"with state=, layer {number} must return its latent and the next state; got {type(returned).__name__}"
@@ -176,11 +180,16 @@ class Stack:
         return latent
 
     def cost(self, number: int, walk: Walk) -> Tensor:
-        """The cost of the samples up to one layer."""
+        """The cost of the samples up to one layer.
+
+        :raises ValueError: where it does not take several values of a sample at once, or writes into one
+        """
         seen: list[Any] = walk.samples[: number + 1]
         if self.carries_state:
             seen = [_copied(walk.states[number]), *seen]
-        return self._call("f" if len(self.costs) == 1 else f"cost {number}", self.costs[number], seen, walk.several)
+        what = "f" if len(self.costs) == 1 else f"cost {number}"
+        with read_only(what, walk.samples):
+            return self._call(what, self.costs[number], seen, walk.several)
 
     def _call(self, what: str, function: Callable[..., Any], arguments: Sequence[Any], several: Several | None) -> Any:
         """A layer or a cost of its arguments; an error that says what is wrong with the call, where it fails by it."""
@@ -215,6 +224,28 @@ class Stack:
         if len(values) == 1:
             return values[0]
         return torch.stack([computed(value, walk.samples[0].dtype) for value in values]).sum(0)
+
+
+@contextmanager
+def read_only(what: str, samples: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, samples may be read alone: layers and costs share them, and they are scored afterwards.
+
+    They are no copies, so that an f may know again what it has seen.
+
+    :param what: the function that reads them, for the error
+    :raises ValueError: where one of them is another afterwards, also by way of numpy, which autograd does not see
+    """
+    if not is_checked():
+        yield
+        return
+    before = [sample.detach().clone() for sample in samples]
+    yield
+    for layer, (old, new) in enumerate(zip(before, samples, strict=True)):
+        if not torch.equal(old, new.detach()):
+            raise ValueError(
+                f"{what} has written into the sample of layer {layer}, which other layers read and which is scored "
+                "afterwards: give it a copy to write into, b = b.clone()"
+            )
 
 
 def expanded(walk: Walk, leading: Sequence[int], batch_shape: torch.Size) -> Walk:

@@ -106,7 +106,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "renderer-paired": partial(tasks.paired_table, "renderer"),
     "renderer-rates": partial(tasks.rates_table, "renderer"),
     "renderer-entropy": partial(tasks.task_table, "renderer", "entropy"),
+    "solids-before": partial(tasks.task_table, "solids", "before"),
+    "solids-rates": partial(tasks.rates_table, "solids"),
     "solids": partial(tasks.task_table, "solids"),
+    "solids-paired": partial(tasks.paired_table, "solids"),
     "vae": vae.table,
     "vae-bench": vae.bench_table,
 }

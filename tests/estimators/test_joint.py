@@ -1,20 +1,27 @@
 """Mixed latents as one: LAX in the continuous parts, RELAX in the discrete ones, one c of all of them."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_relax.estimators import (
     ESTIMATORS,
     LAX,
+    NVIL,
     RELAX,
+    RLOO,
     Estimate,
     Gaussian,
     GumbelOneHot,
     Implicit,
     Joint,
+    KSubset,
     LogisticBernoulli,
     MLPSurrogate,
+    Reinforce,
     check_unbiased,
     exact_gradient,
     layered,
@@ -285,6 +292,50 @@ def test_as_a_layer(float64):
     assert logits.grad.abs().max() > 0
 
 
+def with_subset():
+    """A number, and two of three things: a part that has no relaxation."""
+    return joint(dict(a=gaussian(), b=KSubset(torch.randn(3), 2)))
+
+
+@pytest.mark.parametrize("name", ["reinforce", "nvil", "rloo"])
+def test_a_part_without_a_relaxation_is_unbiased(name, float64):
+    latent = with_subset()
+    f = polynomial(latent)
+    check = check_unbiased(lively(make(name, latent)), latent, f, 8)
+    assert check.unbiased, check
+    assert check.exact.abs().max() > 1e-2
+    wrong = check_unbiased(Uncentred(), latent, f, 8)  # of the score, b - μ, the mean left out
+    assert wrong.error > REJECTED
+
+
+class Uncentred(Reinforce):
+    def of_value(self, latent, b, value, noise):
+        marginals = latent.parts["b"].marginals
+        return Estimate(latent, value, value[..., None] * (latent.score(b) + F.pad(marginals, (2, 0))))
+
+
+def test_a_part_without_a_relaxation_is_all_else_that_a_latent_is(float64):
+    latent = Joint(a=gaussian(6), b=KSubset(torch.randn(6, 4), 2), c=GumbelOneHot(torch.randn(6, 1, 3)))
+    b = latent.sample(torch.Generator().manual_seed(0))
+    parts = latent.unpack(b)
+    assert (parts["b"].sum(-1) == 2).all()
+    assert torch.equal(latent.pack(parts), b)
+    each = [(latent.parts[name], parts[name]) for name in parts]
+    assert torch.allclose(latent.log_prob(b), sum(part.log_prob(x) for part, x in each))
+    assert torch.allclose(latent.entropy(), sum(part.entropy() for part, _ in each))
+    assert torch.equal(latent.unpack(latent.mode())["b"], latent.parts["b"].mode())
+    assert torch.allclose(latent.unpack(latent.mean())["b"], latent.parts["b"].marginals)
+    assert latent.kl(latent).abs().max() < 1e-12
+    chosen = latent.select(torch.tensor([3, 1]))
+    assert torch.equal(chosen.score(b[[3, 1]]), latent.score(b)[[3, 1]])
+    assert chosen.parts["b"].k == 2
+    assert copy.copy(latent).with_context(torch.zeros(6, 1)).parts.keys() == latent.parts.keys()
+    logits = torch.zeros(6, 4, requires_grad=True)
+    layers = [lambda: Joint(pick=KSubset(logits, 1)), lambda b: LogisticBernoulli(b)]
+    layered(layers, [RLOO(2), NVIL()], lambda b, x: x.sum(-1) + b[..., 0]).backward()
+    assert logits.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize(
     ("make_it", "error", "message"),
     [
@@ -292,14 +343,21 @@ def test_as_a_layer(float64):
         (
             lambda: Joint(a=torch.zeros(2)),
             TypeError,
-            "part 'a' must be a relaxed or reparameterised latent; got Tensor",
+            "part 'a' must be a latent; got Tensor",
         ),
         (
             lambda: Joint(a=gaussian(2), b=LogisticBernoulli(torch.zeros(3, 1))),
             ValueError,
             r"one batch shape; got {'a': \(2,\), 'b': \(3,\)}",
         ),
-        (lambda: make("lax", Joint(a=gaussian())), TypeError, "LAX takes ReparameterisedLatent; got Joint"),
+        (
+            lambda: RELAX(Smooth(with_subset()))(with_subset(), lambda b: b.sum(-1)),
+            TypeError,
+            "RELAX needs a relaxation of every part, and part 'b', KSubset, has none: take NVIL, RLOO or Reinforce",
+        ),
+        (lambda: make("relax", with_subset()), TypeError, "MLPSurrogate needs a relaxation of every part"),
+        (lambda: make("relax", Joint(a=with_subset())), TypeError, "part 'a', Joint, has none"),
+        (lambda: make("lax", Joint(a=gaussian())), TypeError, "LAX takes ReparameterisedLatent; got ConditionedJoint"),
     ],
 )
 def test_errors(make_it, error, message):

@@ -1,5 +1,7 @@
 """Slips that once gave a wrong gradient without a word."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -7,9 +9,11 @@ from torch import nn
 from sb3_relax.estimators import (
     DLAX,
     LAX,
+    NVIL,
     REBAR,
     RELAX,
     RLOO,
+    CurvatureLAX,
     ExactCorrection,
     Gaussian,
     GumbelOneHot,
@@ -17,7 +21,9 @@ from sb3_relax.estimators import (
     LogisticBernoulli,
     Reinforce,
     Reparam,
+    layered,
     make,
+    unstepped,
 )
 
 BITS = LogisticBernoulli(torch.zeros(5, 3, requires_grad=True))
@@ -90,3 +96,140 @@ def test_a_context_in_the_generators_place():
 def test_a_black_box_of_normals_is_told_what_takes_normals():
     with pytest.raises(TypeError, match="LAX for continuous samples"):
         Reparam()(NORMALS, lambda b: (b > 0).sum(-1))
+
+
+def test_a_surrogate_that_does_not_read_its_sample():
+    """RuntimeError of autograd before; and a slope of 0 would be biased where z is read, but detached."""
+    inside = nn.Linear(3, 1)
+
+    class OfContext(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(2, 1)
+
+        def forward(self, z, context):
+            return self.net(context).squeeze(-1)
+
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = inside
+
+        def forward(self, z):
+            return self.net(z.detach()).squeeze(-1)
+
+    told = r"no graph to its sample z.*NVIL\(baseline\)"
+    for estimator, q in ((LAX, NORMALS), (RELAX, BITS), (DLAX, BITS), (CurvatureLAX, NORMALS)):
+        with pytest.raises(ValueError, match=told):
+            estimator(OfContext())(q, total, context=torch.ones(5, 2))
+        with pytest.raises(ValueError, match=told):
+            estimator(Detached())(q, total)
+        with pytest.raises(ValueError, match=told):
+            estimator(lambda z: torch.ones(z.shape[:-1]))(q, total)
+
+
+def writes(part, by_numpy=True):
+    """f of two layers that sets one layer's sample to 0."""
+
+    def f(*b):
+        value = b[0].sum(-1) + b[1].sum(-1)
+        if by_numpy:
+            b[part].detach().numpy()[...] = 0
+        else:
+            b[part].zero_()
+        return value
+
+    return f
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("by_numpy", [True, False])
+@pytest.mark.parametrize("name", ["reinforce", "nvil", "rloo", "relax", "rebar", "joint", "flat"])
+def test_f_may_not_write_into_samples_of_layers(name, part, by_numpy):
+    """In plain estimators f gets a copy; in layered() the layers and f share their samples."""
+    logits = torch.zeros(50, 3, requires_grad=True)
+    net = nn.Linear(3, 3)
+    layers = [lambda: LogisticBernoulli(logits), lambda b: LogisticBernoulli(net(b))]
+    if name in ("joint", "flat"):
+        estimators, flatten = RLOO(2), name == "flat"
+    else:
+        estimators, flatten = [make(name, LogisticBernoulli(logits)) for _ in layers], False
+    with pytest.raises(ValueError, match=rf"f has written into the sample of layer {part}.*b\.clone\(\)"):
+        layered(layers, estimators, writes(part, by_numpy), flatten=flatten)
+    layered(layers, estimators, lambda *b: writes(part, by_numpy)(*(x.clone() for x in b)), flatten=flatten).backward()
+    assert logits.grad.abs().max() > 0
+
+
+def test_a_layer_may_not_write_into_the_samples_below():
+    logits = torch.zeros(50, 3, requires_grad=True)
+
+    def above(b):
+        theta = 2 * b
+        b.numpy()[...] = 0
+        return LogisticBernoulli(theta)
+
+    with pytest.raises(ValueError, match="layer 1 has written into the sample of layer 0"):
+        layered([lambda: LogisticBernoulli(logits), above], RLOO(2), lambda a, b: (a + b).sum(-1))
+
+    def step(state, b):
+        if b is not None:
+            b.zero_()
+        return LogisticBernoulli(logits), state
+
+    with pytest.raises(ValueError, match="layer 1 has written into the sample of layer 0"):
+        layered([step, step], [NVIL(), NVIL()], lambda state, a, b: (a + b).sum(-1), state=())
+
+
+def steps_of(q, estimator, optimizer, steps, f=total):
+    """Training by an optimizer that may not have φ."""
+    for _ in range(steps):
+        optimizer.zero_grad()
+        estimator(q, f).backward()
+        optimizer.step()
+
+
+def losses_of(estimate, steps=6):
+    for _ in range(steps):
+        estimate().loss().backward()
+
+
+def test_a_phi_that_no_optimizer_has(monkeypatch):
+    """Nothing but the variance would tell."""
+    monkeypatch.setattr(unstepped, "PATIENCE", 5)
+    q = LogisticBernoulli(torch.zeros(5, 3, requires_grad=True))
+    relax = make("relax", q)
+    only_theta = torch.optim.Adam([q.theta], lr=0.01)
+    with pytest.warns(UserWarning, match=r"RELAX has had gradients .* 5 backward passes.*estimator\.parameters\(\)"):
+        steps_of(q, relax, only_theta, 6)
+    with warnings.catch_warnings():  # once
+        warnings.simplefilter("error")
+        steps_of(q, relax, only_theta, 12)
+    layer = make("relax", q)
+    with pytest.warns(UserWarning, match="RELAX has had gradients"):
+        losses_of(lambda: layered([lambda: q], [layer], total))
+    nvil = make("nvil", q, context=2)
+    with pytest.warns(UserWarning, match="NVIL has had gradients"):
+        losses_of(lambda: nvil(q, total, context=torch.ones(5, 2)))
+
+
+@pytest.mark.parametrize("case", ["stepped", "by hand", "fused", "frozen", "eval", "no phi", "flat", "now and then"])
+def test_a_phi_that_need_not_be_stepped_or_is(case, monkeypatch):
+    monkeypatch.setattr(unstepped, "PATIENCE", 5)
+    q = LogisticBernoulli(torch.zeros(5, 3, requires_grad=True))
+    relax = make("reinforce", q) if case == "no phi" else make("relax", q)
+    parameters = [q.theta, *relax.parameters()]
+    optimizer = torch.optim.Adam(parameters if case in ("stepped", "fused") else [q.theta], fused=case == "fused")
+    if case == "frozen":
+        relax.requires_grad_(False)
+    if case == "eval":
+        relax.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if case == "flat":  # nothing to learn: Adam would not move φ either
+            steps_of(q, make("relax", q, center=False), optimizer, 20, lambda b: 0 * b.sum(-1))
+            return
+        for step in range(20):
+            steps_of(q, relax, optimizer, 1)
+            if case == "by hand" or (case == "now and then" and step % 4 == 0):
+                for p in relax.parameters():
+                    p.data = p.data - 0.01 * p.grad

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_relax.estimators.checks import under_transform
+from sb3_relax.estimators.checks import is_checked
 from sb3_relax.estimators.kept import kept_of_theta
 from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, masked_logit, open_unit
 from sb3_relax.estimators.latents.few_classes import arranged_as, log_softmax, logaddexp, softmax, softmax_backward
@@ -38,7 +38,7 @@ class GumbelOneHot(RelaxedLatent):
             )
         if mask is not None:
             mask = arranged_as(logits, mask)
-            if not under_transform() and not bool(mask.any(-1).all()):
+            if is_checked() and not bool(mask.any(-1).all()):
                 raise ValueError("the mask leaves a variable without any class; at least one must be allowed")
             never = torch.full((), masked_logit(logits.dtype), dtype=logits.dtype, device=logits.device)
             logits = torch.where(mask, logits, never)

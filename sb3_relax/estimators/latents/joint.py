@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from sb3_relax.estimators.latents.base import ConditionedLatent, Latent
 
+SelfJoint = TypeVar("SelfJoint", bound="Joint")
 
-class Joint(ConditionedLatent):
+
+class Joint(Latent):
     """Independent parts that make one event: one f of all of them, one control variate, one baseline.
 
     θ, b and z are the parts' own, flattened, one after the other in the order in which the parts are given.
@@ -22,9 +25,12 @@ class Joint(ConditionedLatent):
 
         ĝ = [f(b) - c(z̃)] ∂θ log p(b|θ) + ∂θ c(z) - ∂θ c(z̃)
 
-    :param parts: by name: discrete and continuous latents of one batch shape, type and device
+    A part may have no relaxation, as :class:`KSubset`. Then the estimators of any latent take the whole: Reinforce,
+    NVIL, RLOO, VIMCO.
+
+    :param parts: by name: latents of one batch shape, type and device
     :raises ValueError: for no part, or parts of different batch shapes
-    :raises TypeError: for a part that is neither relaxed nor reparameterised
+    :raises TypeError: for a part that is no latent
 
     Example::
 
@@ -40,34 +46,38 @@ class Joint(ConditionedLatent):
     event_ndim = 1
     sample_ndim = 1
 
+    parts: Mapping[str, Latent]
+
+    def __new__(cls, /, **parts: Latent) -> Joint:
+        # what of z a whole has follows from what its parts have
+        conditioned = bool(parts) and all(isinstance(part, ConditionedLatent) for part in parts.values())
+        return super().__new__(ConditionedJoint if conditioned else cls)
+
     def __init__(self, /, **parts: Latent):
         if not parts:
             raise ValueError("Joint needs at least one part, such as Joint(a=Gaussian(loc, log_scale))")
-        taken: dict[str, ConditionedLatent] = {}
         for name, part in parts.items():
-            if not isinstance(part, ConditionedLatent):
-                raise TypeError(f"part {name!r} must be a relaxed or reparameterised latent; got {type(part).__name__}")
-            taken[name] = part
-        shapes = {name: tuple(part.batch_shape) for name, part in taken.items()}
+            if not isinstance(part, Latent):
+                raise TypeError(f"part {name!r} must be a latent; got {type(part).__name__}")
+        shapes = {name: tuple(part.batch_shape) for name, part in parts.items()}
         if len({*shapes.values()}) > 1:
             raise ValueError(f"the parts must have one batch shape; got {shapes}")
-        self._of(_joined((part.theta, part.event_ndim) for part in taken.values()), taken)
+        self._of(_joined((part.theta, part.event_ndim) for part in parts.values()), parts)
 
-    def _of(self, theta: Tensor, parts: Mapping[str, ConditionedLatent]) -> Joint:
+    def _of(self: SelfJoint, theta: Tensor, parts: Mapping[str, Latent]) -> SelfJoint:
         """θ is one tensor, and the parts are made of pieces of it."""
         self.theta = theta
         pieces = _split(theta, [_event(part) for part in parts.values()])
         self.parts = {name: part.at(piece) for (name, part), piece in zip(parts.items(), pieces, strict=True)}
         return self
 
-    def at(self, theta: Tensor) -> Joint:
-        return Joint.__new__(Joint)._of(theta, self.parts)
+    def at(self: SelfJoint, theta: Tensor) -> SelfJoint:
+        return object.__new__(type(self))._of(theta, self.parts)
 
-    def select(self, index: Tensor | int) -> Joint:
+    def select(self: SelfJoint, index: Tensor | int) -> SelfJoint:
         # masks have a batch as well
-        latent = Joint.__new__(Joint)._of(
-            self.theta[index], {name: part.select(index) for name, part in self.parts.items()}
-        )
+        parts = {name: part.select(index) for name, part in self.parts.items()}
+        latent = object.__new__(type(self))._of(self.theta[index], parts)
         return self._keeping_context(latent, lambda context: context[index])
 
     @property
@@ -80,13 +90,6 @@ class Joint(ConditionedLatent):
     @property
     def sample_shape(self) -> torch.Size:
         return torch.Size([sum(part.sample_shape.numel() for part in self.parts.values())])
-
-    @property
-    def noise_shape(self) -> torch.Size:
-        return torch.Size([*self.batch_shape, sum(shape.numel() for shape in self._noise_events())])
-
-    def _noise_events(self) -> list[torch.Size]:
-        return [part.noise_shape[len(self.batch_shape) :] for part in self.parts.values()]
 
     def unpack(self, b: Tensor) -> dict[str, Tensor]:
         """The parts of b (or of z) by name, ``[..., *event of the part]``.
@@ -139,6 +142,19 @@ class Joint(ConditionedLatent):
     def score(self, b: Tensor) -> Tensor:
         return self._parameters(lambda part, b: part.score(b), b)
 
+
+class ConditionedJoint(Joint, ConditionedLatent):
+    """A :class:`Joint` all of whose parts are relaxed or reparameterised, as RELAX needs: ``Joint(...)`` makes it."""
+
+    parts: Mapping[str, ConditionedLatent]
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return torch.Size([*self.batch_shape, sum(shape.numel() for shape in self._noise_events())])
+
+    def _noise_events(self) -> list[torch.Size]:
+        return [part.noise_shape[len(self.batch_shape) :] for part in self.parts.values()]
+
     def hard(self, z: Tensor) -> Tensor:
         return self._samples(lambda part, z: part.hard(z), z)
 
@@ -180,7 +196,23 @@ class Joint(ConditionedLatent):
         return change(0), change(1)
 
 
-def _event(part: ConditionedLatent) -> torch.Size:
+def require_conditioned(latent: Joint, who: str) -> ConditionedJoint:
+    """The Joint itself, as one that has z.
+
+    :param who: what needs z, for the error
+    :raises TypeError: naming the part, and what does without
+    """
+    for name, part in latent.parts.items():
+        if not isinstance(part, ConditionedLatent):
+            raise TypeError(
+                f"{who} needs a relaxation of every part, and part {name!r}, {type(part).__name__}, has none: take "
+                "NVIL, RLOO or Reinforce for this Joint"
+            )
+    assert isinstance(latent, ConditionedJoint)
+    return latent
+
+
+def _event(part: Latent) -> torch.Size:
     """Shape of one θ of a part."""
     return part.theta.shape[len(part.batch_shape) :]
 

@@ -11,7 +11,14 @@ from torch import Tensor
 from sb3_relax.estimators.base import require_samples
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.functions import Objective, Surrogate, SurrogateVJP, evaluate, value_slope_vjp
-from sb3_relax.estimators.latents import ConditionedLatent, GumbelOneHot, Joint, Latent, LogisticBernoulli
+from sb3_relax.estimators.latents import (
+    ConditionedLatent,
+    GumbelOneHot,
+    Joint,
+    Latent,
+    LogisticBernoulli,
+    require_conditioned,
+)
 from sb3_relax.estimators.surrogate_estimator import SurrogateEstimator
 
 
@@ -51,6 +58,11 @@ class RELAX(SurrogateEstimator):
         super().__init__(surrogate, center)
         self.coupled = coupled
         self.draws = require_samples(draws, least=1, what="draws")
+
+    def require_latent(self, latent: Latent) -> None:
+        super().require_latent(latent)
+        if isinstance(latent, Joint):
+            require_conditioned(latent, type(self).__name__)
 
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
         """``[draws, *latent.noise_shape]``, with a leading 2 (for z and z̃) where they are drawn independently."""

@@ -25,6 +25,11 @@ def context_of(pixels: int) -> list[int]:
     return [pixels, PLACE, PLACE, N_SHAPES]
 
 
+def hidden_layers(pixels: int) -> nn.Sequential:
+    """From a picture's numbers to what is known of it."""
+    return nn.Sequential(nn.Linear(pixels, UNITS), nn.ReLU(), nn.Linear(UNITS, UNITS), nn.ReLU())
+
+
 class Guesser(nn.Module):
     """A picture → a latent of what is in it: three normals for the place, three classes for the shape.
 
@@ -32,14 +37,20 @@ class Guesser(nn.Module):
     :data:`WIDEST`: where the guess misses the picture f is flat, and σ would be of any size; and the score's variance
     grows as 1/σ². It begins at about .2. The context is the picture, and θ.
 
+    The gradient at the place has 1/σ times the noise of that at the shape. Adam scales the steps of every weight by its
+    own noise. So where place and shape share hidden layers, these learn little of what tells shapes apart: ``apart``
+    gives the shape hidden layers of its own.
+
     :param pixels: numbers of a picture
+    :param apart: whether place and shape have a network each
     """
 
-    def __init__(self, pixels: int):
+    def __init__(self, pixels: int, apart: bool = False):
         super().__init__()
-        self.hidden = nn.Sequential(nn.Linear(pixels, UNITS), nn.ReLU(), nn.Linear(UNITS, UNITS), nn.ReLU())
+        self.hidden = hidden_layers(pixels)
         self.place = nn.Linear(UNITS, 2 * PLACE)
         self.shape = nn.Linear(UNITS, N_SHAPES)
+        self.hidden_of_shape = hidden_layers(pixels) if apart else None
 
     def forward(self, picture: Tensor) -> Joint:
         """``[B, ...]`` → parts ``place`` ``[B, 3]`` and ``shape`` ``[B, 1, 3]``."""
@@ -47,7 +58,7 @@ class Guesser(nn.Module):
         known = self.hidden(pixels)
         loc, width = self.place(known).chunk(2, -1)
         log_scale = math.log(NARROWEST) + math.log(WIDEST / NARROWEST) * (width + 1).sigmoid()
-        logits = self.shape(known)
+        logits = self.shape(known if self.hidden_of_shape is None else self.hidden_of_shape(pixels))
         latent = Joint(place=Gaussian(loc, log_scale), shape=GumbelOneHot(logits.unsqueeze(-2)))
         return latent.with_context(torch.cat([pixels, loc, log_scale, logits], -1))
 

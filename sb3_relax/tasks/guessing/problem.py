@@ -51,13 +51,15 @@ class Guessing(Problem):
     decays = True
     #: numbers of a picture
     pixels: ClassVar[int]
+    #: whether place and shape are guessed by a network each
+    apart: ClassVar[bool] = False
     model: Guesser
 
     def __init__(self, config: GuessingConfig):
         if not 0 <= config.entropy < math.inf:
             raise ValueError(f"entropy must not be negative; got {config.entropy}")
         self.entropy = config.entropy
-        self.model = Guesser(self.pixels)
+        self.model = Guesser(self.pixels, self.apart)
 
     @abstractmethod
     def render(self, place: NDArray[np.float32], shape: NDArray[np.int64]) -> NDArray[Any]:
@@ -70,6 +72,10 @@ class Guessing(Problem):
     @abstractmethod
     def agreement(self, drawn: NDArray[Any], picture: NDArray[Any]) -> NDArray[np.float32]:
         """How far pictures agree, from 0 to 1: ``[..., *picture]`` → ``[...]``."""
+
+    def seen(self, picture: Tensor) -> Tensor:
+        """What networks are shown of pictures, ``[B, *picture]``: the numbers themselves, unless overridden."""
+        return picture
 
     def estimators(self, name: str) -> nn.Module:
         if name not in self.cases:
@@ -95,13 +101,13 @@ class Guessing(Problem):
 
     def estimate(self, estimators: nn.Module, batch: Scenes, generator: torch.Generator) -> Estimate | LayeredEstimate:
         assert isinstance(estimators, Estimator)
-        guess = self.model(batch.picture)
+        guess = self.model(self.seen(batch.picture))
         return estimators(guess, partial(self.f, batch, guess), generator)
 
     @torch.no_grad()
     def reconstruct(self, batch: Scenes) -> tuple[NDArray[Any], Tensor]:
         """The likeliest guess: its picture, ``[B, *picture]``, and its shape, ``[B]``."""
-        guess = self.model(batch.picture)
+        guess = self.model(self.seen(batch.picture))
         b = guess.mode()
         return self.drawn(guess, b), shape_of(guess, b)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from sb3_relax.estimators import RELAX, Joint
+from sb3_relax.estimators import RELAX
+from sb3_relax.estimators.latents import ConditionedJoint
 from sb3_relax.tasks.guessing.model import NARROWEST, WIDEST, OfGuess
 from sb3_relax.tasks.guessing.problem import GuessingConfig
 from sb3_relax.tasks.guessing.scenes import Scenes
@@ -62,7 +63,7 @@ def test_one_control_variate_of_place_and_shape_is_unbiased():
 
 
 def test_a_missing_path_of_the_place_would_be_seen(monkeypatch):
-    monkeypatch.setattr(Joint, "path_gradient", lambda self, b, slope: torch.zeros_like(self.theta))
+    monkeypatch.setattr(ConditionedJoint, "path_gradient", lambda self, b, slope: torch.zeros_like(self.theta))
     assert mean_square_of_z() > 10
 
 

@@ -111,3 +111,33 @@ def test_without_mitsuba_the_extra_is_named(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         solids(["--output", str(tmp_path)])
     assert "mitsuba not installed: pip install 'sb3_relax[mitsuba]'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few")
+def test_networks_see_what_differs_from_the_floor():
+    """As it is in pictures, the floor is most of what drives a network, and its guesses soon leave the picture."""
+    problem = Solids(SolidsConfig())
+    assert (problem.seen(torch.from_numpy(world().empty)) == 0).all()
+    scenes.COUNTS["train"] = 200
+    scenes.split_of.cache_clear()
+    seen = problem.seen(scenes.split_of("train").picture)
+    assert 0.9 < seen.std() < 1.1
+    shown_by_model = problem.model(seen).context[:, : problem.pixels]
+    assert torch.equal(shown_by_model, seen.flatten(1))
+    drawn, _ = problem.reconstruct(problem.held_out("test"))
+    assert drawn.max() <= 1  # what is compared is the picture itself
+
+
+@pytest.mark.usefixtures("few")
+def test_the_places_gradient_is_kept_from_the_shapes_network():
+    """In shared layers the noise of the place, 1/σ times the shape's, drowned what tells shapes apart."""
+    torch.manual_seed(0)
+    problem = Solids(SolidsConfig())
+    guess = problem.model(problem.seen(problem.held_out("test").picture))
+    guess.parts["place"].theta.square().sum().backward(retain_graph=True)
+    moved = {name for name, p in problem.model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {name.split(".")[0] for name in moved} == {"hidden", "place"}
+    problem.model.zero_grad()
+    guess.parts["shape"].theta.square().sum().backward()
+    moved = {name for name, p in problem.model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {name.split(".")[0] for name in moved} == {"hidden_of_shape", "shape"}

@@ -28,7 +28,7 @@
 import torch
 
 from sb3_relax.estimators import Estimate, Estimator, LogisticBernoulli, check_unbiased, gradient_variance, make
-from sb3_relax.estimators.functions import evaluate
+from sb3_relax.estimators.objective import evaluate
 
 # %% [markdown]
 # ## The estimator

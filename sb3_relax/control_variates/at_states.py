@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch as th
 
 from sb3_relax.estimators import ConditionedLatent, Latent
-from sb3_relax.estimators.functions import SurrogateVJP, ValueVJP
+from sb3_relax.estimators.surrogate import SurrogateVJP, ValueVJP
 
 #: q of features ``[N, F]`` and flattened actions ``[..., N, A]`` → ``[..., N]``
 ActionValue = Callable[[th.Tensor, th.Tensor], th.Tensor]

@@ -15,7 +15,7 @@ from sb3_relax.control_variates.at_states import QAtStates
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import ConditionedLatent, Latent
 from sb3_relax.estimators.control_variates import are_bare
-from sb3_relax.estimators.functions import SurrogateVJP, ValueVJP
+from sb3_relax.estimators.surrogate import SurrogateVJP, ValueVJP
 from sb3_relax.estimators.tanh_network import (
     backward_pass,
     forward_pass,

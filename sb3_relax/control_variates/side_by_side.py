@@ -17,7 +17,7 @@ from sb3_relax.control_variates.network import (
     StateNetwork,
 )
 from sb3_relax.estimators import Latent
-from sb3_relax.estimators.functions import SurrogateVJP, ValueVJP
+from sb3_relax.estimators.surrogate import SurrogateVJP, ValueVJP
 from sb3_relax.estimators.tanh_network import tanh_backward
 from sb3_relax.estimators.temperature import learned_temperature
 

@@ -4,7 +4,6 @@ from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator
 from sb3_relax.estimators.baselines import MLPBaseline
 from sb3_relax.estimators.control_variates import MLPSurrogate, ThetaSurrogate
 from sb3_relax.estimators.estimate import Estimate
-from sb3_relax.estimators.functions import flatten_samples
 from sb3_relax.estimators.latents import (
     Circular,
     ConditionedLatent,
@@ -53,6 +52,7 @@ from sb3_relax.estimators.methods.straight_through import StraightThrough
 from sb3_relax.estimators.methods.unordered_set import UnorderedSet
 from sb3_relax.estimators.methods.vimco import VIMCO
 from sb3_relax.estimators.moments import sample_variance
+from sb3_relax.estimators.objective import flatten_samples
 from sb3_relax.estimators.per_variable import PerVariable
 from sb3_relax.estimators.perturb import PerturbedEstimate, perturb
 from sb3_relax.estimators.proofs.exact import bias_z_scores, check_unbiased, exact_gradient, expected_gradient

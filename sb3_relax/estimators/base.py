@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from sb3_relax.estimators.checks import require_finite, under_transform
 from sb3_relax.estimators.estimate import Estimate
-from sb3_relax.estimators.functions import Objective, as_written, computed, evaluate, require_trained
 from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.objective import Objective, as_written, computed, evaluate
 from sb3_relax.estimators.precision import in_dtype, without_autocast
 from sb3_relax.estimators.proofs.quadrature import product_rule, unit_interval_rule
+from sb3_relax.estimators.surrogate import require_trained
 from sb3_relax.estimators.unstepped import Unstepped
 
 SelfEstimator = TypeVar("SelfEstimator", bound="Estimator")

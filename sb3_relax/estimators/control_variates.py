@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sb3_relax.estimators.functions import Surrogate, SurrogateVJP
 from sb3_relax.estimators.latents import ConditionedLatent, Joint, Latent, RelaxedLatent, require_conditioned
+from sb3_relax.estimators.surrogate import Surrogate, SurrogateVJP
 from sb3_relax.estimators.tanh_network import backward_pass, forward_pass, outer, value_and_slope_of_tanh_network
 
 

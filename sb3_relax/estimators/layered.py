@@ -17,9 +17,9 @@ from sb3_relax.estimators.base import (
     watched,
 )
 from sb3_relax.estimators.estimate import Estimate, backward_of, expand_to, mean_of
-from sb3_relax.estimators.functions import evaluate
 from sb3_relax.estimators.latents import Gaussian, Latent, RelaxedLatent
 from sb3_relax.estimators.methods.concrete import Concrete
+from sb3_relax.estimators.objective import evaluate
 from sb3_relax.estimators.precision import in_dtype
 from sb3_relax.estimators.several_samples import SeveralSamplesEstimator
 from sb3_relax.estimators.stack import Costs, Layer, Stack, Walk, expanded

@@ -10,8 +10,8 @@ from torch import Tensor
 from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_estimator
 from sb3_relax.estimators.checks import is_checked
 from sb3_relax.estimators.estimate import Estimate, as_one_of
-from sb3_relax.estimators.functions import Objective, evaluate
 from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.objective import Objective, evaluate
 
 #: times that another value is looked for in the place of one that was drawn, before the check gives up on it
 TRIES = 16

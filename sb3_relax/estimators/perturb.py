@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.base import require_samples
-from sb3_relax.estimators.functions import computed
+from sb3_relax.estimators.objective import computed
 
 
 class PerturbedEstimate:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sb3_relax.estimators.checks import is_checked
-from sb3_relax.estimators.functions import computed
 from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.objective import computed
 from sb3_relax.estimators.precision import keep_autocast
 
 #: Layer l: the samples of the layers below, ``b_1 … b_{l-1}``, → the latent of layer l. Where there is a state, layer l

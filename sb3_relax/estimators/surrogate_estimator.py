@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from sb3_relax.estimators.base import TwoPhaseEstimator
 from sb3_relax.estimators.centred import CentredEstimator
 from sb3_relax.estimators.control_variates import MLPSurrogate
-from sb3_relax.estimators.functions import Surrogate
 from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.surrogate import Surrogate
 
 SelfEstimator = TypeVar("SelfEstimator", bound="SurrogateEstimator")
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators import REBAR, RELAX, LogisticBernoulli, gradient_variance, make
-from sb3_relax.estimators.functions import value_and_slope
 from sb3_relax.estimators.methods.rebar import RelaxedObjective
+from sb3_relax.estimators.surrogate import value_and_slope
 from sb3_relax.tasks.arguments import HelpFormatter, folder
 from sb3_relax.tasks.intervals import half_width, plus_minus
 from sb3_relax.tasks.records import provenance, write_record

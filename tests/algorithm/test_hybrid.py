@@ -26,7 +26,7 @@ from sb3_relax.diagnose import diagnose
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Estimate, Joint, check_unbiased
 from sb3_relax.estimators.estimate import expand_to
-from sb3_relax.estimators.functions import value_and_slope
+from sb3_relax.estimators.surrogate import value_and_slope
 from sb3_relax.export import Controller, to_onnx, to_torchscript
 from sb3_relax.policy_gradient import FlatActions
 from sb3_relax.relaxa2c_hybrid import HybridActorCriticPolicy

@@ -28,7 +28,7 @@ from sb3_relax.estimators import (
     make,
 )
 from sb3_relax.estimators.estimate import expand_to
-from sb3_relax.estimators.functions import value_and_slope
+from sb3_relax.estimators.surrogate import value_and_slope
 from tests.estimators.problems import leaf, lively
 
 TOLERANCE = 1e-10

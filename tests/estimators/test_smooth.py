@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sb3_relax.estimators import LAX, CurvatureLAX, Gaussian, bias_z_scores
-from sb3_relax.estimators.functions import KINKED, require_smooth
+from sb3_relax.estimators.surrogate import KINKED, require_smooth
 
 #: layers that map number to number
 ELEMENTWISE = {

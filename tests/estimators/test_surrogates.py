@@ -13,7 +13,7 @@ from sb3_relax.estimators import (
     ThetaSurrogate,
     check_unbiased,
 )
-from sb3_relax.estimators.functions import value_and_slope
+from sb3_relax.estimators.surrogate import value_and_slope
 from tests.estimators.problems import lively
 
 

@@ -25,7 +25,8 @@ from sb3_relax.estimators import (
     UnorderedSet,
 )
 from sb3_relax.estimators.estimate import expand_to
-from sb3_relax.estimators.functions import evaluate_with_slope, value_and_slope
+from sb3_relax.estimators.objective import evaluate_with_slope
+from sb3_relax.estimators.surrogate import value_and_slope
 
 
 class DetachedTilde(RELAX):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sb3_relax.estimators.base import Estimator
 from sb3_relax.estimators.estimate import Estimate
-from sb3_relax.estimators.functions import Objective, evaluate
 from sb3_relax.estimators.latents import Latent, LogisticBernoulli
+from sb3_relax.estimators.objective import Objective, evaluate
 from sb3_relax.estimators.proofs.quadrature import piecewise_rule, product_rule
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Surrogate, require_smooth, value_slope_diagonal
 from sb3_relax.estimators.latents import Gaussian, Latent
+from sb3_relax.estimators.surrogate import Surrogate, require_smooth, value_slope_diagonal
 from sb3_relax.estimators.surrogate_estimator import SurrogateEstimator
 
 

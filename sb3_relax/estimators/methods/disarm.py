@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sb3_relax.estimators.base import Estimator
 from sb3_relax.estimators.estimate import Estimate
-from sb3_relax.estimators.functions import Objective, evaluate
 from sb3_relax.estimators.latents import Latent, LogisticBernoulli
 from sb3_relax.estimators.methods.arm import antithetic_pair, antithetic_rule
+from sb3_relax.estimators.objective import Objective, evaluate
 
 
 class DisARM(Estimator):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sb3_relax.estimators.base import leave_one_out_mean
 from sb3_relax.estimators.estimate import VJP, Estimate, expand_to
-from sb3_relax.estimators.functions import Objective, evaluate_with_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
+from sb3_relax.estimators.objective import Objective, evaluate_with_slope
 from sb3_relax.estimators.several_samples import OfSeveralSamples
 
 #: batches whose least squares α starts from

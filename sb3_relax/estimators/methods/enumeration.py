@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sb3_relax.estimators.base import Estimator
 from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Objective, evaluate
 from sb3_relax.estimators.latents import GumbelOneHot, KSubset, Latent, LogisticBernoulli, RelaxedLatent
+from sb3_relax.estimators.objective import Objective, evaluate
 
 
 class Exact(Estimator):

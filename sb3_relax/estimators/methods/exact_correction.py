@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Surrogate, value_vjp
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 from sb3_relax.estimators.methods.enumeration import wide_support
+from sb3_relax.estimators.surrogate import Surrogate, value_vjp
 from sb3_relax.estimators.surrogate_estimator import SurrogateEstimator
 
 

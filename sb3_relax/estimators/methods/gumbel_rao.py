@@ -6,8 +6,8 @@ from torch import Tensor
 
 from sb3_relax.estimators.base import Estimator, require_samples
 from sb3_relax.estimators.estimate import Estimate
-from sb3_relax.estimators.functions import Objective, evaluate_with_slope
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
+from sb3_relax.estimators.objective import Objective, evaluate_with_slope
 from sb3_relax.estimators.temperature import require_temperature
 
 

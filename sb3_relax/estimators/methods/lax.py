@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Surrogate, value_slope_vjp
 from sb3_relax.estimators.latents import Latent, ReparameterisedLatent
+from sb3_relax.estimators.surrogate import Surrogate, value_slope_vjp
 from sb3_relax.estimators.surrogate_estimator import SurrogateEstimator
 
 

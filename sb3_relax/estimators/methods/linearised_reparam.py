@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sb3_relax.estimators.base import Estimator
 from sb3_relax.estimators.estimate import Estimate
-from sb3_relax.estimators.functions import Objective, evaluate_with_slope, slope_and_curvature
 from sb3_relax.estimators.latents import Gaussian, Latent
+from sb3_relax.estimators.objective import Objective, evaluate_with_slope, slope_and_curvature
 
 
 class LinearisedReparam(Estimator):

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sb3_relax.estimators.centred import CentredEstimator
 from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Objective, evaluate
 from sb3_relax.estimators.latents import Gaussian, Latent
+from sb3_relax.estimators.objective import Objective, evaluate
 
 
 class Mirrored(CentredEstimator):

@@ -11,16 +11,10 @@ from sb3_relax.estimators.base import baseline_of, require_samples
 from sb3_relax.estimators.baselines import BaselineEstimator
 from sb3_relax.estimators.centred import CentredEstimator
 from sb3_relax.estimators.estimate import Estimate
-from sb3_relax.estimators.functions import (
-    Objective,
-    Surrogate,
-    SurrogateVJP,
-    evaluate,
-    evaluate_with_slope,
-    value_slope_vjp,
-)
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 from sb3_relax.estimators.methods.relax import condition, draw_relaxed, relax_estimate, relaxation_shape
+from sb3_relax.estimators.objective import Objective, evaluate, evaluate_with_slope
+from sb3_relax.estimators.surrogate import Surrogate, SurrogateVJP, value_slope_vjp
 from sb3_relax.estimators.temperature import learned_temperature, require_temperature
 
 

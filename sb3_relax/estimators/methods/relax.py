@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sb3_relax.estimators.base import require_samples
 from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Objective, Surrogate, SurrogateVJP, evaluate, value_slope_vjp
 from sb3_relax.estimators.latents import (
     ConditionedLatent,
     GumbelOneHot,
@@ -19,6 +18,8 @@ from sb3_relax.estimators.latents import (
     LogisticBernoulli,
     require_conditioned,
 )
+from sb3_relax.estimators.objective import Objective, evaluate
+from sb3_relax.estimators.surrogate import Surrogate, SurrogateVJP, value_slope_vjp
 from sb3_relax.estimators.surrogate_estimator import SurrogateEstimator
 
 

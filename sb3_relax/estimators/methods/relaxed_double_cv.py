@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sb3_relax.estimators.base import leave_one_out_mean
 from sb3_relax.estimators.estimate import VJP, expand_to
-from sb3_relax.estimators.functions import Surrogate, value_slope_vjp
 from sb3_relax.estimators.latents import Latent, RelaxedLatent
 from sb3_relax.estimators.methods.double_cv import DoubleCV
+from sb3_relax.estimators.surrogate import Surrogate, value_slope_vjp
 from sb3_relax.estimators.surrogate_estimator import surrogate_for
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from sb3_relax.estimators.base import Estimator
 from sb3_relax.estimators.estimate import Estimate
-from sb3_relax.estimators.functions import Objective, evaluate_with_slope
 from sb3_relax.estimators.latents import Latent, ReparameterisedLatent
+from sb3_relax.estimators.objective import Objective, evaluate_with_slope
 
 
 class Reparam(Estimator):

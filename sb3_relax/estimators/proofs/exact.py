@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sb3_relax.estimators.base import Estimator
 from sb3_relax.estimators.estimate import Estimate, expand_to
-from sb3_relax.estimators.functions import Objective
 from sb3_relax.estimators.latents import Gaussian, Joint, KSubset, Latent, RelaxedLatent, require_unbatched
+from sb3_relax.estimators.objective import Objective
 from sb3_relax.estimators.proofs.quadrature import normal_rule, product_rule, repeated_rule
 
 #: Most nodes of a grid on which every draw of an estimator's noise has dimensions of its own.

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from sb3_relax.estimators.base import Estimator
-from sb3_relax.estimators.functions import Objective
 from sb3_relax.estimators.latents import Latent, require_unbatched
+from sb3_relax.estimators.objective import Objective
 
 
 class VarianceEstimate(NamedTuple):

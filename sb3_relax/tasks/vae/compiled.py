@@ -70,6 +70,7 @@ class CompiledGradient:
         self._parameters = dict(both.named_parameters())
         self._tensors = {**self._parameters, **dict(both.named_buffers())}
         self._traced: TracedGradient | None = None
+        self._compiled: Callable[..., dict[str, Tensor]]
 
     def __call__(self, x: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
         """Replace ``.grad`` of every parameter, θ's uphill, φ's downhill; f, ``[*batch]``, detached.
@@ -79,12 +80,12 @@ class CompiledGradient:
             at: what they spoil shows in the next f
         """
         if self._traced is None or self._traced.shape != x.shape:
-            traced = trace_gradient(self._model, self._estimators, x, shift)
-            self._traced = traced._replace(graph=self.compile(traced.graph))
+            self._traced = trace_gradient(self._model, self._estimators, x, shift)
+            self._compiled = self.compile(self._traced.graph)
         uniforms = [torch.rand(**draw, generator=generator) for draw in self._traced.draws]
         with torch.no_grad():
             state = {name: tensor.detach() for name, tensor in self._tensors.items()}
-            gradients = self._traced.graph(state, x, shift, uniforms)
+            gradients = self._compiled(state, x, shift, uniforms)
         value = gradients.pop(VALUE)
         require_finite("f(b)", value)
         for name, parameter in self._parameters.items():
@@ -106,7 +107,7 @@ class TracedGradient(NamedTuple):
 
     shape: torch.Size
     draws: list[dict[str, Any]]
-    graph: Callable[..., dict[str, Tensor]]
+    graph: GraphModule
 
 
 def trace_gradient(model: DiscreteVAE, estimators: nn.ModuleList, x: Tensor, shift: Tensor) -> TracedGradient:

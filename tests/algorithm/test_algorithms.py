@@ -66,7 +66,7 @@ def test_learns_saves_and_goes_on(space, variant, tmp_path):
     algorithm = ALGORITHM[space]
     model = algorithm("MlpPolicy", tiny(space), seed=0, device="cpu", **VARIANTS[variant])
     before = weights(model)
-    model.learn(200)
+    model.learn(100)
     assert all(p.isfinite().all() for p in weights(model))
     assert not any(th.equal(a, b) for a, b in zip(before, weights(model), strict=True) if b.numel() > 4)
     model.save(tmp_path / "agent")
@@ -83,7 +83,7 @@ def test_learns_saves_and_goes_on(space, variant, tmp_path):
     assert all(th.equal(value, theirs[name]) for name, value in ours.items())
     assert in_full(loaded).network.seen_batches > 0
     loaded.learn(40, reset_num_timesteps=False)
-    assert loaded.num_timesteps >= 240
+    assert loaded.num_timesteps >= 140
     assert not same(weights(model), weights(loaded))
 
 

@@ -127,7 +127,7 @@ def test_the_agents_own_c_to_nine_digits(space, correction):
 
     with th.no_grad():
         variate.network.log_temperature.fill_(0.0)
-    nodes = 40 if latent.noise_shape.numel() > 2 else 60
+    nodes = 28 if latent.noise_shape.numel() > 2 else 40  # whose error is below 1e-12
     check = check_unbiased(estimator, latent, f, nodes, tolerance=1e-9)
     assert check.unbiased, check
     assert check.exact.abs().min() > 1e-3

@@ -221,7 +221,7 @@ EQUAL = {
 
 @pytest.mark.parametrize("case", EQUAL)
 def test_without_control_variate_it_is_recurrent_ppo_s_first_step(case):
-    """One epoch over the whole batch from ratio 1 is A2C's step: sb3-contrib's own code, 15 updates of it."""
+    """One epoch over the whole batch from ratio 1 is A2C's step: sb3-contrib's own code, 8 updates of it."""
     space, make_env, more = EQUAL[case]
     more = dict(more)
     rms = dict(optimizer_class=th.optim.RMSprop, optimizer_kwargs=dict(alpha=0.99, eps=1e-5, weight_decay=0))
@@ -233,7 +233,7 @@ def test_without_control_variate_it_is_recurrent_ppo_s_first_step(case):
         env = make_vec_env(make_env, 2, seed=0) if make_env else tiny(space)
         np.random.seed(3)  # noqa: NPY002  where the buffer starts its sequences
         model = algorithm("MlpLstmPolicy", env, policy_kwargs=dict(policy_kwargs), **common, **kwargs)
-        return model.learn(15 * 20).policy
+        return model.learn(8 * 20).policy
 
     reference = learn(RecurrentPPO, {**policy_kwargs, **rms}, **ppo)
     policy = learn(ALGORITHM[space], policy_kwargs, cv_learning_rate=0.0)

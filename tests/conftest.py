@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -28,6 +29,14 @@ def seeded():
     # torch.manual_seed() also writes down who called it, once for each kind of device, as long as there is none of them
     seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
     seed(0)
+
+
+@pytest.fixture
+def few_timings(monkeypatch):
+    """The diagnosis takes the shortest of five updates for what one costs, in the place of a hundred."""
+    from sb3_relax.diagnose import measure
+
+    monkeypatch.setattr(measure, "measure_cost", partial(measure.measure_cost, repeats=5))
 
 
 @pytest.fixture(autouse=True)

@@ -116,7 +116,7 @@ def made(algorithm, env, name="MlpPolicy", policy=None, **kwargs):
     return algorithm(name, env, policy_kwargs={**ARCH, **(policy or {})}, seed=0, device="cpu", **kwargs)
 
 
-def recorded(model, updates=6):
+def recorded(model, updates=4):
     """What every step measured, and the KL divergence of the same step as anybody may measure it."""
     steps, step = [], model.update_rule.step
 

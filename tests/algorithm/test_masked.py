@@ -39,13 +39,13 @@ from tests.helpers import ACTION_SPACES, TinyEnv, float64_model, randomise
 
 SPACES = ["discrete", "multidiscrete", "multibinary"]
 
-#: action space, mask of one state, and which entries of θ [D, K] have noise that matters
+#: action space, mask of one state, and which entries of θ, [D, K] or [D], have noise that matters
 MASKED = {
     "discrete": (spaces.Discrete(4), [1, 0, 1, 0], [[1, 0, 1, 0]]),
     # of sizes 2 and 3, padded to [3, 3]; the first variable may take one value alone
     "multidiscrete": (spaces.MultiDiscrete([2, 3]), [0, 1, 1, 0, 1], [[0, 0, 0], [1, 0, 1]]),
     # two values a bit; the first bit is free, the second must be set
-    "multibinary": (spaces.MultiBinary(2), [1, 1, 0, 1], [[1, 1], [0, 0]]),
+    "multibinary": (spaces.MultiBinary(2), [1, 1, 0, 1], [1, 0]),
 }
 
 

@@ -100,8 +100,8 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
 class MaskedBits(BatchedMaskableMultiCategoricalDistribution):
     """sb3-contrib's ``MaskableBernoulliDistribution``, of one number for each bit in the place of two.
 
-    A bit's l is the difference of its two logits where both values are allowed, and ±1e8 where one is: then it is that
-    one with probability 1, in rounding too, and the network's logits are not moved. p = σ(l).
+    A bit is 1 with probability σ(l), where l is the difference of its two logits. That of a forbidden value is -1e8, as
+    in sb3-contrib: a bit that has one value left is that one with probability 1, in rounding too.
 
     Example::
 
@@ -120,13 +120,11 @@ class MaskedBits(BatchedMaskableMultiCategoricalDistribution):
     def bit_logits(self) -> th.Tensor:
         """l, ``[N, D]``."""
         with th.set_grad_enabled(self.outputs.requires_grad):
-            of_zero, of_one = self.outputs.unbind(-1)
-            if self.masks is None:
-                return of_one - of_zero
-            zero, one = self.masks.unbind(-1)
-            never = masked_logit(self.outputs.dtype)
-            only = (zero.to(self.outputs.dtype) - one.to(self.outputs.dtype)) * never
-            return th.where(zero & one, of_one - of_zero, only)
+            outputs = self.outputs
+            if self.masks is not None:
+                outputs = th.where(self.masks, outputs, masked_logit(outputs.dtype))
+            of_zero, of_one = outputs.unbind(-1)
+            return of_one - of_zero
 
     def normalised(self) -> th.Tensor:
         return th.stack([F.logsigmoid(-self.bit_logits), F.logsigmoid(self.bit_logits)], dim=-1)
@@ -135,7 +133,7 @@ class MaskedBits(BatchedMaskableMultiCategoricalDistribution):
         actions = actions.reshape(-1, len(self.sizes))
         if TorchDistribution._validate_args and not bool(constraints.boolean.check(actions).all()):
             raise ValueError(f"actions must be bits, 0 or 1; got {actions}")
-        return F.logsigmoid((2 * actions.to(self.bit_logits.dtype) - 1) * self.bit_logits).sum(-1)
+        return F.logsigmoid(th.where(actions > 0, self.bit_logits, -self.bit_logits)).sum(-1)
 
     def entropy(self) -> th.Tensor:
         p = self.bit_logits.sigmoid()

@@ -161,7 +161,7 @@ def test_a_bit_with_one_value_left_is_that_one_and_moves_nothing():
     forced = th.tensor([[0.0, 0.0, 1.0]] * 4)
     assert th.equal(of.log_prob(forced), th.nn.functional.logsigmoid(-latent.theta[:, 0]))
     assert (of.log_prob(1 - forced) < -1e8).all()
-    (gradient,) = th.autograd.grad(of.entropy().sum() + latent.theta.square().sum(), outputs)
+    (gradient,) = th.autograd.grad(of.entropy().sum() + of.log_prob(forced).square().sum(), outputs)
     assert (gradient[:, 2:] == 0).all()
     assert (gradient[:, :2] != 0).all()
     of.apply_masking(np.zeros((4, 6)))

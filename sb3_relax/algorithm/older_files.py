@@ -25,8 +25,8 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
     one without, and the other way round: the guard then starts without evidence. So does the temperature of a ĉ that
     had none (``correction="exact"``), and so do whole episodes, where the agent updated every ``n_steps`` (version 0.1
     noted the size of its batches there too, and that is where the average then starts). A natural gradient that was
-    saved without an average of gradients begins one. ĉ of bits under masks once read whether each is 0 and whether it is 1:
-    it is the same function of what it reads now, and Adam's averages of these weights begin anew.
+    saved without an average of gradients begins one. ĉ of bits under masks once read whether each is 0 and whether it
+    is 1: it is the same function of what it reads now, and Adam's averages of these weights begin anew.
 
     :param model: an algorithm whose parts have been made
     :param parameters: name → state dict, as ``get_parameters()`` gives them; left as it is
@@ -109,9 +109,7 @@ def _with_running_mean(state: dict[str, Any], own: dict[str, Any]) -> dict[str, 
     return {**state, **{name: own[name] for name in missing}}
 
 
-def _with_one_number_a_bit(
-    parameters: dict[str, Any], state: dict[str, Any], own: dict[str, Any]
-) -> dict[str, Any]:
+def _with_one_number_a_bit(parameters: dict[str, Any], state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """For what read 1 - b and b of every bit: w (1 - b) + v b = w + (v - w) b."""
     for name, weight in own.items():
         old = state.get(name)

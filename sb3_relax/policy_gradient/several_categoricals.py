@@ -13,6 +13,7 @@ from torch.distributions import Distribution as TorchDistribution
 
 from sb3_relax.estimators import GumbelOneHot, Latent
 
+
 class SeveralCategoricals:
     """What is put before a distribution of several variables among a class's bases: one kernel for all of them.
 

@@ -9,6 +9,7 @@ import pytest
 from sb3_relax.errors import UsageError
 from sb3_relax.zoo import storage
 
+
 def together(act, processes=4):
     """Forks of this process, which have what it has imported, act at one moment: their exit statuses."""
     fork = multiprocessing.get_context("fork")

@@ -117,17 +117,12 @@ class PolicyView:
     @property
     def actor_weights(self) -> list[th.nn.Parameter]:
         """The weights that the action distribution depends on."""
-        return self._known_weights().actor
+        return self.weights.actor
 
     @property
     def critic_weights(self) -> list[th.nn.Parameter]:
         """The weights that V alone depends on."""
-        return self._known_weights().critic
-
-    @property
-    def shares_weights(self) -> bool:
-        """Whether V depends on weights that the action distribution depends on."""
-        return self._known_weights().are_shared
+        return self.weights.critic
 
     def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
         """V, the action distribution and the features, in one pass of the policy as A2C makes it.
@@ -159,17 +154,8 @@ class PolicyView:
             self._weights = tell_apart(self.policy, latent, values)
         sample = to_sample(distribution, latent, actions)
         again = partial(self.evaluate, observations, actions, **context)
-        latent_again = partial(self._latent_of, observations, actions, **context)
+        latent_again = partial(latent_of, self, observations, actions, **context)
         return PolicyOutput(latent, sample, features, values.flatten(), log_prob, entropy, again, latent_again)
-
-    def _latent_of(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> Latent:
-        if context.keys() <= {"action_masks"}:
-            kernels = twice_differentiable(self.policy) if self.twice_differentiable else nullcontext()
-            with kernels:
-                distribution = distribution_alone(self.policy, observations, **context)
-            if distribution is not None:
-                return to_latent(distribution)
-        return self.evaluate(observations, actions, **context).latent
 
     def values_while_fitted(self, observations: PyTorchObs, **context: Any) -> Callable[[th.Tensor | None], th.Tensor]:
         """V of some of these steps, ``[n]``, for many passes between which V's weights are stepped.
@@ -183,7 +169,9 @@ class PolicyView:
         """What reads the features of one pass: for views of other policies."""
         return reader_of(self.policy)
 
-    def _known_weights(self) -> Weights:
+    @property
+    def weights(self) -> Weights:
+        """All of the policy's that are trained, told apart by what depends on them."""
         if self._weights is None:
             # before the first batch, one step of zeros tells: in evaluation mode, since it is no data, where cuDNN's
             # LSTMs have no derivative
@@ -196,6 +184,16 @@ class PolicyView:
     def context_of_zeros(self) -> dict[str, Any]:
         """What :meth:`evaluate` needs for that step beside it."""
         return {}
+
+
+def latent_of(view: PolicyView, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> Latent:
+    """The action distribution of ``view.evaluate()``, without V and all else where the policy is known."""
+    if context.keys() <= {"action_masks"}:
+        with twice_differentiable(view.policy) if view.twice_differentiable else nullcontext():
+            distribution = distribution_alone(view.policy, observations, **context)
+        if distribution is not None:
+            return to_latent(distribution)
+    return view.evaluate(observations, actions, **context).latent
 
 
 def require_value_of_features(view: PolicyView) -> None:

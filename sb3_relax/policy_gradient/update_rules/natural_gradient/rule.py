@@ -97,7 +97,7 @@ class NaturalGradient(UpdateRule):
         self, output: PolicyOutput, estimate: Estimate, loss: th.Tensor, divisor: float, max_grad_norm: float
     ) -> float:
         weights = self.view.actor_weights
-        of_value = value_gradients(output, loss, weights) if self.view.shares_weights else [None] * len(weights)
+        of_value = value_gradients(output, loss, weights) if self.view.weights.are_shared else [None] * len(weights)
         norm = self.backward(estimate, loss, divisor, max_grad_norm)
         clipped = [weight.grad for weight in weights]
         share = min(1.0, max_grad_norm / (norm + 1e-6))  # what clipping has left of the gradient

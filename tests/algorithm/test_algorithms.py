@@ -498,7 +498,7 @@ def test_learns_a_bandit():
     """The end of the pipe: a reward that grows with the bits is learned in a few hundred steps."""
     for space in ("multibinary", "discrete"):
         model = RELAXA2C("MlpPolicy", tiny(space, 8, length=1), seed=0, device="cpu", learning_rate=3e-3, n_steps=16)
-        model.learn(12_000)
+        model.learn(8_000)
         mean, _ = evaluate_policy(model, tiny(space, 1, length=1), n_eval_episodes=20)
         best = 2 - 0.3
         assert mean > best - 0.2

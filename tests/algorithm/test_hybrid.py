@@ -437,7 +437,7 @@ def test_it_learns(control_variate):
     model = HybridRELAXA2C("MlpPolicy", env, control_variate=control_variate, **settings)
     ratios = []
     model.learn(
-        8_000,
+        5_000,
         callback=lambda now, _: ratios.append(model.logger.name_to_value.get("train/grad_variance_ratio", 1)) or True,
     )
     assert evaluate_policy(model, make_vec_env(Sorting, 8, seed=9), 16)[0] > 12

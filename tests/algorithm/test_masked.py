@@ -229,9 +229,9 @@ def test_learns_and_is_evaluated_by_sb3_contrib(space, tmp_path):
     model = MaskableRELAXA2C("MlpPolicy", env, **arguments)
     before, _ = evaluate_policy(model, eval_env, 5, warn=False)
     callback = MaskableEvalCallback(
-        eval_env, n_eval_episodes=3, eval_freq=1000, best_model_save_path=str(tmp_path), verbose=0, warn=False
+        eval_env, n_eval_episodes=3, eval_freq=800, best_model_save_path=str(tmp_path), verbose=0, warn=False
     )
-    model.learn(2500, callback=callback)
+    model.learn(1700, callback=callback)
     after, _ = evaluate_policy(model, eval_env, 5, warn=False)
     assert before < 37
     assert after > 45

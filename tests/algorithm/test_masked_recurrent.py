@@ -324,7 +324,7 @@ def test_what_was_seen_two_steps_ago_is_remembered_under_masks(how):
     def learn(algorithm, policy, **policy_kwargs):
         env = make_vec_env(MaskedRecall, 8, seed=0)
         arguments = dict(learning_rate=1e-2, use_rms_prop=False, gae_lambda=0.9, seed=0, device="cpu", **how)
-        model = algorithm(policy, env, policy_kwargs=policy_kwargs, **arguments).learn(6000)
+        model = algorithm(policy, env, policy_kwargs=policy_kwargs, **arguments).learn(3500)
         eval_env = make_vec_env(MaskedRecall, 8, seed=1)
         return evaluate_policy(UnderMasks(model, eval_env), eval_env, 100)[0]
 
@@ -340,7 +340,7 @@ def test_evaluation_keeps_the_memory_and_says_where_it_is_lost(tmp_path):
     model = MaskableRecurrentRELAXA2C("MlpLstmPolicy", env, policy_kwargs=dict(lstm_hidden_size=16), **arguments)
     eval_env = make_vec_env(MaskedRecall, 4, seed=1)
     callback = MaskedEvalCallback(eval_env, n_eval_episodes=20, eval_freq=250, best_model_save_path=tmp_path, verbose=0)
-    model.learn(6000, callback=callback)
+    model.learn(3500, callback=callback)
     assert callback.model is model
     assert callback.best_mean_reward > 0.95
     best = MaskableRecurrentRELAXA2C.load(tmp_path / "best_model", device="cpu")

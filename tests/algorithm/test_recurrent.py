@@ -358,7 +358,7 @@ def test_what_was_seen_two_steps_ago_is_remembered():
     def learn(algorithm, policy, **policy_kwargs):
         env = make_vec_env(Recall, 8, seed=0)
         arguments = dict(n_steps=6, learning_rate=1e-2, use_rms_prop=False, gae_lambda=0.9, seed=0, device="cpu")
-        model = algorithm(policy, env, policy_kwargs=policy_kwargs, **arguments).learn(6000)
+        model = algorithm(policy, env, policy_kwargs=policy_kwargs, **arguments).learn(3500)
         return evaluate_policy(model, make_vec_env(Recall, 8, seed=1), 100)[0]
 
     assert learn(RecurrentRELAXA2C, "MlpLstmPolicy", lstm_hidden_size=16) > 0.95

@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -13,6 +14,17 @@ torch.set_num_threads(1)
 multiprocessing.set_forkserver_preload(["stable_baselines3", "sb3_relax"])
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Tests of tracing run in a thread: torch writes down the stack at every operation, and pytest's is deep."""
+    if pyfuncitem.get_closest_marker("traces") is None:
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(pyfuncitem.obj, **arguments).result()
+    return True
 
 
 @pytest.fixture

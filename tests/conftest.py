@@ -3,6 +3,8 @@
 import multiprocessing
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +14,17 @@ torch.set_num_threads(1)
 multiprocessing.set_forkserver_preload(["stable_baselines3", "sb3_relax"])
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Tests of tracing run in a thread: torch writes down the stack at every operation, and pytest's is deep."""
+    if pyfuncitem.get_closest_marker("traces") is None:
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(pyfuncitem.obj, **arguments).result()
+    return True
 
 
 @pytest.fixture
@@ -25,7 +38,17 @@ def float64():
 
 @pytest.fixture(autouse=True)
 def seeded():
-    torch.manual_seed(0)
+    # torch.manual_seed() also writes down who called it, once for each kind of device, as long as there is none of them
+    seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+    seed(0)
+
+
+@pytest.fixture
+def few_timings(monkeypatch):
+    """The diagnosis takes the shortest of five updates for what one costs, in the place of a hundred."""
+    from sb3_relax.diagnose import measure
+
+    monkeypatch.setattr(measure, "measure_cost", partial(measure.measure_cost, repeats=5))
 
 
 @pytest.fixture(autouse=True)

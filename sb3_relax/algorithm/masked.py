@@ -23,7 +23,7 @@ from sb3_relax.algorithm.contrib import (
     MaskablePPO,
     MaskableRolloutBuffer,
 )
-from sb3_relax.algorithm.masked_distribution import BatchedMaskableMultiCategoricalDistribution, batched
+from sb3_relax.algorithm.masked_distribution import BatchedMaskableMultiCategoricalDistribution, MaskedBits, batched
 from sb3_relax.algorithm.masks import checked_masks, masks_of, offers_masks
 from sb3_relax.catalogue import MASKABLE
 from sb3_relax.errors import UsageError
@@ -31,7 +31,7 @@ from sb3_relax.policy_gradient.quick_forward import know
 
 know(
     list(MaskablePPO.policy_aliases.values()),
-    [BatchedMaskableMultiCategoricalDistribution, MaskableCategoricalDistribution, MaskableCategorical],
+    [BatchedMaskableMultiCategoricalDistribution, MaskedBits, MaskableCategoricalDistribution, MaskableCategorical],
 )
 
 SelfMasked = TypeVar("SelfMasked", bound="Masked")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from math import isfinite
+
 import numpy as np
 import torch as th
+from torch.distributions import Distribution as TorchDistribution
+from torch.distributions import constraints
+from torch.nn import functional as F
 
 from sb3_relax.algorithm.contrib import (
     MaskableBernoulliDistribution,
@@ -11,6 +17,7 @@ from sb3_relax.algorithm.contrib import (
     MaskableDistribution,
     MaskableMultiCategoricalDistribution,
 )
+from sb3_relax.estimators import GumbelOneHot, Latent, LogisticBernoulli
 from sb3_relax.estimators.latents import arranged, log_softmax, masked_logit, open_unit
 from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals, p_log_p
 
@@ -19,10 +26,15 @@ from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals, 
 SAME_STREAM = 64
 
 
+def as_it_is(x: th.Tensor) -> th.Tensor:
+    """x."""
+    return x
+
+
 class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
     SeveralCategoricals, MaskableMultiCategoricalDistribution
 ):
-    """sb3-contrib's ``MaskableMultiCategoricalDistribution`` (a ``MaskableBernoulliDistribution``: of two values each).
+    """sb3-contrib's ``MaskableMultiCategoricalDistribution``.
 
     Of more than ``SAME_STREAM`` variables the samples have the same distribution, but not the same random numbers.
 
@@ -35,11 +47,13 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
 
     #: True where a value may be drawn, ``[N, D, K]``; ``None``: all
     masks: th.Tensor | None = None
+    #: how numbers ``[N, D, K]`` lie in memory
+    laid_out = staticmethod(arranged)
 
     def proba_distribution(self, action_logits: th.Tensor) -> BatchedMaskableMultiCategoricalDistribution:
         self.masks = None
         super().proba_distribution(action_logits)
-        self.outputs = arranged(self.outputs)
+        self.outputs = self.laid_out(self.outputs)
         return self
 
     def apply_masking(self, masks: th.Tensor | np.ndarray | None) -> None:
@@ -50,7 +64,7 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
         if masks is not None:
             flat = th.as_tensor(masks, dtype=th.bool, device=self.outputs.device)
             masks = self.spread(flat.reshape(self.outputs.shape[0], sum(self.sizes)))
-            masks = arranged(masks if self.are_alike else masks & self.exists)
+            masks = self.laid_out(masks if self.are_alike else masks & self.exists)
         self.masks = masks
         self.forget_logits()
 
@@ -70,8 +84,8 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
             return super().exponential(like)
         return -open_unit(like.new_empty(len(like), sum(self.sizes)).uniform_()).log()
 
-    def allowed(self) -> th.Tensor | None:
-        return super().allowed() if self.masks is None else self.masks
+    def latent(self) -> Latent:
+        return super().latent() if self.masks is None else GumbelOneHot(self.logits, self.masks)
 
     @property
     def distributions(self) -> list[MaskableCategorical]:  # type: ignore[override]
@@ -83,6 +97,67 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
         return parts
 
 
+class MaskedBits(BatchedMaskableMultiCategoricalDistribution):
+    """sb3-contrib's ``MaskableBernoulliDistribution``, of one number for each bit in the place of two.
+
+    A bit is 1 with probability σ(l), where l is the difference of its two logits. That of a forbidden value is -1e8, as
+    in sb3-contrib: a bit that has one value left is that one with probability 1, in rounding too.
+
+    Example::
+
+        of = MaskedBits([2, 2, 2]).proba_distribution(th.zeros(4, 6))
+        of.apply_masking(masks)  # [4, 6]: whether the first bit may be 0, whether it may be 1, ...
+        of.log_prob(of.sample())  # [4]
+    """
+
+    laid_out = staticmethod(as_it_is)
+
+    def forget_logits(self) -> None:
+        super().forget_logits()
+        vars(self).pop("bit_logits", None)
+
+    @cached_property
+    def bit_logits(self) -> th.Tensor:
+        """l, ``[N, D]``."""
+        with th.set_grad_enabled(self.outputs.requires_grad):
+            outputs = self.outputs
+            if self.masks is not None:
+                outputs = th.where(self.masks, outputs, masked_logit(outputs.dtype))
+            of_zero, of_one = outputs.unbind(-1)
+            return of_one - of_zero
+
+    def normalised(self) -> th.Tensor:
+        return th.stack([F.logsigmoid(-self.bit_logits), F.logsigmoid(self.bit_logits)], dim=-1)
+
+    def log_prob(self, actions: th.Tensor) -> th.Tensor:
+        actions = actions.reshape(-1, len(self.sizes))
+        if TorchDistribution._validate_args and not bool(constraints.boolean.check(actions).all()):
+            raise ValueError(f"actions must be bits, 0 or 1; got {actions}")
+        return F.logsigmoid(th.where(actions > 0, self.bit_logits, -self.bit_logits)).sum(-1)
+
+    def entropy(self) -> th.Tensor:
+        p = self.bit_logits.sigmoid()
+        of_each = F.binary_cross_entropy_with_logits(self.bit_logits, p, reduction="none")
+        return (of_each if self.masks is None else th.where(self.masks.all(-1), of_each, 0.0)).sum(-1)
+
+    @th.no_grad()
+    def sample(self) -> th.Tensor:
+        if len(self.sizes) <= SAME_STREAM:
+            return super().sample()
+        p = self.bit_logits.sigmoid()
+        if not isfinite(p.sum().item()):
+            th.bernoulli(p)  # raises torch's own error
+        return (th.rand_like(p) < p).long()
+
+    def mode(self) -> th.Tensor:
+        return (self.bit_logits > 0).long()
+
+    def latent(self) -> Latent:
+        if self.masks is not None and not bool(self.masks.any(-1).all()):
+            raise ValueError("the mask leaves a variable without any class; at least one must be allowed")
+        return LogisticBernoulli(self.bit_logits)
+
+
 def batched(distribution: MaskableDistribution) -> MaskableDistribution:
     """The same distribution with all its variables in one batch, where it is sb3-contrib's own of several; else itself.
 
@@ -91,6 +166,8 @@ def batched(distribution: MaskableDistribution) -> MaskableDistribution:
         model = MaskablePPO("MlpPolicy", env)  # sb3-contrib's
         model.policy.action_dist = batched(model.policy.action_dist)
     """
-    if type(distribution) in (MaskableMultiCategoricalDistribution, MaskableBernoulliDistribution):
-        return BatchedMaskableMultiCategoricalDistribution(distribution.action_dims)  # type: ignore[attr-defined]
+    if type(distribution) is MaskableMultiCategoricalDistribution:
+        return BatchedMaskableMultiCategoricalDistribution(distribution.action_dims)
+    if type(distribution) is MaskableBernoulliDistribution:
+        return MaskedBits(distribution.action_dims)
     return distribution

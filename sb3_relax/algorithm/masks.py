@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import getattr_static
 from typing import Any
 
 import gymnasium as gym
@@ -63,8 +62,9 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int, real: Any 
     array = array.reshape(count, size)
     if real is not None:
         array = array | ~_booleans(real).reshape(count, 1)
-    # of every variable, whether any of its values is allowed
-    allowed = np.logical_or.reduceat(array, np.cumsum([0, *values[:-1]]), axis=1)
+    # of every variable, whether any of its values is allowed; there may be many bits, and this is asked at every step
+    of_bits = isinstance(action_space, spaces.MultiBinary)
+    allowed = array[:, ::2] | array[:, 1::2] if of_bits else _any_allowed(array, values)
     if not allowed.all():
         mask, variable = np.argwhere(~allowed)[0].tolist()
         which = "" if len(values) == 1 else f" of variable {variable}"
@@ -73,6 +73,10 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int, real: Any 
             f"{action_space}"
         )
     return array
+
+
+def _any_allowed(array: np.ndarray, values: list[int]) -> np.ndarray:
+    return np.logical_or.reduceat(array, np.cumsum([0, *values[:-1]]), axis=1)
 
 
 def _booleans(values: Any) -> np.ndarray:
@@ -103,7 +107,7 @@ def _layer_with_masks(env: gym.Env | VecEnv) -> VecEnv | None:
     layer: Any = env
     while isinstance(layer, VecEnv):
         # not by hasattr(): SB3's wrappers pass on what those below them have, and refuse where two have it
-        if callable(getattr_static(layer, METHOD, None)):
+        if callable(vars(layer).get(METHOD, getattr(type(layer), METHOD, None))):
             return layer
         layer = layer.venv if isinstance(layer, VecEnvWrapper) else None
     return None

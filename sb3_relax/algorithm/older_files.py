@@ -25,7 +25,8 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
     one without, and the other way round: the guard then starts without evidence. So does the temperature of a ĉ that
     had none (``correction="exact"``), and so do whole episodes, where the agent updated every ``n_steps`` (version 0.1
     noted the size of its batches there too, and that is where the average then starts). A natural gradient that was
-    saved without an average of gradients begins one.
+    saved without an average of gradients begins one. ĉ of bits under masks once read whether each is 0 and whether it
+    is 1: it is the same function of what it reads now, and Adam's averages of these weights begin anew.
 
     :param model: an algorithm whose parts have been made
     :param parameters: name → state dict, as ``get_parameters()`` gives them; left as it is
@@ -71,7 +72,7 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
                 f"these are the parameters of an agent with {argument} where this agent is without, or the other way "
                 "round: give both the same"
             )
-    state = _with_running_mean(_with_guard(state, own), own)
+    state = _with_one_number_a_bit(parameters, _with_running_mean(_with_guard(state, own), own), own)
     state = _with_temperature(parameters, _without_actions(state, own), own)
     if exact_match and state.keys() != own.keys():
         names = ", ".join(sorted(state.keys() ^ own.keys()))
@@ -106,6 +107,22 @@ def _with_running_mean(state: dict[str, Any], own: dict[str, Any]) -> dict[str, 
     """With a mean of f that begins anew, for an estimator of the core that was saved before it had one."""
     missing = [name for name in own if ".running_mean." in name and name not in state]
     return {**state, **{name: own[name] for name in missing}}
+
+
+def _with_one_number_a_bit(parameters: dict[str, Any], state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """For what read 1 - b and b of every bit: w (1 - b) + v b = w + (v - w) b."""
+    for name, weight in own.items():
+        old = state.get(name)
+        if not name.endswith("action_layer.weight") or old is None or old.shape[1] != 2 * weight.shape[1]:
+            continue
+        of_zero, of_one = old.reshape(len(old), -1, 2).unbind(-1)
+        bias = name.replace("action_layer.weight", "state_layer.bias")
+        state = {**state, name: of_one - of_zero, bias: state[bias] + of_zero.sum(1)}
+        optimizer = parameters.get("cv_optimizer")
+        if optimizer is not None:
+            fits = {i: s for i, s in optimizer["state"].items() if s["exp_avg"].shape != old.shape}
+            parameters["cv_optimizer"] = {**optimizer, "state": fits}
+    return state
 
 
 def _with_guard(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,12 @@ class RecurrentView(PolicyView):
         # padding is zeros, which need be no action: its place is taken by an action that was executed
         actions = actions.reshape(len(real), -1)
         actions = th.where(real.unsqueeze(-1), actions, actions[real][:1])
-        return super().evaluate(observations, actions, **context).at(real)._replace(again=again)
+        return (
+            super()
+            .evaluate(observations, actions, **context)
+            .at(real)
+            ._replace(again=again, latent_again=lambda: again().latent)
+        )
 
     def context_of_zeros(self) -> dict[str, Any]:
         lstm = self.policy.lstm_actor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from math import isfinite
 from typing import Any
 
@@ -33,7 +34,8 @@ def to_latent(distribution: Distribution) -> Latent:
 
     Discrete becomes one variable of K classes, MultiDiscrete D variables padded to the widest (the padding masked),
     MultiBinary D bits, Box (gSDE included) the per-step marginal normal of the action before any tanh. Masks of
-    sb3-contrib's maskable distributions become the latent's, MultiBinary being there D variables of two classes.
+    sb3-contrib's maskable distributions become the latent's, or the logits of bits that have one value left. What
+    sb3-contrib itself makes of MultiBinary becomes D variables of two classes.
     Actions of several parts become a Joint of the parts' latents, by the parts' names.
 
     :param distribution: as left by ``policy.evaluate_actions``
@@ -43,7 +45,7 @@ def to_latent(distribution: Distribution) -> Latent:
     if isinstance(distribution, HybridDistribution):
         return Joint(**{name: to_latent(part) for name, part in distribution.parts.items()})
     if isinstance(distribution, SeveralCategoricals):
-        return GumbelOneHot(distribution.logits, distribution.allowed())
+        return distribution.latent()
     inner: Any = getattr(distribution, "distribution", None) or getattr(distribution, "distributions", None)
     if isinstance(inner, Normal):
         return Gaussian(inner.mean, inner.stddev.log())
@@ -94,10 +96,12 @@ def latent_like(policy: ActorCriticPolicy) -> Latent:
         exists = th.arange(int(sizes.max()), device=policy.device) < sizes.unsqueeze(-1)
         return GumbelOneHot(th.zeros(exists.shape, **options), None if bool(exists.all()) else exists)
     if isinstance(space, spaces.MultiBinary):
-        bits = get_action_dim(space)
-        if isinstance(getattr(policy, "action_dist", None), BernoulliDistribution):
+        bits, kept = get_action_dim(space), getattr(policy, "action_dist", None)
+        if isinstance(kept, BernoulliDistribution):
             return LogisticBernoulli(th.zeros(bits, **options))
-        return GumbelOneHot(th.zeros(bits, 2, **options))  # maskable: either value may be forbidden
+        if isinstance(kept, SeveralCategoricals):  # maskable: either value may be forbidden
+            return copy.copy(kept).proba_distribution(th.zeros(1, 2 * bits, **options)).latent().select(0)
+        return GumbelOneHot(th.zeros(bits, 2, **options))
     raise TypeError(f"no latent is known for the action space {space}")
 
 

@@ -21,7 +21,7 @@ from sb3_relax.policy_gradient.action_spaces import starts_of
 from sb3_relax.policy_gradient.distribution_graphs import forget_graph
 from sb3_relax.policy_gradient.evaluation_mode import evaluation_mode
 from sb3_relax.policy_gradient.observations import of_parts
-from sb3_relax.policy_gradient.quick_forward import values_while_fitted
+from sb3_relax.policy_gradient.quick_forward import distribution_alone, values_while_fitted
 from sb3_relax.policy_gradient.second_derivatives import twice_differentiable
 from sb3_relax.policy_gradient.state_features import StateReader, reader_of
 
@@ -29,7 +29,7 @@ from sb3_relax.policy_gradient.state_features import StateReader, reader_of
 MODERATE = 10
 
 
-def _of_no_policy() -> PolicyOutput:
+def _of_no_policy() -> Any:
     raise RuntimeError("this output was put together from others: there is no pass of a policy to make again")
 
 
@@ -43,6 +43,7 @@ class PolicyOutput(NamedTuple):
     log_prob: th.Tensor  #: ``[N]``
     entropy: th.Tensor | None  #: ``[N]``, or ``None`` without analytical form
     again: Callable[[], PolicyOutput] = _of_no_policy  #: the same steps by the policy's weights as they are now
+    latent_again: Callable[[], Latent] = _of_no_policy  #: what ``again()`` has as ``latent``, in less time
 
     def at(self, index: th.Tensor) -> PolicyOutput:
         """Some of the steps.
@@ -57,6 +58,7 @@ class PolicyOutput(NamedTuple):
             self.log_prob[index],
             None if self.entropy is None else self.entropy[index],
             lambda: self.again().at(index),
+            lambda: self.latent_again().select(index),
         )
 
 
@@ -86,7 +88,7 @@ class PolicyView:
         """Read this policy from now on: whoever has the view sees the new one."""
         self.policy = policy
         self.reader = self.make_reader()
-        self._weights: tuple[list[th.nn.Parameter], list[th.nn.Parameter]] | None = None
+        self._weights: Weights | None = None
 
     @property
     def dtype(self) -> th.dtype:
@@ -115,12 +117,12 @@ class PolicyView:
     @property
     def actor_weights(self) -> list[th.nn.Parameter]:
         """The weights that the action distribution depends on."""
-        return self._known_weights()[0]
+        return self.weights.actor
 
     @property
     def critic_weights(self) -> list[th.nn.Parameter]:
         """The weights that V alone depends on."""
-        return self._known_weights()[1]
+        return self.weights.critic
 
     def evaluate(self, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> PolicyOutput:
         """V, the action distribution and the features, in one pass of the policy as A2C makes it.
@@ -152,7 +154,8 @@ class PolicyView:
             self._weights = tell_apart(self.policy, latent, values)
         sample = to_sample(distribution, latent, actions)
         again = partial(self.evaluate, observations, actions, **context)
-        return PolicyOutput(latent, sample, features, values.flatten(), log_prob, entropy, again)
+        latent_again = partial(latent_of, self, observations, actions, **context)
+        return PolicyOutput(latent, sample, features, values.flatten(), log_prob, entropy, again, latent_again)
 
     def values_while_fitted(self, observations: PyTorchObs, **context: Any) -> Callable[[th.Tensor | None], th.Tensor]:
         """V of some of these steps, ``[n]``, for many passes between which V's weights are stepped.
@@ -166,7 +169,9 @@ class PolicyView:
         """What reads the features of one pass: for views of other policies."""
         return reader_of(self.policy)
 
-    def _known_weights(self) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:
+    @property
+    def weights(self) -> Weights:
+        """All of the policy's that are trained, told apart by what depends on them."""
         if self._weights is None:
             # before the first batch, one step of zeros tells: in evaluation mode, since it is no data, where cuDNN's
             # LSTMs have no derivative
@@ -179,6 +184,16 @@ class PolicyView:
     def context_of_zeros(self) -> dict[str, Any]:
         """What :meth:`evaluate` needs for that step beside it."""
         return {}
+
+
+def latent_of(view: PolicyView, observations: PyTorchObs, actions: th.Tensor, **context: Any) -> Latent:
+    """The action distribution of ``view.evaluate()``, without V and all else where the policy is known."""
+    if context.keys() <= {"action_masks"}:
+        with twice_differentiable(view.policy) if view.twice_differentiable else nullcontext():
+            distribution = distribution_alone(view.policy, observations, **context)
+        if distribution is not None:
+            return to_latent(distribution)
+    return view.evaluate(observations, actions, **context).latent
 
 
 def require_value_of_features(view: PolicyView) -> None:
@@ -249,10 +264,16 @@ def some_observations(policy: ActorCriticPolicy, count: int = 4) -> Iterator[PyT
             yield moderate(space, sample)
 
 
-def tell_apart(
-    policy: ActorCriticPolicy, latent: Latent, values: th.Tensor
-) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:
-    """The weights that the action distribution depends on, and those that V alone does, by what a pass reaches.
+class Weights(NamedTuple):
+    """A policy's, by what depends on them."""
+
+    actor: list[th.nn.Parameter]  #: the action distribution
+    critic: list[th.nn.Parameter]  #: V alone
+    are_shared: bool  #: whether V depends on some of the actor's
+
+
+def tell_apart(policy: ActorCriticPolicy, latent: Latent, values: th.Tensor) -> Weights:
+    """What depends on which weights, by what a pass reaches.
 
     :param latent: of the pass
     :param values: V of the pass
@@ -262,4 +283,5 @@ def tell_apart(
     to_value = th.autograd.grad(values.sum(), weights, retain_graph=True, allow_unused=True)
     actor = [p for p, g in zip(weights, to_actor, strict=True) if g is not None]
     critic = [p for p, a, v in zip(weights, to_actor, to_value, strict=True) if a is None and v is not None]
-    return actor, critic
+    are_shared = any(a is not None and v is not None for a, v in zip(to_actor, to_value, strict=True))
+    return Weights(actor, critic, are_shared)

@@ -164,6 +164,25 @@ def quick_evaluation(
     return values, distribution.log_prob(actions), distribution.entropy(), of_critic
 
 
+def distribution_alone(
+    policy: ActorCriticPolicy, observations: PyTorchObs, action_masks: Any = None
+) -> Distribution | None:
+    """The action distribution of ``policy.evaluate_actions()``, to the last bit, without V and all else.
+
+    Layers of the actor that somebody listens to are called, too. ``None`` for a policy that is not known, which may
+    make its distribution in another way. Arguments are :func:`quick_evaluation`'s.
+    """
+    parts = _quick_parts(policy)
+    if parts is not None:
+        of_actor, _ = _of_both(parts.features(observations))
+        return _under(action_masks, parts.distribution(parts.actor(of_actor)))
+    if not (type(policy) in KNOWN_POLICIES and type(policy.mlp_extractor) is MlpExtractor):
+        return None
+    if _is_replaced((policy, policy.mlp_extractor, policy.action_dist)):
+        return None
+    return _under(action_masks, policy.get_distribution(observations))
+
+
 def values_while_fitted(
     policy: ActorCriticPolicy, observations: PyTorchObs
 ) -> tuple[Callable[[Any], th.Tensor], PyTorchObs]:

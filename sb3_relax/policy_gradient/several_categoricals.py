@@ -11,6 +11,8 @@ from stable_baselines3.common.distributions import Distribution, MultiCategorica
 from torch.distributions import Categorical, constraints
 from torch.distributions import Distribution as TorchDistribution
 
+from sb3_relax.estimators import GumbelOneHot, Latent
+
 
 class SeveralCategoricals:
     """What is put before a distribution of several variables among a class's bases: one kernel for all of them.
@@ -120,9 +122,9 @@ class SeveralCategoricals:
         flat = self.logits.exp().flatten(1)
         return flat if self.are_alike else flat[:, self.exists.flatten()]
 
-    def allowed(self) -> th.Tensor | None:
-        """Which values may be drawn, ``[D, K]`` or ``[N, D, K]``; ``None``: all."""
-        return None if self.are_alike else self.exists
+    def latent(self) -> Latent:
+        """The same variables as the core has them, of batch shape ``[N]``, attached to what the network gave."""
+        return GumbelOneHot(self.logits, None if self.are_alike else self.exists)
 
 
 class BatchedMultiCategoricalDistribution(SeveralCategoricals, MultiCategoricalDistribution):  # type: ignore[override]

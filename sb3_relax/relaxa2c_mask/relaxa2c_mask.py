@@ -14,7 +14,8 @@ class MaskableRELAXA2C(Masked, RELAXA2C):
     it is known before the action, so every estimate stays unbiased under it. What it forbids is never drawn, never
     relaxed into ĉ's input, and has exactly no gradient. Log-probabilities and entropy are the masked distribution's.
 
-    Each bit of a MultiBinary action is here a variable of two values, since either may be masked.
+    Each bit of a MultiBinary action has two logits in sb3-contrib's policies, since either of its values may be masked.
+    It is relaxed by their difference, as a bit without masks is.
 
     Arguments: those of :class:`~sb3_relax.RELAXA2C`. Needs sb3-contrib: ``pip install sb3_relax[contrib]``.
     For policies with a memory: :class:`~sb3_relax.MaskableRecurrentRELAXA2C`.

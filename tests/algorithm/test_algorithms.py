@@ -66,7 +66,7 @@ def test_learns_saves_and_goes_on(space, variant, tmp_path):
     algorithm = ALGORITHM[space]
     model = algorithm("MlpPolicy", tiny(space), seed=0, device="cpu", **VARIANTS[variant])
     before = weights(model)
-    model.learn(200)
+    model.learn(100)
     assert all(p.isfinite().all() for p in weights(model))
     assert not any(th.equal(a, b) for a, b in zip(before, weights(model), strict=True) if b.numel() > 4)
     model.save(tmp_path / "agent")
@@ -83,7 +83,7 @@ def test_learns_saves_and_goes_on(space, variant, tmp_path):
     assert all(th.equal(value, theirs[name]) for name, value in ours.items())
     assert in_full(loaded).network.seen_batches > 0
     loaded.learn(40, reset_num_timesteps=False)
-    assert loaded.num_timesteps >= 240
+    assert loaded.num_timesteps >= 140
     assert not same(weights(model), weights(loaded))
 
 
@@ -498,7 +498,7 @@ def test_learns_a_bandit():
     """The end of the pipe: a reward that grows with the bits is learned in a few hundred steps."""
     for space in ("multibinary", "discrete"):
         model = RELAXA2C("MlpPolicy", tiny(space, 8, length=1), seed=0, device="cpu", learning_rate=3e-3, n_steps=16)
-        model.learn(12_000)
+        model.learn(8_000)
         mean, _ = evaluate_policy(model, tiny(space, 1, length=1), n_eval_episodes=20)
         best = 2 - 0.3
         assert mean > best - 0.2

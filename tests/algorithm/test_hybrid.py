@@ -127,7 +127,7 @@ def test_the_agents_own_c_to_nine_digits(space, correction):
 
     with th.no_grad():
         variate.network.log_temperature.fill_(0.0)
-    nodes = 40 if latent.noise_shape.numel() > 2 else 60
+    nodes = 28 if latent.noise_shape.numel() > 2 else 40  # whose error is below 1e-12
     check = check_unbiased(estimator, latent, f, nodes, tolerance=1e-9)
     assert check.unbiased, check
     assert check.exact.abs().min() > 1e-3
@@ -437,7 +437,7 @@ def test_it_learns(control_variate):
     model = HybridRELAXA2C("MlpPolicy", env, control_variate=control_variate, **settings)
     ratios = []
     model.learn(
-        8_000,
+        5_000,
         callback=lambda now, _: ratios.append(model.logger.name_to_value.get("train/grad_variance_ratio", 1)) or True,
     )
     assert evaluate_policy(model, make_vec_env(Sorting, 8, seed=9), 16)[0] > 12

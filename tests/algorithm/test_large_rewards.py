@@ -44,11 +44,11 @@ def state(model):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_training_goes_on_and_everything_stays_finite(variant, size):
     space, kwargs = VARIANTS[variant]
-    for from_step in (0, 40):  # from the first step on, or once ĉ has learned
+    for from_step in (0, 25):  # from the first step on, or once ĉ has learned
         env = Large(ACTION_SPACES[space], size, from_step)
         model = (LAXA2C if space == "box" else RELAXA2C)("MlpPolicy", env, seed=0, device="cpu", **kwargs)
         before = [p.detach().clone() for p in model.policy.parameters()]
-        model.learn(80)
+        model.learn(45)
         assert all(value.isfinite().all() for value in state(model))
         if size < 1e18:  # beyond, the norm that A2C clips by is infinite, and it steps by zero
             assert not all(map(th.equal, before, model.policy.parameters()))

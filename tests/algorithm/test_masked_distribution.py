@@ -18,12 +18,14 @@ from sb3_relax import MaskableRecurrentRELAXA2C, MaskableRELAXA2C
 from sb3_relax.algorithm.masked_distribution import (
     SAME_STREAM,
     BatchedMaskableMultiCategoricalDistribution,
+    MaskedBits,
     batched,
 )
+from sb3_relax.estimators import LogisticBernoulli
 from sb3_relax.policy_gradient.action_latents import to_latent
 from sb3_relax.policy_gradient.quick_forward import quick_evaluation, quick_passes
 from tests.helpers import TinyEnv
-from tests.policy_gradient.test_several_categoricals import SIZES, Counting, N, each_size
+from tests.policy_gradient.test_several_categoricals import SIZES, Counting, N
 
 SPACES = [spaces.MultiDiscrete([3, 5, 2]), spaces.MultiBinary(4), spaces.MultiDiscrete([2, 2], start=[1, -1])]
 
@@ -45,11 +47,11 @@ def masks_of(sizes):
     return masks
 
 
-def of_both(sizes, dtype, masks):
+def of_both(sizes, dtype, masks, made=MaskableMultiCategoricalDistribution):
     th.manual_seed(0)
     logits = 2 * th.randn(N, sum(sizes), dtype=dtype)
     leaves = [logits.clone().requires_grad_() for _ in range(2)]
-    theirs = MaskableMultiCategoricalDistribution(sizes)
+    theirs = made(sizes)
     pair = [of.proba_distribution(leaf) for of, leaf in zip((theirs, batched(theirs)), leaves, strict=True)]
     for of in pair:
         of.apply_masking(masks)
@@ -62,12 +64,22 @@ def everything(of, leaf, actions):
     return [log_prob, entropy, *gradients, th.cat([part.probs for part in of.distributions], dim=-1)]
 
 
-@each_size
+def bits(sizes):
+    """sb3-contrib's distribution of so many bits."""
+    return MaskableBernoulliDistribution(len(sizes))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "made"),
+    [*((sizes, MaskableMultiCategoricalDistribution) for sizes in SIZES), *(([2] * d, bits) for d in (1, 5, 64))],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
 @pytest.mark.parametrize("kind", ["array", "numbers", None])
-def test_it_is_sb3_contribs(sizes, dtype, kind):
+def test_it_is_sb3_contribs(sizes, made, dtype, kind):
     masks = {"array": masks_of(sizes), "numbers": th.as_tensor(masks_of(sizes), dtype=th.float32), None: None}[kind]
-    pair, leaves = of_both(sizes, dtype, masks)
+    pair, leaves = of_both(sizes, dtype, masks, made)
+    assert isinstance(pair[1], MaskedBits) == (made is bits)
     samples = []
     for of in pair:
         th.manual_seed(1)
@@ -111,10 +123,18 @@ def test_the_latent_is_the_one_of_sb3_contribs(sizes):
         to_latent(of_both(sizes, th.float64, masks_of(sizes))[0][1])
 
 
-@pytest.mark.parametrize("sizes", [[2] * 100, [3, 5, 2] * 30], ids=["bits", "unequal"])
-def test_many_variables_are_drawn_by_their_probabilities(sizes):
+@pytest.mark.parametrize(
+    ("sizes", "made"),
+    [
+        ([2] * 100, bits),
+        ([2] * 100, MaskableMultiCategoricalDistribution),
+        ([3, 5, 2] * 30, MaskableMultiCategoricalDistribution),
+    ],
+    ids=["bits", "pairs", "unequal"],
+)
+def test_many_variables_are_drawn_by_their_probabilities(sizes, made):
     assert len(sizes) > SAME_STREAM
-    of = batched(MaskableMultiCategoricalDistribution(sizes))
+    of = batched(made(sizes))
     masks = np.tile(np.arange(sum(sizes)) % 4 != 1, (2000, 1))
     masks[:, np.cumsum(sizes) - 1] = True
     th.manual_seed(0)
@@ -126,6 +146,27 @@ def test_many_variables_are_drawn_by_their_probabilities(sizes):
     assert counts[~allowed].sum() == 0
     distance = ((counts - 2000 * expected)[allowed] ** 2 / (2000 * expected[allowed])).sum()
     assert distance < chi2.ppf(1 - 1e-6, int(allowed.sum()) - len(sizes))
+
+
+def test_a_bit_with_one_value_left_is_that_one_and_moves_nothing():
+    """And the latent has bits' own relaxation, of the difference of two logits."""
+    masks = np.array([[1, 1, 1, 0, 0, 1]] * 4)
+    outputs = th.randn(4, 6, dtype=th.float64, requires_grad=True)
+    of = batched(MaskableBernoulliDistribution(3)).proba_distribution(outputs)
+    of.apply_masking(masks)
+    latent = to_latent(of)
+    assert isinstance(latent, LogisticBernoulli)
+    assert th.equal(latent.theta[:, 0], outputs[:, 1] - outputs[:, 0])
+    assert th.equal(latent.probs[:, 1:], th.tensor([[0.0, 1.0]] * 4))
+    forced = th.tensor([[0.0, 0.0, 1.0]] * 4)
+    assert th.equal(of.log_prob(forced), th.nn.functional.logsigmoid(-latent.theta[:, 0]))
+    assert (of.log_prob(1 - forced) < -1e8).all()
+    (gradient,) = th.autograd.grad(of.entropy().sum() + of.log_prob(forced).square().sum(), outputs)
+    assert (gradient[:, 2:] == 0).all()
+    assert (gradient[:, :2] != 0).all()
+    of.apply_masking(np.zeros((4, 6)))
+    with pytest.raises(ValueError, match="leaves a variable without any class"):
+        to_latent(of)
 
 
 def test_the_number_of_operations_does_not_grow_with_that_of_variables():
@@ -162,7 +203,7 @@ def test_sb3_contribs_algorithm_learns_alike_with_it(space):
         model = MaskablePPO("MlpPolicy", Masking(space), n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu")
         model.policy.action_dist = change(model.policy.action_dist)
         agents.append(model.learn(64))
-    assert type(agents[1].policy.action_dist) is BatchedMaskableMultiCategoricalDistribution
+    assert isinstance(agents[1].policy.action_dist, BatchedMaskableMultiCategoricalDistribution)
     for a, b in zip(*(agent.policy.parameters() for agent in agents), strict=True):
         assert th.allclose(a, b, atol=1e-5)
 

@@ -212,7 +212,7 @@ def test_where_everything_is_allowed_it_is_the_recurrent_class(space, how):
         arguments = dict(n_steps=10, seed=0, device="cpu", ent_coef=0.01, policy_kwargs=dict(SMALL))
         model = algorithm("MlpLstmPolicy", vec_env, **arguments, **how)
         randomise(model)
-        return model.learn(200, **kwargs)
+        return model.learn(100, **kwargs)
 
     reference = learn(RecurrentRELAXA2C)
     for model in (learn(MaskableRecurrentRELAXA2C), learn(MaskableRecurrentRELAXA2C, TinyEnv, use_masking=False)):
@@ -262,7 +262,7 @@ def test_masked_actions_are_never_taken_and_the_model_saves_and_goes_on(space, h
     env = make_vec_env(lambda: TimeLimit(Masked(ACTION_SPACES[space], length=50), 6), 2, seed=0)
     model = small(env, n_critic_steps=2, **how)
     before = [p.detach().clone() for p in (*model.policy.parameters(), *model.control_variate.parameters())]
-    model.learn(200)
+    model.learn(100)
     after = [*model.policy.parameters(), *model.control_variate.parameters()]
     assert all(p.isfinite().all() for p in after)
     assert not any(th.equal(a, b) for a, b in zip(before, after, strict=True) if b.numel() > 4)
@@ -279,7 +279,7 @@ def test_masked_actions_are_never_taken_and_the_model_saves_and_goes_on(space, h
         action, state = loaded.predict(obs, deterministic=deterministic, action_masks=masks)
         assert state[0].shape == (1, 2, 4)
         assert masks[0][start + np.asarray(action[0], int).reshape(-1)].all()
-    assert loaded.learn(200, reset_num_timesteps=False).num_timesteps >= 400
+    assert loaded.learn(40, reset_num_timesteps=False).num_timesteps >= 140
 
 
 def test_dict_observations_and_images():
@@ -324,7 +324,7 @@ def test_what_was_seen_two_steps_ago_is_remembered_under_masks(how):
     def learn(algorithm, policy, **policy_kwargs):
         env = make_vec_env(MaskedRecall, 8, seed=0)
         arguments = dict(learning_rate=1e-2, use_rms_prop=False, gae_lambda=0.9, seed=0, device="cpu", **how)
-        model = algorithm(policy, env, policy_kwargs=policy_kwargs, **arguments).learn(6000)
+        model = algorithm(policy, env, policy_kwargs=policy_kwargs, **arguments).learn(3500)
         eval_env = make_vec_env(MaskedRecall, 8, seed=1)
         return evaluate_policy(UnderMasks(model, eval_env), eval_env, 100)[0]
 
@@ -340,7 +340,7 @@ def test_evaluation_keeps_the_memory_and_says_where_it_is_lost(tmp_path):
     model = MaskableRecurrentRELAXA2C("MlpLstmPolicy", env, policy_kwargs=dict(lstm_hidden_size=16), **arguments)
     eval_env = make_vec_env(MaskedRecall, 4, seed=1)
     callback = MaskedEvalCallback(eval_env, n_eval_episodes=20, eval_freq=250, best_model_save_path=tmp_path, verbose=0)
-    model.learn(6000, callback=callback)
+    model.learn(3500, callback=callback)
     assert callback.model is model
     assert callback.best_mean_reward > 0.95
     best = MaskableRecurrentRELAXA2C.load(tmp_path / "best_model", device="cpu")

@@ -5,6 +5,7 @@ version then gave: the gradient on the batch below after ``load()``, and the pol
 40 further steps.
 """
 
+import copy
 from pathlib import Path
 
 import gymnasium as gym
@@ -268,3 +269,35 @@ def test_shipped_agents_act(path):
     assert all(model.action_space.contains(action) for action in actions)
     assert len(np.unique(actions, axis=0)) > 1
     assert in_full(model).network.seen_batches > 0
+
+
+class MaskedBits(NineSteps):
+    def action_masks(self):
+        return np.ones(6, bool)
+
+
+def test_what_read_both_values_of_a_masked_bit_reads_the_bit():
+    """ĉ is the same function of the action, its gradient is what it was, and it learns on."""
+    model, old = (MaskableRELAXA2C("MlpPolicy", MaskedBits(spaces.MultiBinary(3)), device="cpu") for _ in range(2))
+    model.learn(50)
+    parameters = copy.deepcopy(model.get_parameters())
+    state, name = parameters["control_variate"], "variate.network.action_layer.weight"
+    both = th.randn(len(state[name]), 6)
+    of_adam = parameters["cv_optimizer"]["state"]
+    index = [key for key, _ in model.control_variate.named_parameters()].index(name)
+    assert of_adam[index]["exp_avg"].shape == state[name].shape
+    state[name], of_adam[index]["exp_avg"], of_adam[index]["exp_avg_sq"] = both, both, both.square()
+    old.set_parameters(parameters)
+    network, features, bits = old.control_variate.variate.network, th.randn(5, 64), th.rand(5, 3)
+    wide = copy.deepcopy(network)
+    wide.action_layer = th.nn.Linear(6, len(both), bias=False)
+    wide.load_state_dict({key.removeprefix("variate.network."): state[key] for key in state if "network" in key})
+    network.output_layer.weight.data.normal_()
+    wide.output_layer.weight.data.copy_(network.output_layer.weight)
+    features = features[:, : network.state_encoder[0].in_features]
+    with th.no_grad():
+        ours, theirs = network(features, bits), wide(features, th.stack([1 - bits, bits], dim=-1).flatten(1))
+    assert ours.abs().max() > 0.01
+    assert th.allclose(ours, theirs, atol=1e-5)
+    old.learn(50)
+    assert all(p.isfinite().all() for p in old.control_variate.parameters())

@@ -89,7 +89,7 @@ def expected_at_weights(model, obs, actions, weights, advantages, nodes, live=No
     return total
 
 
-NODES = {"discrete": 48, "multibinary": 60}
+NODES = {"discrete": 32, "multibinary": 60}
 
 
 @pytest.mark.parametrize("correction", ["coupled", "relaxed", "exact"])
@@ -110,9 +110,9 @@ def test_expectation_is_that_of_the_plain_score_function(space, correction):
 
 MULTI_DISCRETE = {
     # unequal sizes are padded to the widest: [1, 3] lives in [3, 3], where five of six noises cannot matter but three
-    "padded": ([1, 3], "coupled", 48, [[False, False, False], [True, True, True]]),
-    "padded, independent": ([1, 3], "relaxed", 48, [[False, False, False], [True, True, True]]),
-    "two variables": ([2, 2], "coupled", 32, [[True, True], [True, True]]),
+    "padded": ([1, 3], "coupled", 32, [[False, False, False], [True, True, True]]),
+    "padded, independent": ([1, 3], "relaxed", 32, [[False, False, False], [True, True, True]]),
+    "two variables": ([2, 2], "coupled", 28, [[True, True], [True, True]]),
     "exact": ([2, 3], "exact", 1, None),
 }
 
@@ -327,7 +327,7 @@ def test_tabular_mdp_with_returns(correction):
         returns = th.tensor([g for _, _, _, g in mine], dtype=th.float64)
         # a baseline makes no difference; V is subtracted as in training
         value = model.policy.predict_values(states[state : state + 1]).item()
-        ours = ours + expected_at_weights(model, states[state : state + 1], actions, weights, returns - value, 40)
+        ours = ours + expected_at_weights(model, states[state : state + 1], actions, weights, returns - value, 32)
     assert truth.abs().max() > 0.01
     assert (ours - truth).abs().max() < 1e-9
 

@@ -221,7 +221,7 @@ EQUAL = {
 
 @pytest.mark.parametrize("case", EQUAL)
 def test_without_control_variate_it_is_recurrent_ppo_s_first_step(case):
-    """One epoch over the whole batch from ratio 1 is A2C's step: sb3-contrib's own code, 15 updates of it."""
+    """One epoch over the whole batch from ratio 1 is A2C's step: sb3-contrib's own code, 8 updates of it."""
     space, make_env, more = EQUAL[case]
     more = dict(more)
     rms = dict(optimizer_class=th.optim.RMSprop, optimizer_kwargs=dict(alpha=0.99, eps=1e-5, weight_decay=0))
@@ -233,7 +233,7 @@ def test_without_control_variate_it_is_recurrent_ppo_s_first_step(case):
         env = make_vec_env(make_env, 2, seed=0) if make_env else tiny(space)
         np.random.seed(3)  # noqa: NPY002  where the buffer starts its sequences
         model = algorithm("MlpLstmPolicy", env, policy_kwargs=dict(policy_kwargs), **common, **kwargs)
-        return model.learn(15 * 20).policy
+        return model.learn(8 * 20).policy
 
     reference = learn(RecurrentPPO, {**policy_kwargs, **rms}, **ppo)
     policy = learn(ALGORITHM[space], policy_kwargs, cv_learning_rate=0.0)
@@ -358,7 +358,7 @@ def test_what_was_seen_two_steps_ago_is_remembered():
     def learn(algorithm, policy, **policy_kwargs):
         env = make_vec_env(Recall, 8, seed=0)
         arguments = dict(n_steps=6, learning_rate=1e-2, use_rms_prop=False, gae_lambda=0.9, seed=0, device="cpu")
-        model = algorithm(policy, env, policy_kwargs=policy_kwargs, **arguments).learn(6000)
+        model = algorithm(policy, env, policy_kwargs=policy_kwargs, **arguments).learn(3500)
         return evaluate_policy(model, make_vec_env(Recall, 8, seed=1), 100)[0]
 
     assert learn(RecurrentRELAXA2C, "MlpLstmPolicy", lstm_hidden_size=16) > 0.95

@@ -18,7 +18,6 @@ def schedules_of(algorithm):
 
 
 SCHEDULES = [(load(name), argument) for name in CATALOGUE for argument in schedules_of(load(name))]
-each_schedule = pytest.mark.parametrize(("algorithm", "argument"), SCHEDULES)
 each_rate = pytest.mark.parametrize(("algorithm", "argument"), [s for s in SCHEDULES if "learning_rate" in s[1]])
 
 
@@ -50,23 +49,31 @@ def test_every_class_has_its_schedules():
         assert {"learning_rate", *load(name).hyperparameters.schedules()} <= set(schedules_of(load(name)))
 
 
-@pytest.mark.parametrize("n_episodes", [None, 3])
-@each_schedule
-def test_a_schedule_has_no_rate_past_the_end(algorithm, argument, n_episodes):
-    """The last rollout ends after total_timesteps, whatever it is made of."""
-    asked = []
+class Asked:
+    """A schedule, and what it was asked for."""
 
-    def schedule(progress):
-        asked.append(progress)
+    def __init__(self):
+        self.at = []
+
+    def __call__(self, progress):
+        self.at.append(progress)
         return progress * 1e-3
 
-    model = make(algorithm, **{argument: schedule}, n_episodes=n_episodes).learn(18)
+
+@pytest.mark.parametrize("n_episodes", [None, 3])
+@pytest.mark.parametrize("algorithm", map(load, CATALOGUE))
+def test_a_schedule_has_no_rate_past_the_end(algorithm, n_episodes):
+    """The last rollout ends after total_timesteps, whatever it is made of: every argument that may be a schedule."""
+    schedules = {argument: Asked() for argument in schedules_of(algorithm)}
+    model = make(algorithm, **schedules, n_episodes=n_episodes).learn(18)
     assert model.num_timesteps > 18
-    assert min(asked) == 0
-    asked.clear()
+    assert {argument: min(schedule.at) for argument, schedule in schedules.items()} == dict.fromkeys(schedules, 0)
+    for schedule in schedules.values():
+        schedule.at.clear()
     model.learn(18, reset_num_timesteps=False)  # goes on, again past its end
     assert model.num_timesteps > 36
-    assert min(asked) >= 0
+    for argument, schedule in schedules.items():
+        assert min(schedule.at) >= 0, argument
 
 
 NEGATIVE = {

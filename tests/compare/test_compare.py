@@ -44,7 +44,7 @@ def _here(monkeypatch):
     monkeypatch.setattr(runs, "run_all", run_all)
 
 
-def compare(*more, env="mine:MyEnv-v0", seeds="2", steps="200"):
+def compare(*more, env="mine:MyEnv-v0", seeds="2", steps="60"):
     return cli.main(["--env", env, "--n-timesteps", steps, "--seeds", seeds, "--jobs", "2", *more])
 
 
@@ -106,11 +106,11 @@ def test_runs_of_other_settings_are_not_mixed(capsys):
         "a2c": "# sb3-relax train --algo a2c_matched --env MyEnv-v0 --conf-file a2c.yml",
     }
     with pytest.raises(SystemExit) as stop:
-        compare(seeds="1", steps="300")
+        compare(seeds="1", steps="80")
     assert stop.value.code == 2
     assert "compare/MyEnv-v0 holds runs with other settings (relaxa2c.yml has" in capsys.readouterr().err
-    compare("--output", "elsewhere", seeds="1", steps="300")
-    assert {record["timesteps"] for record in recorded("elsewhere").values()} == {300}
+    compare("--output", "elsewhere", seeds="1", steps="80")
+    assert {record["timesteps"] for record in recorded("elsewhere").values()} == {80}
 
 
 @pytest.mark.usefixtures("_here")

@@ -178,7 +178,8 @@ def test_two_layers(kind, name, float64):
     above_it = name if kind is LogisticBernoulli or below != name else "reinforce"
     latents = [layer(*args) for layer, args in zip(layers(1), [(), (kind(first).support()[:1],)], strict=True)]
     estimators = [lively(make(n, latent)) for n, latent in zip((below, above_it), latents, strict=True)]
-    source = Everywhere(52)
+    # the error of several samples, whose grid is the largest, is below 5e-12 with so few nodes
+    source = Everywhere(52 if estimators[0].samples == 1 else 36)
     layered(layers(1), estimators, f, randomness=source)
     batch = source.prepare()
     estimate = layered(layers(batch), estimators, f, randomness=source)

@@ -78,7 +78,7 @@ def long_ones_apart(cases):
         rows = len(latent.support()) ** estimator.samples
         if estimator.noise_shape(latent) is not None:
             rows *= nodes ** latent.theta.numel()
-        yield pytest.param(problem, name, objective, marks=[pytest.mark.slow] if rows > 1_000_000 else [])
+        yield pytest.param(problem, name, objective, marks=[pytest.mark.slow] if rows > 500_000 else [])
 
 
 @pytest.mark.parametrize(

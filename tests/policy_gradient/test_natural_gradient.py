@@ -116,7 +116,7 @@ def made(algorithm, env, name="MlpPolicy", policy=None, **kwargs):
     return algorithm(name, env, policy_kwargs={**ARCH, **(policy or {})}, seed=0, device="cpu", **kwargs)
 
 
-def recorded(model, updates=6):
+def recorded(model, updates=4):
     """What every step measured, and the KL divergence of the same step as anybody may measure it."""
     steps, step = [], model.update_rule.step
 
@@ -143,9 +143,9 @@ def a_pass(model, n=50, seed=0, observations=None):
     return model.view.evaluate(observations, actions.reshape(len(observations), -1))
 
 
-def exact_fisher(output, weights):
+def exact_fisher(latent, weights):
     """Column by column, of the batch."""
-    product = fisher_product(output, weights)
+    product = fisher_product(latent, weights)
     return th.stack([product(column) for column in th.eye(sum(w.numel() for w in weights), dtype=th.float64)])
 
 
@@ -234,9 +234,9 @@ def test_a_linear_gaussian_policy_has_the_exact_fisher_matrix():
     model = float64_model(LAXA2C, TinyEnv(BOX), policy_kwargs=dict(net_arch=dict(pi=[], vf=[5], cv=[6])))
     output = a_pass(model, 20_000)
     trace, blocks = traced_blocks(model, output)
-    theta, latent = trace.output.latent.theta, trace.output.latent
+    theta, latent = trace.latent.theta, trace.latent
     (g,) = th.autograd.grad(theta, [blocks[0].outputs], latent.score(latent.sample()), retain_graph=True)
-    exact = exact_fisher(trace.output, blocks[0].weights)
+    exact = exact_fisher(trace.latent, blocks[0].weights)
     found = in_layer_order(blocks[0].statistics(g))
     assert (found - exact).norm() < 0.05 * exact.norm()
     assert (2 * found - exact).norm() > 0.5 * exact.norm()
@@ -264,7 +264,7 @@ def test_the_noise_of_gsde_is_exact(options):
     output = a_pass(model)
     trace, blocks = traced_blocks(model, output)
     (block,) = (block for block in blocks if block.weights[0] is model.policy.log_std)
-    exact = exact_fisher(trace.output, block.weights)
+    exact = exact_fisher(trace.latent, block.weights)
     found = block.statistics(None)
     gradient = th.randn_like(model.policy.log_std)
     expected = th.linalg.solve(exact + 0.1 * th.eye(len(exact)), gradient.flatten())
@@ -276,7 +276,7 @@ def test_the_log_std_of_all_states_is_exact():
     model = float64_model(LAXA2C, TinyEnv(BOX))
     trace, blocks = traced_blocks(model, a_pass(model))
     (block,) = (block for block in blocks if block.weights[0] is model.policy.log_std)
-    exact = exact_fisher(trace.output, block.weights)
+    exact = exact_fisher(trace.latent, block.weights)
     gradient = th.randn(2, dtype=th.float64)
     expected = th.linalg.solve(exact + 0.1 * th.eye(2), gradient)
     th.testing.assert_close(block.solve([], [gradient], 0.1)[0], expected)
@@ -513,7 +513,7 @@ def test_fisher_products_are_those_of_the_scores(space):
         for n in range(5):
             one = flat(th.autograd.grad(latent.theta[n], weights, score[n], retain_graph=True))
             total = total + chance[n] * th.outer(one, one) / 5
-    th.testing.assert_close(exact_fisher(output.again(), weights), total, rtol=1e-8, atol=1e-10)
+    th.testing.assert_close(exact_fisher(output.again().latent, weights), total, rtol=1e-8, atol=1e-10)
 
 
 def test_like_is_the_inverse_of_flat():
@@ -615,3 +615,29 @@ def test_bad_targets_are_refused():
     for bad in (-0.1, 1, math.nan, None):
         with pytest.raises(UsageError, match="momentum must be a finite number between"):
             PLAIN["discrete"](momentum=bad)
+
+
+@pytest.mark.parametrize("case", [*KFAC_CASES, *CG_CASES])
+def test_the_distribution_alone_is_that_of_a_whole_pass(case):
+    """By the weights as they are then, whether somebody listens to the actor or not."""
+    model = (KFAC_CASES | CG_CASES)[case]()
+    passes, step = [], model.update_rule.step
+
+    def spy(output, *rest):
+        passes.append(output)
+        return step(output, *rest)
+
+    model.update_rule.step = spy
+    model.learn(model.n_steps)
+    output, heard = passes[-1], []
+    before = output.latent.theta.detach().clone()
+    layers = [layer for layer in model.policy.modules() if type(layer) is nn.Linear]
+    for listening in (False, True):
+        if listening:
+            for layer in layers:
+                layer.register_forward_hook(lambda *_: heard.append(1))
+        with th.no_grad():
+            whole, alone = output.again().latent, output.latent_again()
+        assert th.equal(whole.theta, alone.theta)
+        assert not th.equal(before, alone.theta)
+    assert heard

@@ -83,7 +83,7 @@ class Masked(TinyEnv):
 
 def moved(model):
     before = [p.detach().clone() for p in (*model.policy.parameters(), *model.control_variate.parameters())]
-    model.learn(60)
+    model.learn(30)
     after = [*model.policy.parameters(), *model.control_variate.parameters()]
     assert all(p.isfinite().all() for p in after)
     return not any(th.equal(a, b) for a, b in zip(before, after, strict=True) if b.numel() > 4)
@@ -98,7 +98,7 @@ def test_features_of_any_shape_train(algorithm, kind, shared, tmp_path):
     kwargs = dict(features_extractor_class=Shaped, features_extractor_kwargs=dict(kind=kind))
     kwargs = dict(seed=0, device="cpu", policy_kwargs=dict(share_features_extractor=shared, **kwargs))
     if algorithm is not MaskableRELAXA2C:
-        A2C(policy, TinyEnv(space), **kwargs).learn(20)  # it is a policy that SB3 trains
+        A2C(policy, TinyEnv(space), **kwargs).learn(10)  # it is a policy that SB3 trains
     model = algorithm(policy, Masked(space), n_critic_steps=2, **kwargs)
     assert moved(model)
     model.save(tmp_path / "agent")

@@ -1,14 +1,17 @@
 """The variance taken apart, on a small budget."""
 
+import pytest
+
 from scripts.records import Records
 from tests.scripts.command import called, script
 
 
+@pytest.mark.usefixtures("few_timings")
 def test_an_agent_is_taken_apart_early_in_the_middle_and_late(tmp_path):
     """With VecNormalize, whose statistics belong to the stage; what has a record is left alone."""
     counts = "n_states: 6, n_actions: 2, n_futures: 2, n_episodes: 4, n_rollouts: 4, n_fit_steps: 64, n_fit_updates: 2"
     sizes = f"{{{counts}, lambdas: [0.5]}}"
-    agent = "{algorithm: laxa2c, policy: MlpPolicy, n_envs: 2, n_timesteps: 2000, n_steps: 8, normalize: true}"
+    agent = "{algorithm: laxa2c, policy: MlpPolicy, n_envs: 2, n_timesteps: 640, n_steps: 8, normalize: true}"
     (tmp_path / "tiny.yml").write_text(f"Pendulum-v1:\n  agent: {agent}\n  sizes: {sizes}\n")
     arguments = ("--protocol", tmp_path / "tiny.yml", "--output", tmp_path, "--jobs", 1)
     called("run.decompose", *arguments)
@@ -16,9 +19,9 @@ def test_an_agent_is_taken_apart_early_in_the_middle_and_late(tmp_path):
     records = {name: store.get(name) for name in sorted(store.names())}
     assert not store.unpacked()
     assert {name: record["timesteps"] for name, record in records.items()} == {
-        "Pendulum-v1_early": 112,
-        "Pendulum-v1_middle": 608,
-        "Pendulum-v1_late": 2000,
+        "Pendulum-v1_early": 32,
+        "Pendulum-v1_middle": 192,
+        "Pendulum-v1_late": 640,
     }
     rewards = [next(r for r in record["rows"] if r["name"] == "none")["total"]["value"] for record in records.values()]
     assert len(set(rewards)) == 3

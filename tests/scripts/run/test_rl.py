@@ -13,7 +13,7 @@ CartPole-v1:
   seeds: [3, 4]
   threshold: 15
   algorithms:
-    relaxa2c: {zoo: relaxa2c, n_timesteps: 3000}
+    relaxa2c: {zoo: relaxa2c, n_timesteps: 1000}
     broken: {zoo: relaxa2c, n_timesteps: 512, no_such_argument: 1}
 CartPole-v0:
   seeds: [3]
@@ -72,8 +72,8 @@ def test_a_sweep_records_every_run_and_survives_a_failing_one(tmp_path):
     assert all(r == int(r) for r in own["episode_returns"])  # the environment's own
     assert own["timesteps"] == own["solved_at"] == own["episode_steps"][99] < 6000  # at once: so many fall later
     record = records["CartPole-v1_relaxa2c_0003"]
-    assert record["timesteps"] >= 3000
-    assert record["solved_at"] is None or record["solved_at"] <= 3072
+    assert record["timesteps"] >= 1000
+    assert record["solved_at"] is None or record["solved_at"] <= 1024
     assert len(record["evaluation"]) == 100
     assert sum(record["episode_returns"]) <= record["timesteps"]
     assert record["variances"]

@@ -13,9 +13,9 @@ SEARCH = """
 CartPole-v1:
   seeds: [1000, 1001]
   n_trials: {n_trials}
-  n_timesteps: 400
+  n_timesteps: 200
   threshold: 475
-  report: {{seeds: [{first}, 1], n_timesteps: 800}}
+  report: {{seeds: [{first}, 1], n_timesteps: 400}}
   all: {{policy: MlpPolicy, n_envs: 2}}
   methods:
     a2c:
@@ -27,8 +27,8 @@ CartPole-v1:
 """
 
 
-def searched(tmp_path, n_trials, *arguments, first=0, n_timesteps=400, run=called):
-    protocol = SEARCH.format(n_trials=n_trials, first=first).replace("n_timesteps: 400", f"n_timesteps: {n_timesteps}")
+def searched(tmp_path, n_trials, *arguments, first=0, n_timesteps=200, run=called):
+    protocol = SEARCH.format(n_trials=n_trials, first=first).replace("n_timesteps: 200", f"n_timesteps: {n_timesteps}")
     (tmp_path / "search.yml").write_text(protocol)
     common = ("--protocol", tmp_path / "search.yml", "--output", tmp_path, "--jobs", 1)
     return run("run.tune", *common, *arguments, check=False)
@@ -64,7 +64,7 @@ def test_every_method_is_searched_on_the_same_budget_and_a_search_goes_on(tmp_pa
         "n_envs": 2,
         "algorithm": "relaxa2c",
         **best["params"],
-        "n_timesteps": 800,
+        "n_timesteps": 400,
     }
     called("run.rl", "--protocol", tmp_path / "search" / "tuned.yml", "--output", tmp_path, "--jobs", 1)
     reported = Records(tmp_path / "tuned").get("CartPole-v1_a2c_0001")
@@ -72,12 +72,12 @@ def test_every_method_is_searched_on_the_same_budget_and_a_search_goes_on(tmp_pa
     assert reported["hyperparams"]["learning_rate"] == a2c["best"]["params"]["learning_rate"]
 
     # of another protocol: neither the records nor, without them, the studies
-    other = searched(tmp_path, 4, *storage, n_timesteps=500)
+    other = searched(tmp_path, 4, *storage, n_timesteps=300)
     assert other.returncode == 2
     assert "the record CartPole-v1_a2c is of another protocol" in other.stderr
     for path in (tmp_path / "search" / "unpacked").iterdir():
         path.unlink()
-    other = searched(tmp_path, 4, *storage, n_timesteps=500)
+    other = searched(tmp_path, 4, *storage, n_timesteps=300)
     assert "the study CartPole-v1_a2c is of another protocol" in other.stdout
 
 

@@ -80,6 +80,7 @@ def forward_and_compare(gradient, model, estimators, x):
                     parameter.data.add_(0.1 * torch.rand(parameter.shape))
 
 
+@pytest.mark.traces
 @pytest.mark.parametrize(("layers", "hidden_layers"), [(1, 0), (2, 0), (1, 2)])
 @pytest.mark.parametrize("name", CASES)
 def test_the_traced_gradient_is_the_gradient(name, layers, hidden_layers):
@@ -107,6 +108,7 @@ def test_frozen_parameters_and_the_global_generator_are_left_alone():
     assert all(parameter.grad is not None for parameter in model.encoders.parameters())
 
 
+@pytest.mark.traces
 def test_another_shape_of_batch_is_traced_anew():
     model, estimators, x = problem("relax", 1)
     gradient = CompiledGradient(model, estimators, as_it_is)

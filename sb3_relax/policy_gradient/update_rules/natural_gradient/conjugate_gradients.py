@@ -6,19 +6,19 @@ from collections.abc import Callable, Sequence
 
 import torch as th
 
-from sb3_relax.policy_gradient.policy_view import PolicyOutput
+from sb3_relax.estimators import Latent
 
 
-def fisher_product(output: PolicyOutput, weights: Sequence[th.Tensor]) -> Callable[[th.Tensor], th.Tensor]:
+def fisher_product(latent: Latent, weights: Sequence[th.Tensor]) -> Callable[[th.Tensor], th.Tensor]:
     """v → F v, F the Fisher matrix of the batch: the Hessian of the KL divergence from the policy itself.
 
     As in TRPO (Schulman et al. 2015). The expectation over actions is exact.
 
-    :param output: a pass of the policy whose graph is still there
+    :param latent: of a pass of the policy whose graph is still there
     :param weights: those that the action distribution depends on
     :return: of vectors as long as all weights together
     """
-    kl = output.latent.detach().kl(output.latent).mean()
+    kl = latent.detach().kl(latent).mean()
     gradient = flat(th.autograd.grad(kl, weights, create_graph=True))
 
     def product(vector: th.Tensor) -> th.Tensor:

@@ -25,7 +25,7 @@ def blocks_of(policy: ActorCriticPolicy, trace: Trace, weights: set[nn.Parameter
     :param weights: those that the action distribution depends on
     """
     blocks: list[Block] = []
-    n_steps = len(trace.output.latent.theta)
+    n_steps = len(trace.latent.theta)
     for layer, calls in trace.calls.items():
         if takes_calls(layer, calls, n_steps):
             blocks.append(KroneckerBlock(layer, calls[0]))  # type: ignore[arg-type]
@@ -37,7 +37,7 @@ def blocks_of(policy: ActorCriticPolicy, trace: Trace, weights: set[nn.Parameter
     if isinstance(distribution, DiagGaussianDistribution):  # the squashed one as well
         blocks.append(LogStdBlock(log_std))
     elif isinstance(distribution, StateDependentNoiseDistribution) and takes_calls(policy.action_net, means, n_steps):
-        log_scale = trace.output.latent.theta[..., 1]
+        log_scale = trace.latent.theta[..., 1]
         blocks.append(StateDependentNoiseBlock(log_std, distribution, means[0].inputs, log_scale))
     return blocks
 
@@ -67,7 +67,7 @@ def kfac_direction(
     :param gradients: g, by the weight that each part belongs to
     :return: in the same places
     """
-    latent = trace.output.latent
+    latent = trace.latent
     outputs = [block.outputs for block in blocks if block.outputs is not None]
     # log π(y|s) of step n depends on the outputs of step n alone: one pass gives the gradients of all steps
     at_outputs = iter(th.autograd.grad(latent.theta, outputs, latent.score(latent.sample())) if outputs else ())

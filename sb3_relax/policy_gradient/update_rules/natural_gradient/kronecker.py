@@ -55,7 +55,9 @@ class KroneckerBlock(Block):
 def cholesky_of(matrix: th.Tensor, damping: th.Tensor) -> th.Tensor:
     """Cholesky factor of ``matrix`` + ``damping`` · 1, damped no less than rounding needs."""
     damping = th.maximum(damping, 10 * th.finfo(matrix.dtype).eps * matrix.trace())
-    return th.linalg.cholesky(matrix + damping * th.eye(len(matrix), dtype=matrix.dtype, device=matrix.device))
+    damped = matrix.clone()
+    damped.diagonal().add_(damping)
+    return th.linalg.cholesky(damped)
 
 
 def patches(layer: nn.Conv2d, images: th.Tensor) -> th.Tensor:

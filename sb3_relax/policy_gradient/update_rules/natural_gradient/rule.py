@@ -97,7 +97,7 @@ class NaturalGradient(UpdateRule):
         self, output: PolicyOutput, estimate: Estimate, loss: th.Tensor, divisor: float, max_grad_norm: float
     ) -> float:
         weights = self.view.actor_weights
-        of_value = value_gradients(output, loss, weights)
+        of_value = value_gradients(output, loss, weights) if self.view.weights.are_shared else [None] * len(weights)
         norm = self.backward(estimate, loss, divisor, max_grad_norm)
         clipped = [weight.grad for weight in weights]
         share = min(1.0, max_grad_norm / (norm + 1e-6))  # what clipping has left of the gradient
@@ -154,7 +154,7 @@ class NaturalGradient(UpdateRule):
                 f"update_rule='kfac': K-FAC has no factors for {', '.join(missing)}, so the natural gradient is found "
                 "by conjugate gradients on Fisher-vector products, as in TRPO"
             )
-        product = fisher_product(trace.output, weights)
+        product = fisher_product(trace.latent, weights)
         solution = conjugate_gradients(lambda vector: product(vector) + damping * vector, flat(gradients))
         return gradients, like(solution, gradients), 1
 
@@ -254,7 +254,7 @@ def mover(
     def kl_at(of_natural: float, of_v: float) -> float:
         for weight, start, first, second in zip(weights, starts, natural, of_value, strict=True):
             weight.copy_(start + of_natural * first + of_v * second)
-        kl = output.latent.kl(output.again().latent).mean().item()
+        kl = output.latent.kl(output.latent_again()).mean().item()
         return max(kl, 0.0) if isfinite(kl) else inf  # rounding may leave less than nothing
 
     return kl_at

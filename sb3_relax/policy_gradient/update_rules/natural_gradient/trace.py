@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import nn
 
+from sb3_relax.estimators import Latent
 from sb3_relax.policy_gradient.policy_view import PolicyOutput
 
 
@@ -19,14 +20,14 @@ class Call(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A pass of the policy, and every call of its layers."""
+    """The action distribution of a pass of the policy, and every call of the layers on its way."""
 
-    output: PolicyOutput
+    latent: Latent
     calls: dict[nn.Module, list[Call]]
 
 
 def traced(output: PolicyOutput, layers: Iterable[nn.Module]) -> Trace:
-    """The pass of ``output`` made again, with the calls of some layers.
+    """The action distribution of ``output`` computed again, with the calls of some layers.
 
     :param output: any pass of the policy
     :param layers: which to listen to
@@ -40,7 +41,7 @@ def traced(output: PolicyOutput, layers: Iterable[nn.Module]) -> Trace:
 
     hooks = [layer.register_forward_hook(note) for layer in calls]
     try:
-        return Trace(output.again(), calls)
+        return Trace(output.latent_again(), calls)
     finally:
         for hook in hooks:
             hook.remove()

@@ -26,11 +26,6 @@ from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals, 
 SAME_STREAM = 64
 
 
-def as_it_is(x: th.Tensor) -> th.Tensor:
-    """x."""
-    return x
-
-
 class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
     SeveralCategoricals, MaskableMultiCategoricalDistribution
 ):
@@ -47,8 +42,6 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
 
     #: True where a value may be drawn, ``[N, D, K]``; ``None``: all
     masks: th.Tensor | None = None
-    #: how numbers ``[N, D, K]`` lie in memory
-    laid_out = staticmethod(arranged)
 
     def proba_distribution(self, action_logits: th.Tensor) -> BatchedMaskableMultiCategoricalDistribution:
         self.masks = None
@@ -67,6 +60,10 @@ class BatchedMaskableMultiCategoricalDistribution(  # type: ignore[override]
             masks = self.laid_out(masks if self.are_alike else masks & self.exists)
         self.masks = masks
         self.forget_logits()
+
+    def laid_out(self, values: th.Tensor) -> th.Tensor:
+        """The same numbers ``[N, D, K]``, lying in memory as the softmax over K reads them fastest."""
+        return arranged(values)
 
     def normalised(self) -> th.Tensor:
         if self.masks is None:
@@ -110,7 +107,8 @@ class MaskedBits(BatchedMaskableMultiCategoricalDistribution):
         of.log_prob(of.sample())  # [4]
     """
 
-    laid_out = staticmethod(as_it_is)
+    def laid_out(self, values: th.Tensor) -> th.Tensor:
+        return values  # no softmax is taken of two values
 
     def forget_logits(self) -> None:
         super().forget_logits()

@@ -62,9 +62,12 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int, real: Any 
     array = array.reshape(count, size)
     if real is not None:
         array = array | ~_booleans(real).reshape(count, 1)
-    # of every variable, whether any of its values is allowed; there may be many bits, and this is asked at every step
-    of_bits = isinstance(action_space, spaces.MultiBinary)
-    allowed = array[:, ::2] | array[:, 1::2] if of_bits else _any_allowed(array, values)
+    # of every variable, whether any of its values is allowed
+    if isinstance(action_space, spaces.MultiBinary):
+        # whether each may be 0 or may be 1: quicker than to reduce, and of hundreds of bits this is asked at every step
+        allowed = array[:, ::2] | array[:, 1::2]
+    else:
+        allowed = np.logical_or.reduceat(array, np.cumsum([0, *values[:-1]]), axis=1)
     if not allowed.all():
         mask, variable = np.argwhere(~allowed)[0].tolist()
         which = "" if len(values) == 1 else f" of variable {variable}"
@@ -73,10 +76,6 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int, real: Any 
             f"{action_space}"
         )
     return array
-
-
-def _any_allowed(array: np.ndarray, values: list[int]) -> np.ndarray:
-    return np.logical_or.reduceat(array, np.cumsum([0, *values[:-1]]), axis=1)
 
 
 def _booleans(values: Any) -> np.ndarray:

@@ -32,7 +32,8 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
     :param parameters: name → state dict, as ``get_parameters()`` gives them; left as it is
     :param exact_match: whether all of ĉ's weights must be there, and no others
     :return: name → state dict
-    :raises ParametersDoNotFit: for weights of a ĉ(a, s) where the model has a ĉ(s), or of another control variate
+    :raises ParametersDoNotFit: for weights of a ĉ(a, s) where the model has a ĉ(s), of another control variate, or of
+        one of another size
     """
     state = parameters.get("control_variate")
     if state is None:
@@ -79,6 +80,14 @@ def fitted_to(model: Any, parameters: dict[str, Any], exact_match: bool = True) 
         raise ParametersDoNotFit(
             f"these are the weights of another control variate than this agent's (they differ in {names}): give it the "
             "control_variate, correction and cv_action_dependent of the agent that they are from"
+        )
+    others = [n for n in own if n in state and th.is_tensor(own[n]) and state[n].shape != own[n].shape]
+    if others:
+        raise ParametersDoNotFit(
+            "these are the weights of a control variate of another size than this agent's ("
+            + ", ".join(f"{name} is {list(state[name].shape)}, and here {list(own[name].shape)}" for name in others)
+            + "): give it the spaces and the policy_kwargs of the agent that they are from. Of bits under masks, all "
+            "but RELAX's, the exact correction and ĉ(s) once read two numbers a bit: train such an agent anew"
         )
     parameters["control_variate"] = state
     return parameters

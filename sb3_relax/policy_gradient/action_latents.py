@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from math import isfinite
 from typing import Any
 
@@ -96,11 +95,10 @@ def latent_like(policy: ActorCriticPolicy) -> Latent:
         exists = th.arange(int(sizes.max()), device=policy.device) < sizes.unsqueeze(-1)
         return GumbelOneHot(th.zeros(exists.shape, **options), None if bool(exists.all()) else exists)
     if isinstance(space, spaces.MultiBinary):
-        bits, kept = get_action_dim(space), getattr(policy, "action_dist", None)
-        if isinstance(kept, BernoulliDistribution):
+        bits = get_action_dim(space)
+        # masked ones are of one number each as well, but for those that sb3-contrib itself makes
+        if isinstance(getattr(policy, "action_dist", None), (BernoulliDistribution, SeveralCategoricals)):
             return LogisticBernoulli(th.zeros(bits, **options))
-        if isinstance(kept, SeveralCategoricals):  # maskable: either value may be forbidden
-            return copy.copy(kept).proba_distribution(th.zeros(1, 2 * bits, **options)).latent().select(0)
         return GumbelOneHot(th.zeros(bits, 2, **options))
     raise TypeError(f"no latent is known for the action space {space}")
 

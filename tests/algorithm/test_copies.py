@@ -103,6 +103,13 @@ def test_another_control_variate_than_the_agents_is_refused(tmp_path):
         frozen_copy(model, 1, cv_action_dependent=True)
 
 
+def test_a_control_variate_of_another_size_is_refused_by_its_names():
+    small = trained(policy_kwargs=dict(net_arch=dict(pi=[6], vf=[5], cv=[4])))
+    large = trained(policy_kwargs=dict(net_arch=dict(pi=[6], vf=[5], cv=[8])))
+    with pytest.raises(UsageError, match=r"of another size .*output_layer.weight is \[1, 4\], and here \[1, 8\]"):
+        large.set_parameters(small.get_parameters())
+
+
 @pytest.mark.parametrize("space", ["discrete", "box"])
 def test_nothing_of_the_agent_is_touched(space):
     model = trained(space)

@@ -184,7 +184,7 @@ class NotCentred(LaterLuck):
 @pytest.mark.parametrize("twin", [Twice, NotCentred])
 def test_broken_twins_are_rejected(twin, walker, exact):
     broken = twin(frozen_copy(walker, 0), {NAME: [frozen_copy(walker, 0)]})
-    found = measured(walker, broken, n_states=500)[NAME, 0]
+    found = measured(walker, broken, n_states=650)[NAME, 0]
     assert np.abs(z_scores(found, exact.parts())).max() > 6
 
 

@@ -213,15 +213,18 @@ class Laplace(ReparameterisedLatent):
 
 # %% [markdown]
 # Is the path right? With f smooth, the mean of `Reparam` must be that of REINFORCE. f = b² has E[b²] = μ² + 2 s², and
-# so the gradient (2 μ, 4 s²):
+# so the gradient (2 μ, 4 s²). A new `LAX` has c = 0, and is REINFORCE: a c of random weights tests its path.
 
 # %%
 loc, log_scale = torch.tensor([0.7, -0.2]), torch.tensor([-0.5, 0.3])
 q = Laplace(loc, log_scale)
 truth = torch.stack([2 * loc, 4 * (2 * log_scale).exp()], dim=-1)
 for name in ("reinforce", "reparam", "lax"):
+    estimator = make(name, q)
+    for weight in estimator.parameters():
+        torch.nn.init.normal_(weight)
     generator = torch.Generator().manual_seed(1)
-    z = bias_z_scores(make(name, q), q, lambda b: b.square().sum(-1), truth, 100_000, generator)
+    z = bias_z_scores(estimator, q, lambda b: b.square().sum(-1), truth, 100_000, generator)
     print(f"{name:9} is off by {z.abs().max():.1f} standard errors at most")
     assert z.abs().max() < 5
 

@@ -117,12 +117,15 @@ class Estimator(nn.Module, ABC):
         return self.estimate(latent, f, self.draw(latent, generator), self.draw_noise(latent, generator))
 
     def draw(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor | None:
-        """``samples`` independent draws of b, in a leading dimension where there are several; ``None`` for none."""
+        """``samples`` independent draws of b, in a leading dimension where there are several; ``None`` for none.
+
+        They are detached, also where a latent of the user's own gives samples with a graph to θ: f would be
+        differentiated along it, and θ would get a gradient twice.
+        """
         if self.samples == 0:
             return None
-        if self.samples == 1:
-            return latent.sample(generator)
-        return latent.expand(self.samples).sample(generator)
+        drawn = latent if self.samples == 1 else latent.expand(self.samples)
+        return drawn.sample(generator).detach()
 
     def probability_of_draws(self, latent: Latent, b: Tensor) -> Tensor:
         """p(b_1, …, b_K) of what :meth:`draw` gives, ``[*batch]``: for proofs, and overridden where it is no product.
@@ -341,7 +344,8 @@ def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:
     require_trained("baseline", baseline, fitted, read)
     if fitted.shape != latent.batch_shape:
         raise ValueError(
-            f"the baseline must have the batch's shape {tuple(latent.batch_shape)}; got {tuple(fitted.shape)}"
+            f"the baseline must have the batch's shape {tuple(latent.batch_shape)}; got {tuple(fitted.shape)}. A network "
+            "that ends in one number needs .squeeze(-1) after it"
         )
     return fitted
 

@@ -45,6 +45,7 @@ class Estimate:
         of ``grad`` does not lead to
     :param phi_loss: a scalar to train ``phi`` on instead of Eq 6
     :param learn: called after :meth:`backward`, for running statistics
+    :raises ValueError: for a ĝ of another shape than θ's
     """
 
     def __init__(
@@ -60,6 +61,12 @@ class Estimate:
         phi_loss: Tensor | None = None,
         learn: Callable[[], None] | None = None,
     ):
+        if grad.shape != latent.theta.shape:
+            raise ValueError(
+                f"ĝ must have the shape of the latent's theta, {tuple(latent.theta.shape)}; got {tuple(grad.shape)}: of "
+                f"{type(latent).__name__}, score(b) and path_gradient(b, slope) have that shape, and log_prob(b) the "
+                f"batch's, {tuple(latent.batch_shape)}"
+            )
         self.latent = latent
         self.value = value
         self.score = score

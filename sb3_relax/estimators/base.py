@@ -344,8 +344,8 @@ def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:
     require_trained("baseline", baseline, fitted, read)
     if fitted.shape != latent.batch_shape:
         raise ValueError(
-            f"the baseline must have the batch's shape {tuple(latent.batch_shape)}; got {tuple(fitted.shape)}. A network "
-            "that ends in one number needs .squeeze(-1) after it"
+            f"the baseline must have the batch's shape {tuple(latent.batch_shape)}; got {tuple(fitted.shape)}. A "
+            "network that ends in one number needs .squeeze(-1) after it"
         )
     return fitted
 

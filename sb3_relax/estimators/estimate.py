@@ -63,9 +63,9 @@ class Estimate:
     ):
         if grad.shape != latent.theta.shape:
             raise ValueError(
-                f"ĝ must have the shape of the latent's theta, {tuple(latent.theta.shape)}; got {tuple(grad.shape)}: of "
-                f"{type(latent).__name__}, score(b) and path_gradient(b, slope) have that shape, and log_prob(b) the "
-                f"batch's, {tuple(latent.batch_shape)}"
+                f"ĝ must have the shape of the latent's theta, {tuple(latent.theta.shape)}; got {tuple(grad.shape)}: "
+                f"of {type(latent).__name__}, score(b) and path_gradient(b, slope) have that shape, and log_prob(b) "
+                f"the batch's, {tuple(latent.batch_shape)}"
             )
         self.latent = latent
         self.value = value

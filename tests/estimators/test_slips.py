@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_relax.estimators import (
     DLAX,
@@ -178,6 +179,76 @@ def test_a_layer_may_not_write_into_the_samples_below():
 
     with pytest.raises(ValueError, match="layer 1 has written into the sample of layer 0"):
         layered([step, step], [NVIL(), NVIL()], lambda state, a, b: (a + b).sum(-1), state=())
+
+
+class Comparing(TorchDispatchMode):
+    """Counts what samples are looked after by."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += func in (torch.ops.aten.equal.default, torch.ops.aten.clone.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("estimators", ["joint", "one a layer"])
+@pytest.mark.parametrize("costs", [True, False])
+def test_samples_of_twice_the_layers_are_compared_twice_as_often(estimators, costs):
+    """With a state, T steps cost T steps."""
+    logits = torch.zeros(4, 2, requires_grad=True)
+
+    def step(state, b):
+        return LogisticBernoulli(logits if b is None else logits + b), state
+
+    def calls(length):
+        f = [lambda state, *b: b[-1].sum(-1)] * length if costs else (lambda state, *b: b[-1].sum(-1))
+        with Comparing() as comparing:
+            layered([step] * length, RLOO(2) if estimators == "joint" else [NVIL()] * length, f, state=())
+        return comparing.calls
+
+    short, middle, long = (calls(length) for length in (4, 8, 12))
+    assert long - middle == middle - short > 0
+
+
+@pytest.mark.parametrize("name", ["rloo", "nvil", "joint"])
+def test_a_cost_or_a_layers_state_may_not_write_into_samples(name):
+    logits = torch.zeros(4, 2, requires_grad=True)
+    estimators = RLOO(2) if name == "joint" else [make(name, LogisticBernoulli(logits)) for _ in range(3)]
+
+    def add_up(*b):
+        return sum(b).sum(-1)
+
+    def writes(*b):
+        value = add_up(*b)
+        b[0].detach().numpy()[...] = 2
+        return value
+
+    layers = [lambda *b: LogisticBernoulli(logits.expand_as(b[-1]) if b else logits)] * 3
+    with pytest.raises(ValueError, match="a cost has written into the sample of layer 0"):
+        layered(layers, estimators, [add_up, writes, add_up])
+
+    def step(state, b):
+        if len(state) == 2:
+            state[0].numpy()[...] = 2  # when it is no longer the layer below
+        return LogisticBernoulli(logits), state if b is None else [*state, b]
+
+    with pytest.raises(ValueError, match="a layer that has it from its state, has written into the sample of layer 0"):
+        layered([step] * 4, [NVIL()] * 4, lambda state, *b: add_up(*b), state=[])
+
+
+class Overflowing(Gaussian):
+    def at_noise(self, noise):
+        return super().at_noise(noise) - torch.inf + torch.inf
+
+
+def test_a_sample_that_is_no_number_was_not_written_into():
+    """An f of it is refused for its value."""
+    q = Overflowing(torch.zeros(4, 2, requires_grad=True), torch.zeros(4, 2))
+    layers = [lambda: q, lambda b: LogisticBernoulli(b.nan_to_num())]
+    with pytest.raises(ValueError, match=r"f\(b\) must be finite; got nan"):
+        layered(layers, [NVIL(), NVIL()], lambda a, b: (a + b).sum(-1))
 
 
 def steps_of(q, estimator, optimizer, steps, f=total):

@@ -198,7 +198,7 @@ def layered(
     for number, ((latent, b, _), estimator) in enumerate(zip(drawn, estimators, strict=True)):
         noise, value = source.noise(estimator, latent), to_go[number].detach()
         if isinstance(estimator, TwoPhaseEstimator) and estimator.samples == 1:
-            estimates.append(watched(estimator, estimator.finish(latent, b, value, noise)))
+            estimates.append(estimator.finish(latent, b, value, noise))
             continue
         own_temperature = estimator.temperature_between_corners
         tau = temperature if own_temperature is None else own_temperature
@@ -325,10 +325,9 @@ class _FromLayer:
     def _walk_to(self, b: Tensor) -> Walk:
         """The walk as far as this layer, with b in the place of what was drawn."""
         leading = b.shape[: b.dim() - self.own.dim()]
+        walk = self.below.until(self.number)  # the very tensors, so that an f may keep what it knows of them
         if leading:  # several values of b_l are asked for at once
-            walk = expanded(self.below, leading, self.latent.batch_shape)
-        else:  # the very tensors, so that an f may keep what it knows of them
-            walk = self.below.until(self.number)
+            walk = expanded(walk, leading, self.latent.batch_shape)
         walk.add(_as_seen(b, self.latent))
         return walk
 

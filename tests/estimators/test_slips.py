@@ -20,6 +20,7 @@ from sb3_relax.estimators import (
     GumbelOneHot,
     Joint,
     LogisticBernoulli,
+    PerVariable,
     Reinforce,
     Reparam,
     layered,
@@ -281,6 +282,55 @@ def test_a_phi_that_no_optimizer_has(monkeypatch):
     nvil = make("nvil", q, context=2)
     with pytest.warns(UserWarning, match="NVIL has had gradients"):
         losses_of(lambda: nvil(q, total, context=torch.ones(5, 2)))
+    two_phase = make("relax", q)
+    with pytest.warns(UserWarning, match="RELAX has had gradients"):
+        losses_of(lambda: finished(two_phase, q))
+    apart = PerVariable(make("relax", q.each_variable()))
+    with pytest.warns(UserWarning, match="PerVariable has had gradients"):
+        losses_of(lambda: apart.finish(q, b := q.sample(), b))
+
+
+def finished(estimator, q):
+    b = estimator.draw(q)
+    return estimator.finish(q, b, total(b))
+
+
+@pytest.mark.parametrize("by", ["loss", "backward", "losses", "finished"])
+def test_estimates_of_one_backward_pass_are_one_pass(by, monkeypatch):
+    """Seven layers of one estimator."""
+    monkeypatch.setattr(unstepped, "PATIENCE", 5)
+    q = LogisticBernoulli(torch.zeros(5, 3, requires_grad=True))
+    relax = make("relax", q)
+
+    def one_pass():
+        if by == "losses":
+            sum(relax(q, total).loss() for _ in range(7)).backward()
+        elif by == "finished":
+            sum(finished(relax, q).loss() for _ in range(7)).backward()
+        else:
+            estimate = layered([lambda *b: q] * 7, [relax] * 7, lambda *b: sum(b).sum(-1))
+            estimate.backward() if by == "backward" else estimate.loss().backward()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(5):
+            one_pass()
+    with pytest.warns(UserWarning, match=r"RELAX has had gradients .* 5 backward passes"):
+        one_pass()
+
+
+def test_phi_that_its_owner_steps_need_not_move(monkeypatch):
+    """As of control variates of reinforcement learning: they take φ's gradients, and never call backward."""
+    monkeypatch.setattr(unstepped, "PATIENCE", 5)
+    q = LogisticBernoulli(torch.zeros(5, 3, requires_grad=True))
+    relax, nvil = make("relax", q), make("nvil", q, context=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(12):
+            for estimate in (finished(relax, q), nvil(q, total, context=torch.ones(5, 2))):
+                estimate.phi_gradients(estimate.phi)
+                estimate.learn()  # statistics alone: the graph to φ has been used
+    assert bool(nvil.seen)
 
 
 @pytest.mark.parametrize("case", ["stepped", "by hand", "fused", "frozen", "eval", "no phi", "flat", "now and then"])

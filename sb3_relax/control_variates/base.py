@@ -11,6 +11,7 @@ from torch import nn
 
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators import (
+    ConditionedJoint,
     Estimate,
     Gaussian,
     GumbelOneHot,
@@ -133,6 +134,7 @@ SPACES: dict[Any, str] = {
     LogisticBernoulli: "MultiBinary",
     RelaxedLatent: "Discrete, MultiDiscrete and MultiBinary",
     Joint: "Dict and Tuple",
+    ConditionedJoint: "Dict and Tuple",
 }
 
 

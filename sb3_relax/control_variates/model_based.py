@@ -14,10 +14,10 @@ from sb3_relax.control_variates.one_step_model import OneStepModel
 from sb3_relax.estimators import (
     LAX,
     RELAX,
+    ConditionedJoint,
     Estimate,
     ExactCorrection,
     Gaussian,
-    Joint,
     RelaxedLatent,
     TwoPhaseEstimator,
 )
@@ -46,7 +46,7 @@ class ModelBased(ControlVariate):
         RELAXA2C("MlpPolicy", "CartPole-v1", control_variate="model", n_steps=64, gae_lambda=0.5)
     """
 
-    latents = (RelaxedLatent, Gaussian, Joint)
+    latents = (RelaxedLatent, Gaussian, ConditionedJoint)
 
     def __init__(self, view: PolicyView, hyperparameters: Hyperparameters):
         super().__init__()

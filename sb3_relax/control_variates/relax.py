@@ -6,7 +6,7 @@ from typing import Any
 
 from sb3_relax.control_variates.learned import NetworkControlVariate
 from sb3_relax.control_variates.network import AtStates
-from sb3_relax.estimators import RELAX, Joint, RelaxedLatent
+from sb3_relax.estimators import RELAX, ConditionedJoint, RelaxedLatent
 from sb3_relax.policy_gradient.hyperparameters import DiscreteHyperparameters, Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyView
 
@@ -22,7 +22,7 @@ class RELAXControlVariate(NetworkControlVariate):
         besides; their defaults where they are of a class that has none
     """
 
-    latents = (RelaxedLatent, Joint)
+    latents = (RelaxedLatent, ConditionedJoint)
 
     def __init__(self, view: PolicyView, hyperparameters: Hyperparameters):
         discrete = DiscreteHyperparameters.extending(hyperparameters)

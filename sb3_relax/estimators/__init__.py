@@ -6,6 +6,7 @@ from sb3_relax.estimators.control_variates import MLPSurrogate, ThetaSurrogate
 from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.latents import (
     Circular,
+    ConditionedJoint,
     ConditionedLatent,
     Gaussian,
     GaussianMixture,
@@ -75,6 +76,7 @@ __all__ = [
     "VIMCO",
     "Circular",
     "Concrete",
+    "ConditionedJoint",
     "ConditionedLatent",
     "CoupledCategorical",
     "CurvatureLAX",

@@ -223,7 +223,7 @@ class TwoPhaseEstimator(Estimator):
         elif shape is not None and noise.shape != shape:
             raise ValueError(f"noise must have shape {shape}; got {tuple(noise.shape)}")
         with computing(self, latent):
-            return self.of_value(latent, in_dtype(b, dtype), value, noise)
+            return watched(self, self.of_value(latent, in_dtype(b, dtype), value, noise))
 
     def estimate(self, latent: Latent, f: Objective, b: Tensor | None, noise: Tensor | None) -> Estimate:
         assert b is not None
@@ -258,8 +258,9 @@ def watched(estimator: Estimator, estimate: Estimate) -> Estimate:
     """An estimate whose backward pass is counted, where its estimator is in training mode: see :class:`Unstepped`."""
     if estimator.training and not torch.compiler.is_compiling():
         if estimator.unstepped is None:
-            estimator.unstepped = Unstepped()
-        estimate.watched_by = (type(estimator).__name__, estimator.unstepped)
+            estimator.unstepped = Unstepped(type(estimator).__name__)
+        estimator.unstepped.estimated()
+        estimate.watched_by = estimator.unstepped
     return estimate
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sb3_relax.estimators.latents import ConditionedLatent, Joint, Latent, RelaxedLatent, require_conditioned
+from sb3_relax.estimators.latents import ConditionedJoint, ConditionedLatent, Latent, RelaxedLatent
 from sb3_relax.estimators.surrogate import Surrogate, SurrogateVJP
 from sb3_relax.estimators.tanh_network import backward_pass, forward_pass, outer, value_and_slope_of_tanh_network
 
@@ -78,11 +78,9 @@ class MLPSurrogate(nn.Module):
         squash: str | ConditionedLatent | None = None
         if isinstance(latent, RelaxedLatent):
             squash = "sigmoid" if latent.sample_ndim == 1 else "softmax"
-        elif isinstance(latent, Joint):
+        elif isinstance(latent, ConditionedJoint):
             # of its θ nothing is needed, nor kept
-            squash = require_conditioned(latent, cls.__name__).at(
-                latent.theta.new_zeros(latent.theta.shape[len(latent.batch_shape) :])
-            )
+            squash = latent.at(latent.theta.new_zeros(latent.theta.shape[len(latent.batch_shape) :]))
         surrogate = cls(latent.sample_shape.numel(), hidden, latent.sample_ndim, squash, context)
         return surrogate.to(latent.theta.device, latent.computing_dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,8 +77,8 @@ class Estimate:
         self._phi_vjp = phi_vjp
         self.phi_loss = phi_loss
         self._learn = learn
-        #: an estimator's name, and what counts its backward passes
-        self.watched_by: tuple[str, Unstepped] | None = None
+        #: what counts the backward passes of its estimator
+        self.watched_by: Unstepped | None = None
 
     @property
     def grad(self) -> Tensor:
@@ -157,11 +158,12 @@ class Estimate:
         if not torch.is_grad_enabled():
             return number
         phi, of_phi = self._eq_6
-        learn: Callable[[], None] | None = self.learn
+        passed: Callable[[], None] | None = None
         if torch.compiler.is_compiling():  # which cannot see what a backward pass does beside its gradients
             self.learn()
-            learn = None
-        return _Carrier.apply(number, learn, self._grad.detach() / self.samples, of_phi, self.latent.theta, *phi)
+        else:
+            passed = partial(_passed, self)
+        return _Carrier.apply(number, passed, self._grad.detach() / self.samples, of_phi, self.latent.theta, *phi)
 
     @kept
     def _eq_6(self) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
@@ -191,10 +193,6 @@ class Estimate:
         learn, self._learn = self._learn, None
         if learn is not None:
             learn()
-        watched_by, self.watched_by = self.watched_by, None
-        if watched_by is not None:
-            who, unstepped = watched_by
-            unstepped.passed(who, *self._eq_6)
 
     def phi_gradients(self, phi: Sequence[Tensor], retain_graph: bool = False) -> Sequence[Tensor | None]:
         """Eq 6's gradient (or that of the estimator's own loss for φ) for each of ``phi``, accumulated nowhere."""
@@ -295,7 +293,14 @@ def backward_of(estimates: Sequence[Estimate], value: Tensor, weight: float | Te
                 scaled = laid_out_as(parameter, gradient * size)
                 parameter.grad = scaled if parameter.grad is None else parameter.grad + scaled
     for estimate in estimates:
-        estimate.learn()
+        _passed(estimate)
+
+
+def _passed(estimate: Estimate) -> None:
+    """What comes after an estimate's backward pass, beside its gradients."""
+    estimate.learn()
+    if estimate.watched_by is not None:
+        estimate.watched_by.passed(*estimate._eq_6)
 
 
 def _with_pairs(
@@ -319,13 +324,13 @@ class _Carrier(torch.autograd.Function):
     def forward(
         ctx: Any,
         number: Tensor,
-        learn: Callable[[], None] | None,
+        passed: Callable[[], None] | None,
         of_theta: Tensor,
         of_phi: Sequence[Tensor | None],
         theta: Tensor,
         *phi: Tensor,
     ) -> Tensor:
-        ctx.learn, ctx.dtype = learn, theta.dtype
+        ctx.passed, ctx.dtype = passed, theta.dtype
         if torch.compiler.is_compiling():
             number, of_theta, *rest = held([number, of_theta, *(g for g in of_phi if g is not None)])
             of_phi = [None if g is None else rest.pop(0) for g in of_phi]
@@ -337,8 +342,8 @@ class _Carrier(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.learn is not None:
-            ctx.learn()
+        if ctx.passed is not None:
+            ctx.passed()
         # scaled as computed, and rounded then: so a GradScaler keeps what float16 could not tell from 0
         of_theta = in_dtype(weight * ctx.of_theta, ctx.dtype)
         size = weight.abs()

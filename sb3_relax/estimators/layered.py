@@ -185,7 +185,7 @@ def layered(
         else:
             made_of, b = None, source.sample(latent)
         drawn.append(_Drawn(latent, b, made_of))
-        walk.samples.append(_as_seen(b, latent))
+        walk.add(_as_seen(b, latent))
     for number, estimator in enumerate(estimators):
         if estimator.pathwise and any(isinstance(above.latent, RelaxedLatent) for above in drawn[number + 1 :]):
             raise TypeError(
@@ -198,7 +198,7 @@ def layered(
     for number, ((latent, b, _), estimator) in enumerate(zip(drawn, estimators, strict=True)):
         noise, value = source.noise(estimator, latent), to_go[number].detach()
         if isinstance(estimator, TwoPhaseEstimator) and estimator.samples == 1:
-            estimates.append(watched(estimator, estimator.finish(latent, b, value, noise)))
+            estimates.append(estimator.finish(latent, b, value, noise))
             continue
         own_temperature = estimator.temperature_between_corners
         tau = temperature if own_temperature is None else own_temperature
@@ -223,6 +223,7 @@ def _costs_to_go(stack: Stack, walk: Walk, b: Tensor, shape: torch.Size) -> list
             total = cost if total is None else total + cost
         assert total is not None  # the last layer has a cost
         to_go.append(total)
+    stack.require_unwritten(walk)
     return to_go[::-1]
 
 
@@ -257,7 +258,7 @@ def _of_joint_samples(
         if not drawn:
             walk = expanded(walk, [estimator.samples], latent.batch_shape)
         drawn.append(_Drawn(latent, b, None))
-        walk.samples.append(_as_seen(b, latent))
+        walk.add(_as_seen(b, latent))
     shape = torch.Size([estimator.samples, *drawn[0].latent.batch_shape])
     to_go = _costs_to_go(stack, walk, drawn[0].b, shape)
     target = estimator.target(to_go[0])
@@ -280,7 +281,7 @@ def _relaxed_value(stack: Stack, estimators: Sequence[Concrete], source: Randomn
         noise = source.noise(estimator, latent)
         assert noise is not None
         relaxed = estimator.relaxed(latent, noise)
-        walk.samples.append(_as_seen(relaxed, latent))
+        walk.add(_as_seen(relaxed, latent))
     return _costs_to_go(stack, walk, relaxed, latent.batch_shape)[0]
 
 
@@ -314,7 +315,7 @@ class _FromLayer:
         self.latent, self.own, _ = drawn[number]
         # a layer of one estimator calls the others and f as they were called before: under the caller's autocast
         self.stack = stack.keeping_autocast(self.latent.theta.device)
-        self.below = Walk(walk.samples[:number], walk.states[: number + 1])
+        self.below = walk.until(number)
         self.drawn_above = drawn[number + 1 :]
         self.value = value
         self.source = source
@@ -324,18 +325,18 @@ class _FromLayer:
     def _walk_to(self, b: Tensor) -> Walk:
         """The walk as far as this layer, with b in the place of what was drawn."""
         leading = b.shape[: b.dim() - self.own.dim()]
-        below = self.below
+        walk = self.below.until(self.number)  # the very tensors, so that an f may keep what it knows of them
         if leading:  # several values of b_l are asked for at once
-            below = expanded(below, leading, self.latent.batch_shape)
-        # else the very tensors, so that an f may keep what it knows of them
-        return Walk([*below.samples, _as_seen(b, self.latent)], [*below.states], below.several)
+            walk = expanded(walk, leading, self.latent.batch_shape)
+        walk.add(_as_seen(b, self.latent))
+        return walk
 
     def drawn(self, b: Tensor) -> Tensor:
         """f with every layer above drawn anew."""
         walk = self._walk_to(b)
         for _ in self.drawn_above:
             latent = self.stack.latent(walk)
-            walk.samples.append(self._above(self.source.sample(latent), latent, walk))
+            walk.add(self._above(self.source.sample(latent), latent, walk))
         return self.stack.cost_to_go(walk, self.number)
 
     def smooth(self, b: Tensor) -> Tensor:
@@ -347,7 +348,7 @@ class _FromLayer:
             if number == len(self._noise):
                 self._noise.append(self._noise_of(drawn))
             latent = self.stack.latent(walk)
-            walk.samples.append(self._above(self._smooth_sample(latent, self._noise[number]), latent, walk))
+            walk.add(self._above(self._smooth_sample(latent, self._noise[number]), latent, walk))
         return self.stack.cost_to_go(walk, self.number)
 
     def _above(self, b: Tensor, latent: Latent, walk: Walk) -> Tensor:

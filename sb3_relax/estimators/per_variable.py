@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_estimator
+from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_estimator, watched
 from sb3_relax.estimators.checks import is_checked
 from sb3_relax.estimators.estimate import Estimate, as_one_of
 from sb3_relax.estimators.latents import Latent
@@ -114,7 +114,7 @@ class PerVariable(Estimator):
         apart = latent.each_variable()
         b = b.unsqueeze(-latent.sample_ndim)
         noise = self._of_each_noise(apart, noise)
-        return as_one_of(self.estimator.finish(apart, b, value, noise, generator, context), latent)
+        return watched(self, as_one_of(self.estimator.finish(apart, b, value, noise, generator, context), latent))
 
     def _of_each_noise(self, apart: Latent, noise: Tensor | None) -> Tensor | None:
         shape = self.estimator.noise_shape(apart)

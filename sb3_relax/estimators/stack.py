@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
@@ -105,6 +104,34 @@ class Walk:
     states: list[Any] = field(default_factory=list)
     #: where several values of a sample are walked at once, and their dimensions come before the batch's
     several: Several | None = None
+    #: copies of the samples, which nobody else has; none where samples have no values to compare
+    kept: list[Tensor] = field(default_factory=list)
+
+    def add(self, sample: Tensor) -> None:
+        """The sample of the next layer."""
+        self.samples.append(sample)
+        if is_checked():
+            self.kept.append(sample.detach().clone())
+
+    def until(self, number: int) -> Walk:
+        """The same before the sample of layer ``number``, to which other ones can be added."""
+        return Walk(self.samples[:number], self.states[: number + 1], self.several, self.kept[:number])
+
+    def require_unwritten(self, who: str, since: int = 0) -> None:
+        """Samples may be read alone: layers and costs share them, and they are scored afterwards.
+
+        They are no copies, so that an f may know again what it has seen.
+
+        :param who: has read them, for the error
+        :param since: the first layer whose sample it was given
+        :raises ValueError: where one of them is another than it was, also by way of numpy, which autograd does not see
+        """
+        for layer, (before, now) in enumerate(zip(self.kept[since:], self.samples[since:], strict=False), since):
+            if not _are_equal(before, now.detach()):
+                raise ValueError(
+                    f"{who} has written into the sample of layer {layer}, which other layers read and which is scored "
+                    "afterwards: give it a copy to write into, b = b.clone()"
+                )
 
 
 class Stack:
@@ -158,8 +185,8 @@ class Stack:
         number = len(walk.samples)
         layer, what = self.layers[number], f"layer {number}"
         if not self.carries_state:
-            with read_only(what, walk.samples):
-                latent = self._call(what, layer, walk.samples, walk.several)
+            latent = self._call(what, layer, walk.samples, walk.several)
+            walk.require_unwritten(what)
             if not isinstance(latent, Latent):
                 raise TypeError(
                     f"layer {number} must return a latent; got {type(latent).__name__}: where layers return a state as "
@@ -169,8 +196,9 @@ class Stack:
             return latent
         below = walk.states[-1] if number else self.initial
         several = walk.several if number else None  # what the first layer gets is not drawn
-        with read_only(what, walk.samples):
-            returned = self._call(what, layer, [_copied(below), walk.samples[-1] if number else None], several)
+        returned = self._call(what, layer, [_copied(below), walk.samples[-1] if number else None], several)
+        # that sample alone, so that T layers are T comparisons
+        walk.require_unwritten(what, since=max(number - 1, 0))
         if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], Latent)):
             raise TypeError(
                 f"with state=, layer {number} must return its latent and the next state; got {type(returned).__name__}"
@@ -180,16 +208,23 @@ class Stack:
         return latent
 
     def cost(self, number: int, walk: Walk) -> Tensor:
-        """The cost of the samples up to one layer.
+        """The cost of the samples up to one layer; after the last one, :meth:`require_unwritten` has to be called.
 
-        :raises ValueError: where it does not take several values of a sample at once, or writes into one
+        :raises ValueError: where it does not take several values of a sample at once
         """
         seen: list[Any] = walk.samples[: number + 1]
         if self.carries_state:
             seen = [_copied(walk.states[number]), *seen]
         what = "f" if len(self.costs) == 1 else f"cost {number}"
-        with read_only(what, walk.samples):
-            return self._call(what, self.costs[number], seen, walk.several)
+        return self._call(what, self.costs[number], seen, walk.several)
+
+    def require_unwritten(self, walk: Walk) -> None:
+        """Of all samples, once the costs have read them: one comparison of each, however many costs there are.
+
+        :raises ValueError: where one of them has been written into
+        """
+        who = "f" if len(self.costs) == 1 else "a cost"
+        walk.require_unwritten(f"{who}, or a layer that has it from its state," if self.carries_state else who)
 
     def _call(self, what: str, function: Callable[..., Any], arguments: Sequence[Any], several: Several | None) -> Any:
         """A layer or a cost of its arguments; an error that says what is wrong with the call, where it fails by it."""
@@ -221,31 +256,10 @@ class Stack:
     def cost_to_go(self, walk: Walk, since: int) -> Tensor:
         """What of f depends on the sample of layer ``since``: the sum of its cost and of those above."""
         values = [self.cost(number, walk) for number in self.costs if number >= since]
+        self.require_unwritten(walk)
         if len(values) == 1:
             return values[0]
         return torch.stack([computed(value, walk.samples[0].dtype) for value in values]).sum(0)
-
-
-@contextmanager
-def read_only(what: str, samples: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, samples may be read alone: layers and costs share them, and they are scored afterwards.
-
-    They are no copies, so that an f may know again what it has seen.
-
-    :param what: the function that reads them, for the error
-    :raises ValueError: where one of them is another afterwards, also by way of numpy, which autograd does not see
-    """
-    if not is_checked():
-        yield
-        return
-    before = [sample.detach().clone() for sample in samples]
-    yield
-    for layer, (old, new) in enumerate(zip(before, samples, strict=True)):
-        if not torch.equal(old, new.detach()):
-            raise ValueError(
-                f"{what} has written into the sample of layer {layer}, which other layers read and which is scored "
-                "afterwards: give it a copy to write into, b = b.clone()"
-            )
 
 
 def expanded(walk: Walk, leading: Sequence[int], batch_shape: torch.Size) -> Walk:
@@ -271,6 +285,7 @@ def expanded(walk: Walk, leading: Sequence[int], batch_shape: torch.Size) -> Wal
         [wide(sample) for sample in walk.samples],
         [pytree.tree_map(wide, state) for state in walk.states],
         Several(tuple(leading), tuple(batch_shape)),
+        [wide(sample) for sample in walk.kept],
     )
 
 
@@ -288,3 +303,8 @@ def _takes(function: Callable[..., Any], arguments: int) -> bool:
 def _copied(state: Any) -> Any:
     """The same tensors in new containers: a layer that appends to a list changes no other layer's."""
     return pytree.tree_map(lambda x: x, state)
+
+
+def _are_equal(before: Tensor, now: Tensor) -> bool:
+    """Whether two tensors have the same numbers; NaN is one, and f's values will tell of it."""
+    return torch.equal(before, now) or torch.allclose(before, now, rtol=0, atol=0, equal_nan=True)

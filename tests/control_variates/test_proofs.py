@@ -23,7 +23,7 @@ from sb3_relax.control_variates.proofs import actions_of, measure_bias
 from sb3_relax.control_variates.relax import RELAXControlVariate
 from sb3_relax.control_variates.share import LearnedShares
 from sb3_relax.errors import UsageError
-from sb3_relax.estimators import DLAX, ESTIMATORS, LAX, NVIL, RELAX, Estimate, Reinforce, TwoPhaseEstimator
+from sb3_relax.estimators import DLAX, ESTIMATORS, LAX, NVIL, RELAX, Estimate, Reinforce, TwoPhaseEstimator, unstepped
 from sb3_relax.estimators.control_variates import MLPSurrogate, ThetaSurrogate
 from sb3_relax.estimators.estimate import expand_to
 from sb3_relax.policy_gradient import Hyperparameters
@@ -288,6 +288,16 @@ def test_one_that_is_made_already():
     assert isinstance(in_full(model), FromEstimator)
     model.learn(100)
     assert not th.equal(in_full(model).estimator.surrogate.of_theta.weight, c.of_theta.weight)
+
+
+@pytest.mark.parametrize("name", ["nvil", "relax"])
+def test_one_whose_phi_stays_for_good_is_no_slip(name, monkeypatch, recwarn):
+    """The core warns of a φ that no optimizer has; here the control variate steps it, at a rate of 0 if so wished."""
+    monkeypatch.setattr(unstepped, "PATIENCE", 2)
+    c = ThetaSurrogate(3, hidden=[4], event_ndim=2, squash="softmax")
+    estimator = NVIL(ThetaBaseline(3)) if name == "nvil" else RELAX(c)
+    agent(ACTION_SPACES["discrete"], estimator, cv_learning_rate=0.0, n_steps=5).learn(60)
+    assert not [w for w in recwarn if "learns nothing" in str(w.message)]
 
 
 @pytest.mark.parametrize(

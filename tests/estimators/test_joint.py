@@ -13,6 +13,7 @@ from sb3_relax.estimators import (
     NVIL,
     RELAX,
     RLOO,
+    ConditionedJoint,
     Estimate,
     Gaussian,
     GumbelOneHot,
@@ -23,6 +24,7 @@ from sb3_relax.estimators import (
     MLPSurrogate,
     Reinforce,
     check_unbiased,
+    estimators_of,
     exact_gradient,
     layered,
     make,
@@ -55,7 +57,7 @@ MIXED = {
     ),
 }
 #: but for VIMCO, whose bound has no Gauss-Hermite rule of few nodes
-TAKERS = [name for name, kind in ESTIMATORS.items() if kind.unbiased and issubclass(Joint, kind.latents)]
+TAKERS = [name for name, kind in ESTIMATORS.items() if kind.unbiased and issubclass(ConditionedJoint, kind.latents)]
 TAKERS.remove("vimco")
 
 
@@ -336,6 +338,41 @@ def test_a_part_without_a_relaxation_is_all_else_that_a_latent_is(float64):
     assert logits.grad.abs().max() > 0
 
 
+def test_the_estimators_of_a_joint_are_those_that_take_it():
+    latent = with_subset()
+    names = estimators_of(latent)
+    assert {"reinforce", "nvil", "rloo"} <= {*names}
+    for name in names:
+        make(name, latent)(latent.select(None), lambda b: b.sum(-1))
+    with pytest.raises(TypeError, match="which these take") as told:
+        make("lax", latent)
+    assert "RELAX" not in str(told.value)
+
+
+class Named(Joint):
+    """A subclass, which takes what it likes."""
+
+    def __init__(self, logits):
+        super().__init__(bits=LogisticBernoulli(logits), number=Gaussian(logits, 0 * logits))
+        self.logits = logits
+
+
+class NamedForRELAX(ConditionedJoint):
+    def __init__(self, logits):
+        super().__init__(bits=LogisticBernoulli(logits), number=Gaussian(logits, 0 * logits))
+        self.logits = logits
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Named, "nvil"), (NamedForRELAX, "nvil"), (NamedForRELAX, "relax")])
+def test_a_subclass(kind, name):
+    logits = torch.zeros(3, 2, requires_grad=True)
+    latent = kind(logits)
+    assert type(latent) is type(latent.at(latent.theta)) is type(copy.copy(latent)) is kind
+    assert latent.logits is logits
+    make(name, latent)(latent, lambda b: b.sum(-1)).backward()
+    assert logits.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize(
     ("make_it", "error", "message"),
     [
@@ -353,10 +390,16 @@ def test_a_part_without_a_relaxation_is_all_else_that_a_latent_is(float64):
         (
             lambda: RELAX(Smooth(with_subset()))(with_subset(), lambda b: b.sum(-1)),
             TypeError,
-            "RELAX needs a relaxation of every part, and part 'b', KSubset, has none: take NVIL, RLOO or Reinforce",
+            "RELAX takes LogisticBernoulli, GumbelOneHot, ConditionedJoint; got Joint, which these take: .*NVIL",
         ),
-        (lambda: make("relax", with_subset()), TypeError, "MLPSurrogate needs a relaxation of every part"),
-        (lambda: make("relax", Joint(a=with_subset())), TypeError, "part 'a', Joint, has none"),
+        (lambda: make("relax", with_subset()), TypeError, "RELAX takes .*; got Joint, which these take: .*NVIL"),
+        (lambda: make("relax", Joint(a=with_subset())), TypeError, "RELAX takes .*; got Joint"),
+        (lambda: make("relax", Named(torch.zeros(2, 1))), TypeError, "RELAX takes .*ConditionedJoint; got Named"),
+        (
+            lambda: ConditionedJoint(a=gaussian(), b=KSubset(torch.randn(3), 2)),
+            TypeError,
+            r"part 'b' must be relaxed or reparameterised; got KSubset: Joint\(...\) takes any latent",
+        ),
         (lambda: make("lax", Joint(a=gaussian())), TypeError, "LAX takes ReparameterisedLatent; got ConditionedJoint"),
     ],
 )

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_relax.estimators import (
     DLAX,
@@ -19,6 +20,7 @@ from sb3_relax.estimators import (
     GumbelOneHot,
     Joint,
     LogisticBernoulli,
+    PerVariable,
     Reinforce,
     Reparam,
     layered,
@@ -180,6 +182,76 @@ def test_a_layer_may_not_write_into_the_samples_below():
         layered([step, step], [NVIL(), NVIL()], lambda state, a, b: (a + b).sum(-1), state=())
 
 
+class Comparing(TorchDispatchMode):
+    """Counts what samples are looked after by."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += func in (torch.ops.aten.equal.default, torch.ops.aten.clone.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("estimators", ["joint", "one a layer"])
+@pytest.mark.parametrize("costs", [True, False])
+def test_samples_of_twice_the_layers_are_compared_twice_as_often(estimators, costs):
+    """With a state, T steps cost T steps."""
+    logits = torch.zeros(4, 2, requires_grad=True)
+
+    def step(state, b):
+        return LogisticBernoulli(logits if b is None else logits + b), state
+
+    def calls(length):
+        f = [lambda state, *b: b[-1].sum(-1)] * length if costs else (lambda state, *b: b[-1].sum(-1))
+        with Comparing() as comparing:
+            layered([step] * length, RLOO(2) if estimators == "joint" else [NVIL()] * length, f, state=())
+        return comparing.calls
+
+    short, middle, long = (calls(length) for length in (4, 8, 12))
+    assert long - middle == middle - short > 0
+
+
+@pytest.mark.parametrize("name", ["rloo", "nvil", "joint"])
+def test_a_cost_or_a_layers_state_may_not_write_into_samples(name):
+    logits = torch.zeros(4, 2, requires_grad=True)
+    estimators = RLOO(2) if name == "joint" else [make(name, LogisticBernoulli(logits)) for _ in range(3)]
+
+    def add_up(*b):
+        return sum(b).sum(-1)
+
+    def writes(*b):
+        value = add_up(*b)
+        b[0].detach().numpy()[...] = 2
+        return value
+
+    layers = [lambda *b: LogisticBernoulli(logits.expand_as(b[-1]) if b else logits)] * 3
+    with pytest.raises(ValueError, match="a cost has written into the sample of layer 0"):
+        layered(layers, estimators, [add_up, writes, add_up])
+
+    def step(state, b):
+        if len(state) == 2:
+            state[0].numpy()[...] = 2  # when it is no longer the layer below
+        return LogisticBernoulli(logits), state if b is None else [*state, b]
+
+    with pytest.raises(ValueError, match="a layer that has it from its state, has written into the sample of layer 0"):
+        layered([step] * 4, [NVIL()] * 4, lambda state, *b: add_up(*b), state=[])
+
+
+class Overflowing(Gaussian):
+    def at_noise(self, noise):
+        return super().at_noise(noise) - torch.inf + torch.inf
+
+
+def test_a_sample_that_is_no_number_was_not_written_into():
+    """An f of it is refused for its value."""
+    q = Overflowing(torch.zeros(4, 2, requires_grad=True), torch.zeros(4, 2))
+    layers = [lambda: q, lambda b: LogisticBernoulli(b.nan_to_num())]
+    with pytest.raises(ValueError, match=r"f\(b\) must be finite; got nan"):
+        layered(layers, [NVIL(), NVIL()], lambda a, b: (a + b).sum(-1))
+
+
 def steps_of(q, estimator, optimizer, steps, f=total):
     """Training by an optimizer that may not have φ."""
     for _ in range(steps):
@@ -210,6 +282,55 @@ def test_a_phi_that_no_optimizer_has(monkeypatch):
     nvil = make("nvil", q, context=2)
     with pytest.warns(UserWarning, match="NVIL has had gradients"):
         losses_of(lambda: nvil(q, total, context=torch.ones(5, 2)))
+    two_phase = make("relax", q)
+    with pytest.warns(UserWarning, match="RELAX has had gradients"):
+        losses_of(lambda: finished(two_phase, q))
+    apart = PerVariable(make("relax", q.each_variable()))
+    with pytest.warns(UserWarning, match="PerVariable has had gradients"):
+        losses_of(lambda: apart.finish(q, b := q.sample(), b))
+
+
+def finished(estimator, q):
+    b = estimator.draw(q)
+    return estimator.finish(q, b, total(b))
+
+
+@pytest.mark.parametrize("by", ["loss", "backward", "losses", "finished"])
+def test_estimates_of_one_backward_pass_are_one_pass(by, monkeypatch):
+    """Seven layers of one estimator."""
+    monkeypatch.setattr(unstepped, "PATIENCE", 5)
+    q = LogisticBernoulli(torch.zeros(5, 3, requires_grad=True))
+    relax = make("relax", q)
+
+    def one_pass():
+        if by == "losses":
+            sum(relax(q, total).loss() for _ in range(7)).backward()
+        elif by == "finished":
+            sum(finished(relax, q).loss() for _ in range(7)).backward()
+        else:
+            estimate = layered([lambda *b: q] * 7, [relax] * 7, lambda *b: sum(b).sum(-1))
+            estimate.backward() if by == "backward" else estimate.loss().backward()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(5):
+            one_pass()
+    with pytest.warns(UserWarning, match=r"RELAX has had gradients .* 5 backward passes"):
+        one_pass()
+
+
+def test_phi_that_its_owner_steps_need_not_move(monkeypatch):
+    """As of control variates of reinforcement learning: they take φ's gradients, and never call backward."""
+    monkeypatch.setattr(unstepped, "PATIENCE", 5)
+    q = LogisticBernoulli(torch.zeros(5, 3, requires_grad=True))
+    relax, nvil = make("relax", q), make("nvil", q, context=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(12):
+            for estimate in (finished(relax, q), nvil(q, total, context=torch.ones(5, 2))):
+                estimate.phi_gradients(estimate.phi)
+                estimate.learn()  # statistics alone: the graph to φ has been used
+    assert bool(nvil.seen)
 
 
 @pytest.mark.parametrize("case", ["stepped", "by hand", "fused", "frozen", "eval", "no phi", "flat", "now and then"])

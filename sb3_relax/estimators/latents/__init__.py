@@ -18,7 +18,7 @@ from sb3_relax.estimators.latents.circular import Circular
 from sb3_relax.estimators.latents.few_classes import arranged, log_softmax
 from sb3_relax.estimators.latents.gaussian import Gaussian, LogGaussian
 from sb3_relax.estimators.latents.implicit import Implicit
-from sb3_relax.estimators.latents.joint import ConditionedJoint, Joint, require_conditioned
+from sb3_relax.estimators.latents.joint import ConditionedJoint, Joint
 from sb3_relax.estimators.latents.k_subset import KSubset
 from sb3_relax.estimators.latents.mixture import GaussianMixture
 from sb3_relax.estimators.latents.students_t import StudentsT
@@ -46,6 +46,5 @@ __all__ = [
     "log_softmax",
     "masked_logit",
     "open_unit",
-    "require_conditioned",
     "require_unbatched",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ class Joint(Latent):
 
         ĝ = [f(b) - c(z̃)] ∂θ log p(b|θ) + ∂θ c(z) - ∂θ c(z̃)
 
-    A part may have no relaxation, as :class:`KSubset`. Then the estimators of any latent take the whole: Reinforce,
-    NVIL, RLOO, VIMCO.
+    Where every part is relaxed or reparameterised, what is made is a :class:`ConditionedJoint`. A part may have no
+    relaxation, as :class:`KSubset`. Then the estimators of any latent take the whole: Reinforce, NVIL, RLOO, VIMCO.
 
     :param parts: by name: latents of one batch shape, type and device
     :raises ValueError: for no part, or parts of different batch shapes
@@ -48,9 +48,9 @@ class Joint(Latent):
 
     parts: Mapping[str, Latent]
 
-    def __new__(cls, /, **parts: Latent) -> Joint:
-        # what of z a whole has follows from what its parts have
-        conditioned = bool(parts) and all(isinstance(part, ConditionedLatent) for part in parts.values())
+    def __new__(cls, *args: Any, **parts: Any) -> Joint:
+        # what of z a whole has follows from what its parts have; a subclass has said so, and may take anything
+        conditioned = cls is Joint and bool(parts) and all(isinstance(p, ConditionedLatent) for p in parts.values())
         return super().__new__(ConditionedJoint if conditioned else cls)
 
     def __init__(self, /, **parts: Latent):
@@ -144,9 +144,24 @@ class Joint(Latent):
 
 
 class ConditionedJoint(Joint, ConditionedLatent):
-    """A :class:`Joint` all of whose parts are relaxed or reparameterised, as RELAX needs: ``Joint(...)`` makes it."""
+    """A :class:`Joint` all of whose parts are relaxed or reparameterised, as RELAX needs.
+
+    ``Joint(...)`` of such parts makes it. A subclass of your own that RELAX is to take is one of this class.
+
+    :param parts: by name: relaxed or reparameterised latents of one batch shape, type and device
+    :raises TypeError: for a part that is none
+    """
 
     parts: Mapping[str, ConditionedLatent]
+
+    def __init__(self, /, **parts: ConditionedLatent):
+        super().__init__(**parts)
+        for name, part in parts.items():
+            if not isinstance(part, ConditionedLatent):
+                raise TypeError(
+                    f"part {name!r} must be relaxed or reparameterised; got {type(part).__name__}: Joint(...) takes "
+                    "any latent, and NVIL, RLOO and Reinforce take such a Joint"
+                )
 
     @property
     def noise_shape(self) -> torch.Size:
@@ -194,22 +209,6 @@ class ConditionedJoint(Joint, ConditionedLatent):
             )
 
         return change(0), change(1)
-
-
-def require_conditioned(latent: Joint, who: str) -> ConditionedJoint:
-    """The Joint itself, as one that has z.
-
-    :param who: what needs z, for the error
-    :raises TypeError: naming the part, and what does without
-    """
-    for name, part in latent.parts.items():
-        if not isinstance(part, ConditionedLatent):
-            raise TypeError(
-                f"{who} needs a relaxation of every part, and part {name!r}, {type(part).__name__}, has none: take "
-                "NVIL, RLOO or Reinforce for this Joint"
-            )
-    assert isinstance(latent, ConditionedJoint)
-    return latent
 
 
 def _event(part: Latent) -> torch.Size:

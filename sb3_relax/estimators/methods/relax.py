@@ -11,12 +11,11 @@ from torch import Tensor
 from sb3_relax.estimators.base import require_samples
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.latents import (
+    ConditionedJoint,
     ConditionedLatent,
     GumbelOneHot,
-    Joint,
     Latent,
     LogisticBernoulli,
-    require_conditioned,
 )
 from sb3_relax.estimators.objective import Objective, evaluate
 from sb3_relax.estimators.surrogate import Surrogate, SurrogateVJP, value_slope_vjp
@@ -36,7 +35,7 @@ class RELAX(SurrogateEstimator):
 
     so c is evaluated once. Any direct dependence of c on θ is held fixed, in both.
 
-    In the continuous parts of a :class:`Joint` it is LAX, with the same c: there z is b itself, and D = 1.
+    In the continuous parts of a :class:`ConditionedJoint` it is LAX, with the same c: there z is b itself, and D = 1.
 
     When to use it: one evaluation of a black box, and a surrogate that can be trained as the problem moves slowly. When
     not: f may be called K times (RLOO), or is differentiable and cheap (REBAR, DoubleCV).
@@ -53,17 +52,12 @@ class RELAX(SurrogateEstimator):
         estimate = RELAX(MLPSurrogate(D))(LogisticBernoulli(logits), f)
     """
 
-    latents = (LogisticBernoulli, GumbelOneHot, Joint)
+    latents = (LogisticBernoulli, GumbelOneHot, ConditionedJoint)
 
     def __init__(self, surrogate: Surrogate, coupled: bool = True, draws: int = 1, center: bool = True):
         super().__init__(surrogate, center)
         self.coupled = coupled
         self.draws = require_samples(draws, least=1, what="draws")
-
-    def require_latent(self, latent: Latent) -> None:
-        super().require_latent(latent)
-        if isinstance(latent, Joint):
-            require_conditioned(latent, type(self).__name__)
 
     def noise_shape(self, latent: Latent) -> tuple[int, ...]:
         """``[draws, *latent.noise_shape]``, with a leading 2 (for z and z̃) where they are drawn independently."""

@@ -33,7 +33,7 @@ class Randomness:
 
     def sample(self, latent: Latent) -> Tensor:
         """b of one layer."""
-        return latent.sample(self.generator)
+        return latent.sample(self.generator).detach()
 
     def draw(self, estimator: Estimator, latent: Latent) -> Tensor | None:
         """What an estimator asks for beside the b of its layer."""
@@ -128,7 +128,7 @@ def layered(
     :param context: what is known of the input before anything is drawn, ``[*batch, ...]``, for the control variates and
         baselines of all layers that have one
     :param state: what the first layer gets: a tensor, or tuples, lists and dicts of tensors, ``()`` for nothing yet.
-        Every tensor of a state that a layer returns begins with the batch's dimensions. Layers change none in place
+        Every tensor of a state that a layer returns begins with the batch's dimensions. None may be changed in place
     :param flatten: where an estimator evaluates several values of b_l at once (RLOO), layers and f get them in the
         batch's first dimension, ``[K · B, ...]``, instead of in one before it, ``[K, B, ...]``: for networks that take
         one dimension, as recurrent cells do. What they read of the input must then come by the state, which is expanded

@@ -231,6 +231,8 @@ class Stack:
         flat = several if self.flatten else None
         if flat is not None:
             arguments = [flat.flattened(argument) for argument in arguments]
+        given = _tensors(arguments[0]) if self.carries_state and is_checked() else []
+        before = [x._version for x in given]
         try:
             returned = function(*arguments)
         except MISFITS as error:
@@ -242,6 +244,11 @@ class Stack:
                     f"and failed ({type(error).__name__}: {error}). {FROM_THE_STATE if flat else FLATTEN}"
                 ) from error
             raise
+        if [x._version for x in given] != before:
+            raise ValueError(
+                f"{what} has changed the state that it was given in place, and earlier layers' contexts may be made of "
+                "it: return a new one, state + x in the place of state += x, or copy it first by state.clone()"
+            )
         return returned if flat is None else flat.apart(what, returned)
 
     def _misfit(self, what: str, given: int) -> str:
@@ -298,6 +305,11 @@ def _takes(function: Callable[..., Any], arguments: int) -> bool:
     except ValueError:  # it has no signature
         return True
     return True
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    """Those of a state whose writes torch counts."""
+    return [x for x in pytree.tree_leaves(state) if isinstance(x, Tensor) and not x.is_inference()]
 
 
 def _copied(state: Any) -> Any:

@@ -354,3 +354,31 @@ def test_a_phi_that_need_not_be_stepped_or_is(case, monkeypatch):
             if case == "by hand" or (case == "now and then" and step % 4 == 0):
                 for p in relax.parameters():
                     p.data = p.data - 0.01 * p.grad
+
+
+@pytest.mark.parametrize("who", ["layer 1", "f"])
+@pytest.mark.parametrize("name", ["nvil", "relax", "rloo"])
+def test_a_state_that_is_changed_in_place_is_refused(name, who):
+    """The context of an earlier layer may be this very tensor."""
+    theta = torch.zeros(5, 1, requires_grad=True)
+
+    def step(state, b):
+        if b is None:
+            state = state + 1
+        elif who == "layer 1":
+            state += b
+        else:
+            state = state + b
+        q = LogisticBernoulli(theta + 0.1 * state.detach())
+        return q.with_context(state) if name != "rloo" else q, state
+
+    def f(state, *b):
+        if who == "f":
+            state *= 2
+        return sum(b).sum(-1) + state.sum(-1)
+
+    like = LogisticBernoulli(theta)
+    context = {} if name == "rloo" else {"context": 1}
+    each = [make(name, like, **context) for _ in range(2)]
+    with pytest.raises(ValueError, match=rf"^{who} has changed the state that it was given in place"):
+        layered([step] * 2, each, f, state=torch.zeros(5, 1))

@@ -72,7 +72,7 @@ def bits(sizes):
 @pytest.mark.parametrize(
     ("sizes", "made"),
     [*((sizes, MaskableMultiCategoricalDistribution) for sizes in SIZES), *(([2] * d, bits) for d in (1, 5, 64))],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
 @pytest.mark.parametrize("kind", ["array", "numbers", None])

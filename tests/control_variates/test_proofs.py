@@ -503,7 +503,7 @@ def test_under_masks(name, space):
         _, probability = actions_of(one)
         assert (probability > 0).sum() == 2
         assert probability.sum().item() == pytest.approx(1, abs=1e-9)
-        signal = th.randn(2, dtype=th.float64)
+        signal = th.randn(len(probability), dtype=th.float64)
         assert measure_bias(variate, one, signal, model.noise_generator, 400).unbiased
     swapped = output.at(th.tensor([1, 0]))
     assert th.equal(swapped.latent.theta, output.latent.theta[[1, 0]])

@@ -18,7 +18,7 @@ from sb3_relax.algorithm.contrib import (
     MaskableMultiCategoricalDistribution,
 )
 from sb3_relax.estimators import GumbelOneHot, Latent, LogisticBernoulli
-from sb3_relax.estimators.latents import arranged, log_softmax, masked_logit, open_unit
+from sb3_relax.estimators.latents import arranged, log_softmax, masked_logit, open_unit, require_class
 from sb3_relax.policy_gradient.several_categoricals import SeveralCategoricals, p_log_p
 
 #: The most variables whose samples follow sb3-contrib's to the last random number. It asks the generator once for each
@@ -151,8 +151,8 @@ class MaskedBits(BatchedMaskableMultiCategoricalDistribution):
         return (self.bit_logits > 0).long()
 
     def latent(self) -> Latent:
-        if self.masks is not None and not bool(self.masks.any(-1).all()):
-            raise ValueError("the mask leaves a variable without any class; at least one must be allowed")
+        if self.masks is not None:
+            require_class(self.masks)
         return LogisticBernoulli(self.bit_logits)
 
 

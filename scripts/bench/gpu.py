@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from stable_baselines3 import A2C
-from torch import Tensor, nn
+from torch import nn
 
 from sb3_relax import RELAXA2C
-from sb3_relax.tasks.vae.compiled import VALUE, trace_gradient
+from sb3_relax.tasks.vae.compiled import VALUE, tensors_of, trace_gradient
 from sb3_relax.tasks.vae.data import Dataset
 from sb3_relax.tasks.vae.trainer import SHIFT_RATE, Config, Trainer
 from scripts.bench.floor import iteration_of
@@ -67,7 +67,7 @@ class SeveralSeeds:
         x = torch.stack([trainer.batch(0) for trainer in self.trainers])
         self.traced = trace_gradient(first.model, first.estimators, x[0], first.shift)
         self.graph = torch.compile(torch.vmap(self.traced.graph))
-        named = [_named(trainer) for trainer in self.trainers]
+        named = [tensors_of(trainer.model, trainer.estimators) for trainer in self.trainers]
         self.state = {name: torch.stack([tensors[name].detach() for tensors in named]) for name in named[0]}
         self.weights = {
             name: nn.Parameter(self.state[name])
@@ -114,17 +114,6 @@ class SeveralSeeds:
         """
         self.next_batch()
         (step or self.step)()
-
-
-def _named(trainer: Trainer) -> dict[str, Tensor]:
-    """The tensors of a trainer, by the names that a traced gradient has for them."""
-    modules = {"model": trainer.model, "estimators": trainer.estimators}
-    return {
-        f"{prefix}.{name}": tensor
-        for prefix, module in modules.items()
-        for tensors in (module.named_parameters(), module.named_buffers())
-        for name, tensor in tensors
-    }
 
 
 def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:

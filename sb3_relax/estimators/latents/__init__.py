@@ -13,7 +13,7 @@ from sb3_relax.estimators.latents.base import (
     require_unbatched,
 )
 from sb3_relax.estimators.latents.bernoulli import LogisticBernoulli
-from sb3_relax.estimators.latents.categorical import GumbelOneHot
+from sb3_relax.estimators.latents.categorical import GumbelOneHot, require_class
 from sb3_relax.estimators.latents.circular import Circular
 from sb3_relax.estimators.latents.few_classes import arranged, log_softmax
 from sb3_relax.estimators.latents.gaussian import Gaussian, LogGaussian
@@ -46,5 +46,6 @@ __all__ = [
     "log_softmax",
     "masked_logit",
     "open_unit",
+    "require_class",
     "require_unbatched",
 ]

@@ -15,6 +15,16 @@ from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, join
 from sb3_relax.estimators.latents.few_classes import arranged_as, log_softmax, logaddexp, softmax, softmax_backward
 
 
+def require_class(mask: Tensor) -> None:
+    """Refuse a mask under which a variable could be nothing.
+
+    :param mask: True where a class may be drawn, ``[..., D, K]``
+    :raises ValueError: where a variable has no such class
+    """
+    if is_checked() and not bool(mask.any(-1).all()):
+        raise ValueError("the mask leaves a variable without any class; at least one must be allowed")
+
+
 class GumbelOneHot(RelaxedLatent):
     """D independent one-hot variables of K classes, relaxed by Gumbel noise: z = log p + G, b = onehot(argmax z).
 
@@ -38,8 +48,7 @@ class GumbelOneHot(RelaxedLatent):
             )
         if mask is not None:
             mask = arranged_as(logits, mask)
-            if is_checked() and not bool(mask.any(-1).all()):
-                raise ValueError("the mask leaves a variable without any class; at least one must be allowed")
+            require_class(mask)
             never = torch.full((), masked_logit(logits.dtype), dtype=logits.dtype, device=logits.device)
             logits = torch.where(mask, logits, never)
         self.theta = logits

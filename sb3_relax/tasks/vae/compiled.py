@@ -66,9 +66,8 @@ class CompiledGradient:
     ):
         self.compile = compile
         self._model, self._estimators = model, estimators
-        both = _Accumulate(model, estimators)
-        self._parameters = dict(both.named_parameters())
-        self._tensors = {**self._parameters, **dict(both.named_buffers())}
+        self._tensors = tensors_of(model, estimators)
+        self._parameters = {name: t for name, t in self._tensors.items() if isinstance(t, nn.Parameter)}
         self._traced: TracedGradient | None = None
         self._compiled: Callable[..., dict[str, Tensor]]
 
@@ -100,9 +99,8 @@ class TracedGradient(NamedTuple):
     :param shape: of x
     :param draws: the arguments of ``torch.rand`` for each tensor of uniforms, in their order
     :param graph: a function of (state, x, shift, uniforms), in which nothing is drawn and nothing is kept but in the
-        buffers of the state. The state has the model's and the estimators' parameters and buffers by name, as
-        ``model.…`` and ``estimators.…``. It gives f, ``[*batch]``, under the name ``f``, and the gradient of every
-        parameter that has one under the parameter's
+        buffers of the state, which has the tensors of :func:`tensors_of` by their names. It gives f, ``[*batch]``,
+        under the name ``f``, and the gradient of every parameter that has one under the parameter's
     """
 
     shape: torch.Size
@@ -119,8 +117,8 @@ def trace_gradient(model: DiscreteVAE, estimators: nn.ModuleList, x: Tensor, shi
     :param x: pixels, ``[*batch, D]``, whose shape alone counts
     :raises TypeError: for an estimator whose noise is not made of uniforms
     """
-    both = _Accumulate(model, estimators)
-    trained = {name: parameter.requires_grad for name, parameter in both.named_parameters()}
+    both, tensors = _Accumulate(model, estimators), tensors_of(model, estimators)
+    trained = {name: tensor.requires_grad for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
 
     def gradients(
         state: Mapping[str, Tensor], x: Tensor, shift: Tensor, uniforms: Sequence[Tensor]
@@ -137,13 +135,18 @@ def trace_gradient(model: DiscreteVAE, estimators: nn.ModuleList, x: Tensor, shi
     with unchecked(), _Uniforms() as seen:
         estimate_gradient(model, estimators, x, None, shift)
     # of copies, as tracing runs what it traces
-    tensors = dict(chain(both.named_parameters(), both.named_buffers()))
     state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     traced = make_fx(gradients)(state, x, shift, [halves(**draw) for draw in seen.draws])
     for node in traced.graph.nodes:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise TypeError(f"the estimators draw noise by {node.target}: only torch.rand can be compiled")
     return TracedGradient(x.shape, seen.draws, traced)
+
+
+def tensors_of(model: DiscreteVAE, estimators: nn.ModuleList) -> dict[str, Tensor]:
+    """Parameters and buffers of both, by the names that a :class:`TracedGradient` has for them."""
+    both = _Accumulate(model, estimators)
+    return dict(chain(both.named_parameters(), both.named_buffers()))
 
 
 class _Accumulate(nn.Module):

@@ -72,10 +72,11 @@ def _numbers(tensor: Tensor) -> Tensor:
     return (tensor.coalesce().values() if tensor.is_sparse else tensor).flatten()
 
 
-def require_finite(what: str, tensor: Tensor, if_infinite: str = "") -> None:
+def require_finite(what: str, tensor: Tensor, if_infinite: str = "", if_nan: str = "") -> None:
     """Refuse NaN and infinity; not :func:`unchecked`.
 
     :param if_infinite: what is to be done about infinity
+    :param if_nan: the same about NaN
     :raises ValueError: saying where the first one was seen
     """
     if not is_checked():
@@ -87,5 +88,5 @@ def require_finite(what: str, tensor: Tensor, if_infinite: str = "") -> None:
     if not finite.all():
         first = tuple((~finite).nonzero()[0].tolist())
         number = tensor[first].item()
-        remedy = f": {if_infinite}" if if_infinite and math.isinf(number) else ""
-        raise ValueError(f"{what} must be finite; got {number} at index {first}{remedy}")
+        remedy = if_infinite if math.isinf(number) else if_nan
+        raise ValueError(f"{what} must be finite; got {number} at index {first}" + (remedy and f": {remedy}"))

@@ -219,8 +219,9 @@ def _require_finite(estimate: Estimate, gradients: Sequence[Tensor | None]) -> N
     :raises ValueError: naming the sample of the batch that made it so
     """
     for theta, vector in estimate.theta_root(1 / estimate.samples):
-        computed_in = estimate._grad.dtype
-        require_finite("ĝ" if theta.dtype == computed_in else f"ĝ in {theta.dtype}", vector, "scale f down")
+        name = "ĝ" if theta.dtype == estimate._grad.dtype else f"ĝ in {theta.dtype}"
+        of_c = "θ and f(b) are finite, so that the control variate, its slope or the latent's score is not"
+        require_finite(name, vector, if_infinite="scale f down", if_nan=of_c)
     if not is_checked():
         return
     # of f's values, whose squares running statistics are made of

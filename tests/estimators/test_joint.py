@@ -400,6 +400,11 @@ def test_a_subclass(kind, name):
             TypeError,
             r"part 'b' must be relaxed or reparameterised; got KSubset: Joint\(...\) takes any latent",
         ),
+        (
+            lambda: Joint(a=gaussian(), b=LogisticBernoulli(torch.zeros(2))).unpack(torch.zeros(4, 7)),
+            ValueError,
+            r"has 3 numbers, {'a': 1, 'b': 2}; got a tensor of shape \(4, 7\)",
+        ),
         (lambda: make("lax", Joint(a=gaussian())), TypeError, "LAX takes ReparameterisedLatent; got ConditionedJoint"),
     ],
 )

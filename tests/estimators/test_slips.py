@@ -252,6 +252,18 @@ def test_a_sample_that_is_no_number_was_not_written_into():
         layered(layers, [NVIL(), NVIL()], lambda a, b: (a + b).sum(-1))
 
 
+class NotANumber(nn.Module):
+    def forward(self, z):
+        return 0 / torch.zeros(()) * total(z)
+
+
+def test_a_c_that_is_no_number_is_named():
+    """f and θ were looked at before."""
+    estimate = make("relax", BITS, surrogate=NotANumber())(BITS, total)
+    with pytest.raises(ValueError, match=r"ĝ must be finite; got nan at index \(0, 0\): .* the control variate"):
+        estimate.backward()
+
+
 def steps_of(q, estimator, optimizer, steps, f=total):
     """Training by an optimizer that may not have φ."""
     for _ in range(steps):

@@ -95,7 +95,14 @@ class Joint(Latent):
         """The parts of b (or of z) by name, ``[..., *event of the part]``.
 
         :param b: ``[..., *sample_shape]``
+        :raises ValueError: for a tensor of another width
         """
+        if b.shape[-1:] != self.sample_shape:
+            sizes = {name: part.sample_shape.numel() for name, part in self.parts.items()}
+            raise ValueError(
+                f"a sample of this Joint has {self.sample_shape[0]} numbers, {sizes}; got a tensor of shape "
+                f"{tuple(b.shape)}"
+            )
         return dict(zip(self.parts, _split(b, [part.sample_shape for part in self.parts.values()]), strict=True))
 
     def pack(self, samples: Mapping[str, Tensor]) -> Tensor:

@@ -32,7 +32,6 @@ PRESETS: dict[str, dict[str, Setting]] = {
         "normalize_advantage": Setting(True, "the entropy's share is the same for rewards of any size"),
         "normalize_observations": Setting(True, "inputs of the size that networks are made for"),
         "update_rule": Setting("kfac", "steps of one length on every task, in what they change of the policy"),
-        "target_kl": Setting(0.002, "steps so short that the noise of such batches is small beside them"),
         "use_rms_prop": Setting(False, "Adam for V"),
         "learning_rate": Setting(
             LinearSchedule(3e-3, 0.0, 1.0), "the policy's steps of `target_kl` become shorter with it"
@@ -67,7 +66,7 @@ def values_for(preset: str, given: Mapping[str, Any], cls: Any) -> dict[str, Any
     """A preset's values for what is not given.
 
     What has no effect beside the given arguments (:data:`PART_OF`) is left out: an agent with
-    ``update_rule="optimizer"`` would refuse a ``target_kl``, and one with ``log_std_init`` an ``initial_action_std``.
+    ``critic_replay=1`` would refuse a ``critic_lambda``, and one with ``log_std_init`` an ``initial_action_std``.
     So are ``not_of_presets`` of the class.
 
     :param preset: a name of :data:`PRESETS`

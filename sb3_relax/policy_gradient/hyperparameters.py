@@ -75,7 +75,8 @@ class Hyperparameters:
         ``UpdateRule``, such as the class itself. ``"optimizer"`` is A2C's; ``"kfac"`` the natural gradient, in steps of
         ``target_kl``
     :param target_kl: with ``update_rule="kfac"``, the KL divergence of the new policy from the old, in nats, that each
-        step is sized for. ``learning_rate`` is then V's; a schedule of it shortens the policy's steps in proportion
+        step is sized for. ``None``: 0.002 √D, for an action of D variables (numbers of a Box, bits, or classes that are
+        chosen at once). ``learning_rate`` is then V's; a schedule of it shortens the policy's steps in proportion
     :param momentum: with ``update_rule="kfac"``, how much a gradient counts in comparison with the next one, in the
         average that the policy steps along; 0 for the newest alone. No effect where conjugate gradients take its place
     :param normalize_observations: let the policy normalise Box observations that are no images, as VecNormalize does,
@@ -116,7 +117,7 @@ class Hyperparameters:
     update_rule: str | Callable[..., Any] = field(
         default="optimizer", metadata={"search": Choices(("optimizer", "kfac"))}
     )
-    target_kl: float = field(default=0.005, metadata={"search": LogRange(5e-4, 2e-2)})
+    target_kl: float | None = field(default=None, metadata={"search": LogRange(5e-4, 2e-2)})
     momentum: float = 0.9
     normalize_observations: bool = False
     initial_action_std: float | None = None
@@ -191,7 +192,8 @@ class Hyperparameters:
                 "out, or set n_critic_steps, such as 10"
             )
         require_choice("cv_objective", self.cv_objective, CV_OBJECTIVES)
-        require_within("target_kl", self.target_kl, 1e-8, 1.0)
+        if self.target_kl is not None:
+            require_within("target_kl", self.target_kl, 1e-8, 1.0)
         require_within("momentum", self.momentum, 0, 0.9999)
         require_count("max_episode_steps", self.max_episode_steps)
         if self.control_variate not in (None, "state") and not self.cv_action_dependent:

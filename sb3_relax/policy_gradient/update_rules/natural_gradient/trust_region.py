@@ -14,7 +14,7 @@ from sb3_relax.policy_gradient.update_rules.natural_gradient.conjugate_gradients
 #: nats of the first step where an action has one variable: where it has D, √D times as many
 FIRST_KL = 0.002
 #: what the target may become, as a share of the first
-LEAST, MOST = 0.1, 10.0
+LEAST, MOST = 0.1, 5.0
 #: the share of its promise that a step of the right length keeps
 KEPT = 0.15
 #: how fast the logarithm of the target follows, per update, and the largest ratio that it follows
@@ -35,7 +35,7 @@ class TrustRegion(nn.Module):
 
         log κ ← log κ + 0.2 (ρ - 0.15),  ρ cut to [-2, 2]
 
-    and κ stays between a tenth and ten times its first value, 0.002 √D for an action of D variables. The ratio is that
+    and κ stays between a tenth and five times its first value, 0.002 √D for an action of D variables. The ratio is that
     of a trust region (Conn, Gould and Toint 2000), of slopes in the place of values, which a batch does not tell apart;
     that successive gradients agree is what Almeida et al. (1998) lengthen steps by.
 

@@ -1,27 +1,28 @@
-"""The table of how long a natural gradient's step should be where an action has several variables."""
+"""The tables of how long a natural gradient's steps should be."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from scripts.tables.ablation import by_seed
 from scripts.tables.benchmark import returns_during_training
-from scripts.tables.learning import grouped
+from scripts.tables.learning import grouped, interval
 
-#: names of the protocol's arms, in the order of their length
-ARMS = ("0.002", "0.002 √D", "0.002 D")
+#: names of the arms with fixed targets, in the order of their length
+FIXED = ("0.002", "0.002 √D", "0.002 D")
 
 
-def target_kl_table() -> str:
-    """Each arm's return during training: the mean over tuning seeds, and every seed's."""
+def fixed_table() -> str:
+    """Each fixed target's return during training: the mean over tuning seeds, and every seed's."""
     rows = [
-        "| task (steps) | D | " + " | ".join(f"{arm} nats" for arm in ARMS) + " |",
-        "|---|---|" + "---|" * len(ARMS),
+        "| task (steps) | D | " + " | ".join(f"{arm} nats" for arm in FIXED) + " |",
+        "|---|---|" + "---|" * len(FIXED),
     ]
     for env, algorithms in grouped("target_kl").items():
-        (first, *_), of_d = algorithms[ARMS[0]], algorithms[ARMS[-1]][0]
-        d = of_d["hyperparams"]["target_kl"] / first["hyperparams"]["target_kl"]
-        cells = " | ".join(each_seed(returns_during_training(algorithms[arm])) for arm in ARMS)
-        rows.append(f"| {env} ({first['hyperparams']['n_timesteps']:,.0f}) | {d:.0f} | {cells} |")
+        shortest, longest = (algorithms[arm][0]["hyperparams"] for arm in (FIXED[0], FIXED[-1]))
+        cells = " | ".join(each_seed(returns_during_training(algorithms[arm])) for arm in FIXED)
+        d = longest["target_kl"] / shortest["target_kl"]
+        rows.append(f"| {env} ({shortest['n_timesteps']:,.0f}) | {d:.0f} | {cells} |")
     return "\n".join(rows)
 
 
@@ -29,3 +30,23 @@ def each_seed(values: list[float]) -> str:
     """Mean (one after the other)."""
     mean, *each = (f"{value:,.0f}" for value in (np.mean(values), *values))
     return f"{mean} ({', '.join(each)})"
+
+
+def following_table() -> str:
+    """Return during training of the benchmark's runs, and of the same with a fixed target, on the same seeds."""
+    rows = [
+        "| task (steps) | seeds | 0.002 nats | nats that follow | more, same seeds |",
+        "|---|---|---|---|---|",
+    ]
+    follow = grouped("benchmark")
+    for env, algorithms in grouped("fixed_kl").items():
+        records = algorithms["fixed"]
+        before, now = by_seed(records), by_seed(follow[env]["fast"])
+        both = [seed for seed in before if seed in now]
+        gains = [now[seed] - before[seed] for seed in both]
+        rows.append(
+            f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | {len(both)} "
+            f"| {interval([before[seed] for seed in both])} | {interval([now[seed] for seed in both])} "
+            f"| {interval(gains)} |"
+        )
+    return "\n".join(rows)

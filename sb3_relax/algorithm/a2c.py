@@ -77,8 +77,7 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
     - ``train/cv_gain``: η, the share of ĉ that was applied (with ``cv_guard``)
     - ``train/temperature``: τ, where actions are relaxed
     - ``train/grad_norm``: norm of the gradient of the whole loss before clipping
-    - ``train/kl``, ``train/step_size``, ``train/damping``: of a natural gradient's step; without a ``target_kl``
-      also ``train/target_kl`` and ``train/slope_ratio``, which it follows
+    - ``train/kl``, ``train/step_size``, ``train/damping``: of a natural gradient's step
       (:class:`~sb3_relax.policy_gradient.NaturalGradient`)
 
     What keeps the estimate unbiased, beside ĉ and η being fixed before the batch: ĉ must know nothing of what came

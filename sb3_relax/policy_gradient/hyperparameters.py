@@ -75,9 +75,8 @@ class Hyperparameters:
         ``UpdateRule``, such as the class itself. ``"optimizer"`` is A2C's; ``"kfac"`` the natural gradient, in steps of
         ``target_kl``
     :param target_kl: with ``update_rule="kfac"``, the KL divergence of the new policy from the old, in nats, that each
-        step is sized for. ``None``: 0.002 √D at first, for an action of D variables (numbers of a Box, bits, or
-        classes that are chosen at once), and then what the next batch confirms of each step, between a tenth and five
-        times as much. ``learning_rate`` is then V's; a schedule of it shortens the policy's steps in proportion
+        step is sized for. ``None``: 0.002 √D, for an action of D variables (numbers of a Box, bits, or classes that
+        are chosen at once). ``learning_rate`` is then V's; a schedule of it shortens the policy's steps in proportion
     :param momentum: with ``update_rule="kfac"``, how much a gradient counts in comparison with the next one, in the
         average that the policy steps along; 0 for the newest alone. No effect where conjugate gradients take its place
     :param normalize_observations: let the policy normalise Box observations that are no images, as VecNormalize does,

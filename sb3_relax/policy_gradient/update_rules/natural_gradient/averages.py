@@ -38,10 +38,6 @@ class Averages(nn.Module):
             for i, values in enumerate(statistics)
         ]
 
-    def values(self) -> list[th.Tensor]:
-        """All averages, one after the other; none before the first batch."""
-        return [buffer for name, buffer in self.named_buffers() if name != "steps"]
-
     def _average(self, name: str, value: th.Tensor, weight: float) -> th.Tensor:
         average = self._buffers.get(name)
         if average is None or average.shape != value.shape:  # the first, or the first of another policy

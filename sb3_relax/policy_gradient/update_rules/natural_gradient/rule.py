@@ -27,8 +27,9 @@ from sb3_relax.policy_gradient.update_rules.natural_gradient.kfac import (
     without_block,
 )
 from sb3_relax.policy_gradient.update_rules.natural_gradient.trace import traced
-from sb3_relax.policy_gradient.update_rules.natural_gradient.trust_region import TrustRegion
 
+#: nats of a step where no other length is asked for and an action has one variable: where it has D, √D times as many
+KL_OF_ONE_VARIABLE = 0.002
 #: how far the measured KL of a step may be from the one asked for, as a share of it: above, never
 TOLERANCE = 0.1
 #: below it, rounding is all there is
@@ -65,8 +66,8 @@ class NaturalGradient(UpdateRule):
     ``target_kl`` (times the share of the learning rate, squared). What was predicted, ½s²gᵀd, and what was measured
     adapt ε, as Levenberg and Marquardt do: where the KL was underestimated, ε grows.
 
-    ``target_kl`` is of all variables of an action together. Where none is given it starts at 0.002 √D, for D variables,
-    and follows what the next batch confirms of each step (:class:`TrustRegion`).
+    ``target_kl`` is of all variables of an action together. Where none is given it is 0.002 √D, for D variables: as many
+    nats for any D are steps that hardly move each of many variables, and D times as many are steps of mostly noise.
 
     V's loss is no part of g. It steps all weights that V depends on by the policy's optimizer, at ``learning_rate``.
     Where policy and V share weights, both steps move them, and are measured and shortened together. (ACKTR adds V's
@@ -87,21 +88,13 @@ class NaturalGradient(UpdateRule):
 
     def __init__(self, view: PolicyView, hyperparameters: Hyperparameters):
         super().__init__(view)
-        self.fixed_kl = hyperparameters.target_kl
-        self.region = TrustRegion(view.latent.variables) if self.fixed_kl is None else None
+        asked = hyperparameters.target_kl
+        self.target_kl = KL_OF_ONE_VARIABLE * sqrt(view.latent.variables) if asked is None else asked
         self.averages = Averages()
         self.momentum = Averages(hyperparameters.momentum)
         self.register_buffer("damping", th.tensor(FIRST_DAMPING))
         self._said = False
         self._measured: dict[str, float] = {}
-
-    @property
-    def target_kl(self) -> float:
-        """Of the next step, in nats."""
-        if self.region is not None:
-            return self.region.kl
-        assert self.fixed_kl is not None
-        return self.fixed_kl
 
     def measured(self) -> dict[str, float]:
         return self._measured
@@ -121,8 +114,6 @@ class NaturalGradient(UpdateRule):
         ]
         newest = policy_gradients(clipped, of_value, share)
 
-        if self.region is not None:
-            self.region.observe(newest)
         damping = self.damping.item()
         gradients, direction, n_blocks = self.direction(output, weights, newest, damping)
         slope = (flat(gradients) @ flat(direction)).item()
@@ -142,9 +133,6 @@ class NaturalGradient(UpdateRule):
             scale, kl = search(lambda length: kl_at(0.0, length), self.target_kl, 1.0)
         give_gradients(weights, clipped)
         self._measured = {"kl": kl, "step_size": scale * size, "damping": damping}
-        if self.region is not None:
-            self.region.promise([scale * size * part for part in direction], gradients)
-            self._measured |= {"target_kl": self.region.kl, "slope_ratio": self.region.ratio}
         return norm
 
     def direction(

@@ -68,7 +68,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "apart": table2.apart_table,
     "defaults": learning.defaults_table,
     "fixed-kl": target_kl.fixed_table,
-    "following-kl": target_kl.following_table,
+    "grown-kl": target_kl.grown_table,
     "bench": bench.bench_table,
     "floor": bench.floor_table,
     "pairs": bench.pairs_table,

@@ -28,7 +28,7 @@ from sb3_relax.policy_gradient.update_rules.natural_gradient.kfac import (
 )
 from sb3_relax.policy_gradient.update_rules.natural_gradient.trace import traced
 
-#: nats of a step where no other length is asked for and an action has one variable: where it has D, √D times as many
+#: nats of a step where no target is given and an action has one variable; where it has D, they are √D times as many
 KL_OF_ONE_VARIABLE = 0.002
 #: how far the measured KL of a step may be from the one asked for, as a share of it: above, never
 TOLERANCE = 0.1
@@ -66,8 +66,8 @@ class NaturalGradient(UpdateRule):
     ``target_kl`` (times the share of the learning rate, squared). What was predicted, ½s²gᵀd, and what was measured
     adapt ε, as Levenberg and Marquardt do: where the KL was underestimated, ε grows.
 
-    ``target_kl`` is of all variables of an action together. Where none is given it is 0.002 √D, for D variables: as many
-    nats for any D are steps that hardly move each of many variables, and D times as many are steps of mostly noise.
+    ``target_kl`` is of all variables of an action together. Where none is given it is 0.002 √D, for D variables. With
+    the same nats for any D, steps hardly move each of many variables. With D times as many, they are mostly noise.
 
     V's loss is no part of g. It steps all weights that V depends on by the policy's optimizer, at ``learning_rate``.
     Where policy and V share weights, both steps move them, and are measured and shortened together. (ACKTR adds V's

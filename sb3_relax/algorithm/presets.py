@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Setting]] = {
         "ent_coef": Setting(0.003, "actions go on being tried"),
         "normalize_advantage": Setting(True, "the entropy's share is the same for rewards of any size"),
         "normalize_observations": Setting(True, "inputs of the size that networks are made for"),
-        "update_rule": Setting("kfac", "steps of one short length in what they change of the policy"),
+        "update_rule": Setting("kfac", "short steps, of one length in what they change of the policy"),
         "use_rms_prop": Setting(False, "Adam for V"),
         "learning_rate": Setting(
             LinearSchedule(3e-3, 0.0, 1.0), "the policy's steps of `target_kl` become shorter with it"

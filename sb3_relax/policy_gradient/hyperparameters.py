@@ -30,6 +30,9 @@ NO_HYPERPARAMETERS = {
 #: A2C's coefficients that may be schedules here, and the least that each may be
 COEFFICIENTS = {"ent_coef": -math.inf, "vf_coef": 0.0}
 
+#: the default of ``target_kl`` in older files, which also hold it where it has no effect
+EARLIER_TARGET_KL = 0.005
+
 #: those that an algorithm keeps under another name, since the part that is made of it has its own
 ATTRIBUTES = {"control_variate": "control_variate_spec", "update_rule": "update_rule_spec"}
 
@@ -149,9 +152,12 @@ class Hyperparameters:
 
     @classmethod
     def of(cls: type[SelfHyperparameters], algorithm: object) -> SelfHyperparameters:
-        """Those that an algorithm has; defaults for those that it lacks (an agent of an older file)."""
+        """Those that an algorithm has; defaults for those that it lacks, or had as a default (an older file's)."""
         attributes = {name: ATTRIBUTES.get(name, name) for name in cls.names()}
-        return cls(**{name: getattr(algorithm, at) for name, at in attributes.items() if hasattr(algorithm, at)})
+        values = {name: getattr(algorithm, at) for name, at in attributes.items() if hasattr(algorithm, at)}
+        if values.get("update_rule") == "optimizer" and values.get("target_kl") == EARLIER_TARGET_KL:
+            del values["target_kl"]
+        return cls(**values)
 
     @classmethod
     def extending(cls: type[SelfHyperparameters], values: Hyperparameters) -> SelfHyperparameters:

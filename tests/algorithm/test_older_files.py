@@ -276,6 +276,18 @@ class MaskedBits(NineSteps):
         return np.ones(6, bool)
 
 
+def test_the_default_of_a_target_that_has_no_effect(tmp_path):
+    """Files once held 0.005 whatever the update rule; a target of an update rule without one is refused."""
+    for rule, kept in (("optimizer", None), ("kfac", 0.005)):
+        model = RELAXA2C("MlpPolicy", "CartPole-v1", update_rule=rule)
+        model.target_kl = 0.005
+        model.save(tmp_path / rule)
+        loaded = RELAXA2C.load(tmp_path / rule, env=gym.make("CartPole-v1"))
+        assert loaded.hyperparameters.of(loaded).target_kl == kept
+        loaded.learn(10).save(tmp_path / "again")
+        RELAXA2C.load(tmp_path / "again")
+
+
 def test_what_read_both_values_of_a_masked_bit_reads_the_bit():
     """ĉ is the same function of the action, its gradient is what it was, and it learns on."""
     model, old = (MaskableRELAXA2C("MlpPolicy", MaskedBits(spaces.MultiBinary(3)), device="cpu") for _ in range(2))

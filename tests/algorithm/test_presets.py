@@ -58,7 +58,7 @@ def test_what_is_part_of_a_part_is_left_out_too():
     assert (model.critic_replay, model.critic_lambda, model.critic_batch_size) == (1, None, None)
     assert model.critic_learning_rate == FAST["critic_learning_rate"]
     model = RELAXA2C("MlpPolicy", "CartPole-v1", preset="fast", critic_replay=4, update_rule=NaturalGradient)
-    assert model.critic_lambda == FAST.get("critic_lambda")
+    assert (model.critic_lambda, model.update_rule_spec) == (FAST["critic_lambda"], NaturalGradient)
 
 
 def test_a_class_leaves_out_what_it_refuses():
@@ -93,10 +93,13 @@ def test_a_file_is_loaded_with_its_values(tmp_path):
     """As "sb3-relax train -i AGENT" does with an entry that has a preset."""
     parts = dict(update_rule="kfac", critic_learning_rate=1e-3, normalize_returns=True, normalize_observations=True)
     RELAXA2C("MlpPolicy", "CartPole-v1", gamma=0.9, **parts).save(tmp_path / "agent")
-    loaded = RELAXA2C.load(tmp_path / "agent", env=make_vec_env("CartPole-v1"), preset="fast", n_steps=6)
+    loaded = RELAXA2C.load(
+        tmp_path / "agent", env=make_vec_env("CartPole-v1"), preset="fast", n_steps=6, target_kl=0.01
+    )
     assert not hasattr(loaded, "preset")
     assert (loaded.n_steps, loaded.rollout_buffer.buffer_size) == (6, 6)
     assert (loaded.gamma, loaded.rollout_buffer.gamma) == (FAST["gamma"], FAST["gamma"])
+    assert loaded.update_rule.target_kl == 0.01
     assert loaded.learn(12).n_critic_steps == loaded.critic.n_steps == FAST["n_critic_steps"]
     with pytest.raises(UsageError, match="preset must be one of 'fast'; got 'quick'"):
         RELAXA2C.load(tmp_path / "agent", preset="quick")

@@ -559,11 +559,11 @@ def test_what_is_logged():
 
 @pytest.mark.parametrize("case", ["discrete", "gSDE", "images", "lstm"])
 def test_its_state_is_saved_and_goes_on(case, tmp_path):
-    model = (KFAC_CASES | CG_CASES)[case]()
+    model = (KFAC_CASES | CG_CASES)[case](target_kl=0.007)
     model.learn(96)
     model.save(tmp_path / "agent")
     loaded = type(model).load(tmp_path / "agent", device="cpu")
-    assert loaded.update_rule.target_kl == model.update_rule.target_kl
+    assert loaded.target_kl == loaded.update_rule.target_kl == 0.007
     env = model.get_env()
     for each in (model, loaded):
         each.set_env(copy.deepcopy(env))

@@ -66,8 +66,8 @@ class NaturalGradient(UpdateRule):
     ``target_kl`` (times the share of the learning rate, squared). What was predicted, ½s²gᵀd, and what was measured
     adapt ε, as Levenberg and Marquardt do: where the KL was underestimated, ε grows.
 
-    ``target_kl`` is of all variables of an action together. Where none is given it is 0.002 √D, for D variables. With
-    the same nats for any D, steps hardly move each of many variables. With D times as many, they are mostly noise.
+    ``target_kl`` is of all variables of an action together. Where none is given it is 0.002 √D, for D variables: with
+    the same nats for any D, steps hardly move each of many variables.
 
     V's loss is no part of g. It steps all weights that V depends on by the policy's optimizer, at ``learning_rate``.
     Where policy and V share weights, both steps move them, and are measured and shortened together. (ACKTR adds V's

@@ -25,12 +25,12 @@ def ablation_table(folder: str = "ablation") -> str:
     ]
     tasks = yaml.safe_load(PROTOCOL.read_text())
     for env, arms in grouped(folder).items():
-        preset = by_seed(arms.get("fast", []))
+        preset = arms.get("fast", [])
         for name in tasks[env]["algorithms"]:
             if name not in arms:
                 continue
             own = by_seed(arms[name])
-            losses = [preset[seed] - own[seed] for seed in own if seed in preset and name != "fast"]
+            losses = [] if name == "fast" else same_seed_differences(preset, arms[name])
             rows.append(
                 f"| {env} | {NAMES.get(name, name)} | {len(own)} | {interval(list(own.values()))} "
                 f"| {interval(losses) if losses else '—'} | {steps_of(arms[name], tasks[env]['threshold'])} |"
@@ -41,3 +41,9 @@ def ablation_table(folder: str = "ablation") -> str:
 def by_seed(records: Sequence[dict[str, Any]]) -> dict[int, float]:
     """Seed → return during training."""
     return {record["seed"]: mean_return_during_training(record) for record in records}
+
+
+def same_seed_differences(records: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> list[float]:
+    """Return during training less the others', of each seed that both have."""
+    own, other = by_seed(records), by_seed(others)
+    return [own[seed] - other[seed] for seed in own if seed in other]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scripts.tables.ablation import by_seed
+from scripts.tables.ablation import same_seed_differences
 from scripts.tables.benchmark import returns_during_training
 from scripts.tables.learning import grouped, interval
 
@@ -40,13 +40,11 @@ def grown_table() -> str:
     ]
     grown = grouped("benchmark")
     for env, algorithms in grouped("fixed_kl").items():
-        records = algorithms["fixed"]
-        before, now = by_seed(records), by_seed(grown[env]["fast"])
-        both = [seed for seed in before if seed in now]
-        gains = [now[seed] - before[seed] for seed in both]
+        before, now = algorithms["fixed"], grown[env]["fast"]
+        gains = same_seed_differences(now, before)
         rows.append(
-            f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | {len(both)} "
-            f"| {interval([before[seed] for seed in both])} | {interval([now[seed] for seed in both])} "
+            f"| {env} ({before[0]['hyperparams']['n_timesteps']:,.0f}) | {len(gains)} "
+            f"| {interval(returns_during_training(before))} | {interval(returns_during_training(now))} "
             f"| {interval(gains)} |"
         )
     return "\n".join(rows)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sb3_relax.control_variates.registry import OF_LATER_ACTIONS
 from sb3_relax.tasks.intervals import half_width
 from scripts.records import ROOT, file_name
-from scripts.tables.ablation import by_seed
+from scripts.tables.ablation import by_seed, same_seed_differences
 from scripts.tables.benchmark import steps_to_threshold_of
 from scripts.tables.drawing import in_thousands, middle_half, one_legend, panels
 from scripts.tables.learning import VARIANCE_HEADS, grouped, interval, variance_cells, variances
@@ -36,8 +36,7 @@ def arms() -> dict[str, dict[str, list[dict[str, Any]]]]:
 
 def more_than_control(algorithms: Mapping[str, list[dict[str, Any]]], name: str) -> list[float]:
     """Return during training less :data:`CONTROL`'s, of each seed that both have."""
-    own, control = by_seed(algorithms[name]), by_seed(algorithms.get(CONTROL, []))
-    return [own[seed] - control[seed] for seed in own if seed in control]
+    return same_seed_differences(algorithms[name], algorithms.get(CONTROL, []))
 
 
 def all_variances(record: dict[str, Any]) -> np.ndarray:

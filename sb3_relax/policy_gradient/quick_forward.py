@@ -27,6 +27,9 @@ from sb3_relax.policy_gradient.observation_scale import NormalizingExtractor, Ob
 #: whose ``forward()`` and ``evaluate_actions()`` are known: SB3's, and what :func:`know` adds
 KNOWN_POLICIES: list[type] = [ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy]
 
+#: of actions, made of logits alone: SB3's, and what :func:`know` adds
+OF_LOGITS: list[type] = [CategoricalDistribution]
+
 #: parts of features extractors that give the same features of an observation whenever they are asked, where no weights
 #: are among them
 FIXED_PARTS = frozenset(
@@ -83,9 +86,10 @@ def know(policies: Sequence[type], distributions: Sequence[type]) -> None:
     """Take the passes of policies for SB3's: they are the same, but for masks.
 
     :param policies: which apply ``action_masks``, where they are given any, by their distribution's ``apply_masking()``
-    :param distributions: that they have
+    :param distributions: that they have, made of logits alone, and what these are made of
     """
     KNOWN_POLICIES.extend(policies)
+    OF_LOGITS.extend(distributions)
     AS_MADE.extend(_methods((*policies, *distributions)))
 
 
@@ -250,7 +254,7 @@ def _features(policy: ActorCriticPolicy) -> Callable[[PyTorchObs], th.Tensor | t
 def _distribution(policy: ActorCriticPolicy) -> Callable[[th.Tensor], Distribution]:
     """``policy._get_action_dist_from_latent``, which keeps the distribution that it gives."""
     kept, to_action = policy.action_dist, _call(policy.action_net)
-    if type(kept) is CategoricalDistribution:
+    if type(kept) in OF_LOGITS:
         return lambda latent: kept.proba_distribution(to_action(latent))
     if type(kept) is DiagGaussianDistribution:
         return lambda latent: kept.proba_distribution(to_action(latent), policy.log_std)

@@ -32,6 +32,7 @@ class SeveralCategoricals:
 
     def __init__(self, action_dims: list[int]):
         self.sizes = tuple(int(size) for size in action_dims)
+        self.size = sum(self.sizes)
         self.last = th.tensor(self.sizes) - 1
         #: which of the D · K values are there, ``[D, K]``, and where each is among the outputs of a network
         self.exists = th.arange(max(self.sizes)) <= self.last.unsqueeze(-1)
@@ -51,7 +52,7 @@ class SeveralCategoricals:
         """
         if TorchDistribution._validate_args:
             Categorical(logits=action_logits.detach())
-        outputs = self.spread(action_logits.view(-1, sum(self.sizes)))
+        outputs = self.spread(action_logits.view(-1, self.size))
         if not self.are_alike:
             # below every logit, and that of a value that a mask forbids: it is not drawn where a mask forbids all
             outputs = outputs.masked_fill(~self.exists, float("-inf"))

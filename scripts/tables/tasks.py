@@ -92,10 +92,11 @@ def rates_table(task: str) -> str:
 
 
 def areas_by_rate(runs: Runs, problem: type[Problem]) -> dict[str, dict[float, float]]:
-    """Estimator → learning rate → mean area over the seeds."""
+    """Estimator, and what else tells runs apart → learning rate → mean area over the seeds."""
     found: dict[str, dict[float, float]] = {}
-    for rate in sorted({run["learning_rate"] for run in runs}):
-        of_rate = [run for run in runs if run["learning_rate"] == rate]
-        for name, group in grouped(of_rate, problem).items():
-            found.setdefault(name, {})[rate] = float(np.mean([area(run, problem.measures[0]) for run in group]))
+    alike_but_for_rates = [{**run, "learning_rate": None, "rate": run["learning_rate"]} for run in runs]
+    for name, group in grouped(alike_but_for_rates, problem).items():
+        for rate in sorted({run["rate"] for run in group}):
+            areas = [area(run, problem.measures[0]) for run in group if run["rate"] == rate]
+            found.setdefault(name, {})[rate] = float(np.mean(areas))
     return found

@@ -132,7 +132,8 @@ class MaskedBits(BatchedMaskableMultiCategoricalDistribution):
         actions = actions.reshape(-1, len(self.sizes))
         if TorchDistribution._validate_args and not bool(constraints.boolean.check(actions).all()):
             raise ValueError(f"actions must be bits, 0 or 1; got {actions}")
-        return -F.binary_cross_entropy_with_logits(self.bit_logits, actions.to(self.bit_logits), reduction="none").sum(-1)
+        of_each = F.binary_cross_entropy_with_logits(self.bit_logits, actions.to(self.bit_logits), reduction="none")
+        return -of_each.sum(-1)
 
     def entropy(self) -> th.Tensor:
         p = self.bit_logits.sigmoid()

@@ -23,12 +23,13 @@ from torch.nn.modules import module as every_module
 
 from sb3_relax.policy_gradient.drawn_actions import draw_actions
 from sb3_relax.policy_gradient.observation_scale import NormalizingExtractor, ObservationScale, RunningMoments
+from sb3_relax.policy_gradient.quick_distributions import of_classes, of_numbers
 
 #: whose ``forward()`` and ``evaluate_actions()`` are known: SB3's, and what :func:`know` adds
 KNOWN_POLICIES: list[type] = [ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy]
 
-#: of actions, made of logits alone: SB3's, and what :func:`know` adds
-OF_LOGITS: list[type] = [CategoricalDistribution]
+#: distributions of actions that are made of logits alone, which :func:`know` adds
+OF_LOGITS: list[type] = []
 
 #: parts of features extractors that give the same features of an observation whenever they are asked, where no weights
 #: are among them
@@ -49,6 +50,7 @@ METHODS = frozenset(
         "extract_features",
         "predict_values",
         "_get_action_dist_from_latent",
+        "proba_distribution",
         "get_actions",
         "sample",
         "log_prob",
@@ -254,10 +256,12 @@ def _features(policy: ActorCriticPolicy) -> Callable[[PyTorchObs], th.Tensor | t
 def _distribution(policy: ActorCriticPolicy) -> Callable[[th.Tensor], Distribution]:
     """``policy._get_action_dist_from_latent``, which keeps the distribution that it gives."""
     kept, to_action = policy.action_dist, _call(policy.action_net)
+    if type(kept) is CategoricalDistribution:
+        return lambda latent: of_classes(kept, to_action(latent))
+    if type(kept) is DiagGaussianDistribution:
+        return lambda latent: of_numbers(kept, to_action(latent), policy.log_std)
     if type(kept) in OF_LOGITS:
         return lambda latent: kept.proba_distribution(to_action(latent))
-    if type(kept) is DiagGaussianDistribution:
-        return lambda latent: kept.proba_distribution(to_action(latent), policy.log_std)
     return policy._get_action_dist_from_latent
 
 

@@ -26,7 +26,7 @@ class AttentionConfig(Config):
     """The settings of hard attention."""
 
     learning_rate: float = setting(1e-2, "of θ's networks (Adam)")
-    phi_learning_rate: float = setting(3e-3, "of φ, the control variate or the baseline (Adam)")
+    phi_learning_rate: float = setting(1e-3, "of φ, the control variate or the baseline (Adam)")
     dataset: str = setting("digits", "whose images are put on canvases; digits needs no download")
     glimpses: int = setting(1, "T, looks at a canvas before it is classified")
     entropy: float = setting(0.1, "weight of the entropy of each glimpse, in nats, which keeps all cells looked at")

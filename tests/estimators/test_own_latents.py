@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sb3_relax.estimators import Latent, make
+from sb3_relax.estimators import Joint, Latent, LogisticBernoulli, make
 
 
 class Normal(Latent):
@@ -23,7 +23,10 @@ class Normal(Latent):
         return attached if self.slip == "attached samples" else attached.detach()
 
     def log_prob(self, b):
-        return -0.5 * (b - self.wide_theta).square().sum(-1)
+        each = -0.5 * (b - self.wide_theta).square()
+        return (
+            each if self.slip == "a log-probability of each" else each.sum(-1, keepdim=self.slip == "a dimension more")
+        )
 
     def score(self, b):
         score = b - self.wide_theta.detach()
@@ -46,3 +49,14 @@ def test_a_score_of_another_shape_than_theta_is_refused(name):
         ValueError, match=r"ĝ must have the shape of the latent's theta, \(5, 2\); got .* of Normal, score"
     ):
         make(name, q)(q, lambda b: b.square().sum(-1))
+
+
+@pytest.mark.parametrize(
+    ("slip", "shape"), [("a log-probability of each", r"\[5, 2\]"), ("a dimension more", r"\[5, 1\]")]
+)
+def test_a_part_of_a_joint_with_another_log_probability_is_named(slip, shape):
+    q = Joint(bits=LogisticBernoulli(torch.zeros(5, 3)), own=Normal(torch.zeros(5, 2), slip))
+    with pytest.raises(ValueError, match=r"log_prob\(\) of every part .* must be \[5\], .* that of 'own' is " + shape):
+        q.log_prob(q.sample())
+    right = Joint(bits=LogisticBernoulli(torch.zeros(5, 3)), own=Normal(torch.zeros(5, 2), "none"))
+    assert right.log_prob(right.sample()).shape == (5,)

@@ -131,14 +131,15 @@ class Joint(Latent):
 
     def log_prob(self, b: Tensor) -> Tensor:
         samples = self.unpack(b)
-        return torch.stack([part.log_prob(samples[name]) for name, part in self.parts.items()]).sum(0)
+        batch = torch.broadcast_shapes(b.shape[:-1], self.batch_shape)
+        return _total("log_prob", {name: part.log_prob(samples[name]) for name, part in self.parts.items()}, batch)
 
     def kl(self, other: Latent) -> Tensor:
         assert isinstance(other, Joint)
-        return torch.stack([part.kl(other.parts[name]) for name, part in self.parts.items()]).sum(0)
+        return _total("kl", {name: part.kl(other.parts[name]) for name, part in self.parts.items()}, self.batch_shape)
 
     def entropy(self) -> Tensor:
-        return torch.stack([part.entropy() for part in self.parts.values()]).sum(0)
+        return _total("entropy", {name: part.entropy() for name, part in self.parts.items()}, self.batch_shape)
 
     def mean(self) -> Tensor:
         return self._samples(lambda part: part.mean())
@@ -232,3 +233,18 @@ def _split(x: Tensor, events: list[torch.Size]) -> list[Tensor]:
     """``[..., Σ size of an event]`` → one tensor ``[..., *event]`` for each of ``events``."""
     pieces = x.split([event.numel() for event in events], dim=-1)
     return [piece.unflatten(-1, event) for piece, event in zip(pieces, events, strict=True)]
+
+
+def _total(what: str, of_parts: dict[str, Tensor], batch: torch.Size) -> Tensor:
+    """The sum over the parts of what each has for a whole sample.
+
+    :param batch: of which shape it must be
+    :raises ValueError: where a part has it for each of its variables, or with a dimension too many
+    """
+    for name, value in of_parts.items():
+        if value.shape != batch:
+            raise ValueError(
+                f"{what}() of every part of this Joint must be {list(batch)}, one number for a whole sample; that of "
+                f"{name!r} is {list(value.shape)}"
+            )
+    return torch.stack(list(of_parts.values())).sum(0)

@@ -12,13 +12,12 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.checks import require_finite, under_transform
+from sb3_relax.estimators.checks import is_checked, require_finite, under_transform
 from sb3_relax.estimators.estimate import Estimate
-from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.latents import Latent, require_contract
 from sb3_relax.estimators.objective import Objective, as_written, computed, evaluate
 from sb3_relax.estimators.precision import in_dtype, without_autocast
 from sb3_relax.estimators.proofs.quadrature import product_rule, unit_interval_rule
-from sb3_relax.estimators.surrogate import require_trained
 from sb3_relax.estimators.unstepped import Unstepped
 
 SelfEstimator = TypeVar("SelfEstimator", bound="Estimator")
@@ -281,11 +280,14 @@ def given_context(latent: Latent, context: Tensor | None, estimator: Estimator) 
 
 
 def require_is_latent(latent: object) -> None:
-    """Refuse what is no latent: a tensor, or one of torch's distributions.
+    """Refuse what is no latent: a tensor, or one of torch's distributions, or a latent that is not as it must be.
 
     :raises TypeError: saying how to make one
+    :raises ValueError: for a latent of the user's own whose samples or scores have other shapes than they must
     """
     if isinstance(latent, Latent):
+        if is_checked():
+            require_contract(latent)
         return
     remedy = "as_latent(distribution)" if isinstance(latent, torch.distributions.Distribution) else ""
     raise TypeError(f"a latent is needed, such as {remedy or 'LogisticBernoulli(logits)'}; got {type(latent).__name__}")
@@ -332,23 +334,6 @@ def require_estimator(estimator: object) -> None:
         )
     got = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__}"
     raise TypeError(f'an estimator is needed, such as RLOO() or make("relax", q); got {got}')
-
-
-def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:
-    """A learned baseline, of the context where there is one and else of the detached θ, ``[*batch]``.
-
-    :raises ValueError: where it returns another shape
-    :raises TypeError: where its parameters would never be trained
-    """
-    read = latent.wide_theta.detach() if latent.context is None else latent.context
-    fitted = baseline(read)
-    require_trained("baseline", baseline, fitted, read)
-    if fitted.shape != latent.batch_shape:
-        raise ValueError(
-            f"the baseline must have the batch's shape {tuple(latent.batch_shape)}; got {tuple(fitted.shape)}. A "
-            "network that ends in one number needs .squeeze(-1) after it"
-        )
-    return fitted
 
 
 def require_samples(samples: int, least: int = 2, what: str = "samples") -> int:

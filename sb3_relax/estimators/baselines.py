@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from sb3_relax.estimators.base import Estimator
+from sb3_relax.estimators.checks import read_only, require_widths
 from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.surrogate import require_trained
 
 SelfEstimator = TypeVar("SelfEstimator", bound="BaselineEstimator")
 
@@ -23,6 +25,8 @@ class MLPBaseline(nn.Module):
 
     def __init__(self, inputs: int, hidden: Sequence[int] = (64, 64)):
         super().__init__()
+        require_widths(inputs, hidden)
+        self.inputs = inputs
         sizes = [inputs, *hidden]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(sizes):
@@ -32,8 +36,42 @@ class MLPBaseline(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
+    def require_context(self, latent: Latent) -> None:
+        """Refuse a latent without the context that this network reads.
+
+        :raises TypeError: for none
+        :raises ValueError: for one of another shape
+        """
+        if latent.context is None:
+            raise TypeError(
+                f"this MLPBaseline reads a context of size {self.inputs}: call the estimator with context=, "
+                "estimator(q, f, context=h)"
+            )
+        shape = (*latent.batch_shape, self.inputs)
+        if latent.context.shape != shape:
+            raise ValueError(f"this MLPBaseline reads a context of shape {shape}; got {tuple(latent.context.shape)}")
+
     def forward(self, context: Tensor) -> Tensor:
         return self.output(self.layers(context)).squeeze(-1)
+
+
+def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:
+    """A learned baseline, of the context where there is one and else of the detached θ, ``[*batch]``.
+
+    :raises ValueError: where it returns another shape, or writes into what it reads
+    :raises TypeError: where its parameters would never be trained, and for an :class:`MLPBaseline` without its context
+    """
+    if isinstance(baseline, MLPBaseline):
+        baseline.require_context(latent)
+    read = latent.wide_theta.detach() if latent.context is None else latent.context
+    fitted = read_only("baseline", baseline, read)
+    require_trained("baseline", baseline, fitted, read)
+    if fitted.shape != latent.batch_shape:
+        raise ValueError(
+            f"the baseline must have the batch's shape {tuple(latent.batch_shape)}; got {tuple(fitted.shape)}. A "
+            "network that ends in one number needs .squeeze(-1) after it"
+        )
+    return fitted
 
 
 class BaselineEstimator(Estimator):
@@ -52,6 +90,7 @@ class BaselineEstimator(Estimator):
 
         :raises TypeError: for settings of a network beside a baseline that was given, and for widths without a context
         """
+        require_widths(context, hidden)
         if baseline is not None and (hidden is not None or context is not None):
             raise TypeError("hidden and context would shape a baseline: leave them out, or leave out baseline=")
         if hidden is not None and context is None:

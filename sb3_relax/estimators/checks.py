@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -90,3 +90,59 @@ def require_finite(what: str, tensor: Tensor, if_infinite: str = "", if_nan: str
         number = tensor[first].item()
         remedy = if_infinite if math.isinf(number) else if_nan
         raise ValueError(f"{what} must be finite; got {number} at index {first}" + (remedy and f": {remedy}"))
+
+
+def read_only(what: str, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """``function(*inputs)``, which must leave its inputs as they are.
+
+    They are θ, or a sample that is scored afterwards, or the user's own tensor. Not looked at where torch.compile
+    traces, and under transforms.
+
+    :param what: the function, for the error
+    :raises ValueError: where it wrote into one of them
+    """
+    if not is_checked():
+        return function(*inputs)
+    before = [None if x.is_inference() else x._version for x in inputs]
+    try:
+        value = function(*inputs)
+    except RuntimeError as error:
+        if "in-place operation" in str(error):
+            raise ValueError(_written(what)) from error
+        raise
+    if any(version is not None and x._version != version for x, version in zip(inputs, before, strict=True)):
+        raise ValueError(_written(what))
+    return value
+
+
+def _written(what: str) -> str:
+    return (
+        f"the {what} writes into its input by an in-place operation, such as x.mul_(2) or x += 1: let it make a new "
+        "tensor, as x * 2 does"
+    )
+
+
+def require_tensors(**named: object) -> None:
+    """Refuse what is no tensor, such as a list or an array.
+
+    :raises TypeError: naming it, and what makes a tensor of it
+    """
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor; got {type(value).__name__}: torch.as_tensor(...) makes one")
+
+
+def require_widths(context: object, hidden: object) -> None:
+    """Refuse settings of a network that are none.
+
+    :param context: the size of what it reads beside samples; ``None`` or 0 for none
+    :param hidden: widths of its layers; ``None`` for the default ones
+    :raises TypeError: for a context itself in the place of its size, or one width in the place of several
+    """
+    if context is not None and not isinstance(context, int):
+        raise TypeError(
+            f"context= is here the size of what the network will read, such as 64; got {type(context).__name__}. The "
+            "context itself comes with the call: estimator(q, f, context=h)"
+        )
+    if hidden is not None and not isinstance(hidden, Sequence):
+        raise TypeError(f"hidden must be the widths of the hidden layers, such as [64, 64]; got {hidden!r}")

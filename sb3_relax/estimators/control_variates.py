@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sb3_relax.estimators.checks import require_widths
 from sb3_relax.estimators.latents import ConditionedJoint, ConditionedLatent, Latent, RelaxedLatent
 from sb3_relax.estimators.surrogate import Surrogate, SurrogateVJP
 from sb3_relax.estimators.tanh_network import backward_pass, forward_pass, outer, value_and_slope_of_tanh_network
@@ -52,6 +53,7 @@ class MLPSurrogate(nn.Module):
         if squash not in (None, "sigmoid", "softmax") and not isinstance(squash, ConditionedLatent):
             raise ValueError(f"squash must be None, 'sigmoid', 'softmax' or a latent; got {squash!r}")
         self.squash = squash
+        require_widths(context, hidden)
         if len(hidden) == 0:
             raise ValueError("hidden must name at least one layer's width")
         sizes = [inputs, *hidden]

@@ -126,7 +126,7 @@ def layered(
     :param temperature: τ of the smooth samples above a layer whose estimator has none of its own (MuProp)
     :param randomness: replaces ``generator``, for tests
     :param context: what is known of the input before anything is drawn, ``[*batch, ...]``, for the control variates and
-        baselines of all layers that have one
+        baselines of all layers whose latents have no context of their own
     :param state: what the first layer gets: a tensor, or tuples, lists and dicts of tensors, ``()`` for nothing yet.
         Every tensor of a state that a layer returns begins with the batch's dimensions. None may be changed in place
     :param flatten: where an estimator evaluates several values of b_l at once (RLOO), layers and f get them in the

@@ -64,7 +64,10 @@ def computed(value: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if not isinstance(value, Tensor) or value.is_complex():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"f must return a tensor of real numbers; got {got}")
+        remedy = (
+            "" if isinstance(value, Tensor) else ": torch.as_tensor(...) makes one of numpy's arrays and of numbers"
+        )
+        raise TypeError(f"f must return a tensor of real numbers; got {got}{remedy}")
     own, value = value.dtype, in_dtype(value, dtype)
     require_finite("f(b)" if own == dtype else f"f(b) in {dtype}", value.detach())
     return value

@@ -15,6 +15,10 @@ from sb3_relax.estimators.objective import Objective, evaluate
 
 #: times that another value is looked for in the place of one that was drawn, before the check gives up on it
 TRIES = 16
+#: the log-probability of what a mask forbids is below it
+NEVER = -1e6
+#: looks at the first call, half of them at variables that all have the same value
+FIRST_LOOKS = 8
 
 
 class PerVariable(Estimator):
@@ -25,14 +29,16 @@ class PerVariable(Estimator):
     ``estimator`` sees one variable at a time (:meth:`Latent.each_variable`), and so do its control variate and its
     baseline. One of them serves all variables, and tells them apart by a context, ``[*batch, D, ...]``.
 
-    Where a cost depends on another variable as well, the estimate is biased. So the first call looks: it gives single
-    variables another value, by a call of f or more, and refuses an f in which another one's cost moves. What those
-    values do not show it cannot see.
+    Where a cost depends on another variable as well, the estimate is biased. So the first call looks eight times: it
+    gives single variables another value, and refuses an f in which another one's cost moves. In every second look all
+    variables have the same value, where reads of one slot would meet. Calls number 2, 4, 8, 16 and so on look once. A
+    look is two calls of f, and more where a batch has fewer elements than b has variables. What those values do not
+    show it cannot see: :func:`check_unbiased` visits all.
 
     ``Estimate.value`` is the sum of the costs, ``[*batch]``. For costs of layers see :func:`layered`.
 
     :param estimator: of one variable
-    :param check: whether the first call looks. Leave it out where f is random, or must not be called once more
+    :param check: whether calls look. ``False`` where f is random, or must not be called once more
     :raises TypeError: for what is no estimator
 
     Example::
@@ -50,7 +56,9 @@ class PerVariable(Estimator):
         self.estimator = estimator
         self.samples, self.evaluations = estimator.samples, estimator.evaluations
         self.unbiased, self.needs_grad_f = estimator.unbiased, estimator.needs_grad_f  # type: ignore[misc]
-        self.to_be_checked = check
+        self.check = check
+        #: calls with f at hand
+        self.calls = 0
 
     @property
     def reads_context(self) -> bool:
@@ -82,9 +90,12 @@ class PerVariable(Estimator):
         return self.estimator.target(values).sum(-1)
 
     def draw_and_estimate(self, latent: Latent, f: Objective, generator: torch.Generator | None) -> Estimate:
-        if self.to_be_checked and is_checked():
-            require_own_costs(latent, f)
-            self.to_be_checked = False
+        if self.check and is_checked():
+            self.calls += 1
+            if self.calls & (self.calls - 1) == 0:  # 1, 2, 4, 8, ...
+                first = 0 if self.calls == 1 else FIRST_LOOKS + self.calls.bit_length()
+                for look in range(first, FIRST_LOOKS if self.calls == 1 else first + 1):
+                    require_own_costs(latent, f, seed=look, alike=look % 2 == 1)
         apart = latent.each_variable()
         return as_one_of(self.estimator.draw_and_estimate(apart, _of_each(f, latent), generator), latent)
 
@@ -127,17 +138,19 @@ def _of_each(f: Objective, latent: Latent) -> Objective:
 
 
 @torch.no_grad()
-def require_own_costs(latent: Latent, f: Objective) -> None:
+def require_own_costs(latent: Latent, f: Objective, seed: int = 0, alike: bool = False) -> None:
     """Refuse an f in which the cost of a variable moves with another one.
 
     In every element of the batch one variable gets another value, the next one in the next element; so f is called
     once for the values as drawn, and once more for every ``batch`` variables.
 
     :param f: ``[*batch, *event of b]`` → ``[*batch, D]``
+    :param seed: of the values
+    :param alike: whether all variables of an element have one value, before one of them gets another
     :raises ValueError: where a cost moves, naming the two variables; or where f, called twice with the same values,
         returns other ones
     """
-    generator = torch.Generator(latent.theta.device).manual_seed(0)  # the estimate's own randomness stays as it is
+    generator = torch.Generator(latent.theta.device).manual_seed(seed)  # the estimate's own stays as it is
     b = latent.sample(generator)
     apart = latent.each_variable()
     shape, variables = apart.batch_shape, apart.batch_shape[-1]
@@ -146,6 +159,11 @@ def require_own_costs(latent: Latent, f: Objective) -> None:
         return
     number = torch.arange(variables, device=b.device).expand(shape)
     element = torch.arange(batch, device=b.device).reshape(*shape[:-1], 1)
+    if alike:
+        of_one = (number == (element + seed) % variables).reshape(*shape, *(1,) * (b.dim() - len(shape)))
+        theirs = (b * of_one).sum(len(shape) - 1, keepdim=True).expand_as(b)
+        possible = apart.log_prob(theirs.unsqueeze(-latent.sample_ndim)) > NEVER  # a mask may forbid it here
+        b = torch.where(possible.reshape(of_one.shape), theirs, b)
     before = evaluate(f, b, shape)
     for start in range(0, variables, batch):
         chosen = number == (element + start) % variables

@@ -79,7 +79,7 @@ ALIASES = {
 
 
 def estimators_of(latent: Latent) -> list[str]:
-    """Names of the estimators that take ``latent``: all of ∂θ E[f(b)], but for ``vimco``, whose target is a bound."""
+    """Names of the estimators that take ``latent``; ``"vimco"`` among them, though its target is a bound, not E[f]."""
     return [name for name, kind in ESTIMATORS.items() if isinstance(latent, kind.latents)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.checks import require_differentiable, under_transform
+from sb3_relax.estimators.checks import read_only, require_differentiable, under_transform
 from sb3_relax.estimators.latents import Latent
 from sb3_relax.estimators.objective import functional_value_and_slope
 
@@ -51,7 +51,7 @@ def value_and_slope(surrogate: Surrogate, z: Tensor, latent: Latent | None = Non
         return c, slope
     else:
         z = z.detach().requires_grad_()
-        c = c_of(z)
+        c = read_only("surrogate", c_of, z)
         require_value_per_sample(c, z, latent)
         slope = slope_of(c, z)
     require_trained("surrogate", surrogate, c, z)
@@ -92,7 +92,7 @@ def value_slope_diagonal(
     of_sample, axes = of_sample_alone(surrogate, latent), range(z.shape[-1])
 
     def c(z: Tensor) -> Tensor:
-        return of_sample(sample(z))
+        return read_only("surrogate", of_sample, sample(z))
 
     if under_transform():
         slope, pulled, *_ = torch.func.vjp(lambda z: functional_value_and_slope(c, z)[1], z)
@@ -137,7 +137,7 @@ def value_vjp(surrogate: Surrogate, z: Tensor, latent: Latent | None = None) -> 
     """
     c_of = of_sample_alone(surrogate, latent)
     by_hand = None if under_transform() else _closed_form(c_of, "value_vjp", ("__call__", "forward"))
-    c, vjp = (c_of(z), None) if by_hand is None else by_hand(z)
+    c, vjp = (read_only("surrogate", c_of, z), None) if by_hand is None else by_hand(z)
     require_value_per_sample(c, z, latent)
     require_trained("surrogate", surrogate, c, z, by_hand=vjp is not None)
     return c, vjp
@@ -160,7 +160,7 @@ def of_sample_alone(surrogate: Surrogate, latent: Latent | None) -> Surrogate:
 
     def with_context(z: Tensor) -> Tensor:
         leading = z.shape[: z.dim() - latent.sample_ndim - len(latent.batch_shape)]
-        return surrogate(z, context.expand(*leading, *context.shape))  # type: ignore[call-arg]
+        return read_only("surrogate", surrogate, z, context.expand(*leading, *context.shape))
 
     return with_context
 
@@ -168,10 +168,13 @@ def of_sample_alone(surrogate: Surrogate, latent: Latent | None) -> Surrogate:
 def require_value_per_sample(value: Tensor, z: Tensor, latent: Latent | None) -> None:
     """Refuse a surrogate whose values would be spread over the batch, as those of shape ``[*batch, 1]`` would.
 
+    :raises TypeError: for what is no tensor
     :raises ValueError: for c(z) of another shape than that of z's samples
     """
     if latent is None:
         return
+    if not isinstance(value, Tensor):
+        raise TypeError(f"the surrogate must return a tensor, made of z by torch; got {type(value).__name__}")
     shape = z.shape[: z.dim() - latent.sample_ndim]
     if value.shape != shape:
         raise ValueError(

@@ -175,7 +175,7 @@ class TestCheck:
         estimator = PerVariable(Reinforce())
         with pytest.raises(ValueError, match=rf"f\(b\)\[\.\.\., {cost}\] changed with variable {on}"):
             estimator(latent, f)
-        # once as drawn, once for every `batch` variables, once for whether f is certain, all at most
+        # the first look: once as drawn, once for every `batch` variables, once for whether f is certain, all at most
         assert len(seen) <= 2 + math.ceil(5 / batch)
         PerVariable(Reinforce(), check=False)(latent, f)
 
@@ -188,7 +188,7 @@ class TestCheck:
             Implicit(torch.distributions.Gamma(torch.ones(4, 5), torch.ones(4, 5))),
         ],
     )
-    def test_own_costs_pass_once_and_are_then_left_alone(self, latent):
+    def test_own_costs_pass_and_are_looked_at_ever_less_often(self, latent):
         calls = []
 
         def f(b):
@@ -196,7 +196,8 @@ class TestCheck:
             return b if latent.sample_ndim == 1 else b[..., 0]
 
         estimator = PerVariable(Reinforce())
-        for expected in (1 + 1 + math.ceil(5 / 4), 1, 1):
+        look = 1 + math.ceil(5 / 4)
+        for expected in (1 + 8 * look, 1 + look, 1, 1 + look, 1, 1, 1, 1 + look, 1):
             calls.clear()
             state = torch.get_rng_state()
             grad = estimator(latent, f).grad
@@ -208,6 +209,33 @@ class TestCheck:
         latent = GumbelOneHot(torch.zeros(6, 4, 3))
         with pytest.raises(ValueError, match="depend on their own variable alone"):
             PerVariable(Reinforce())(latent, lambda b: b[..., 0] * b[..., 1].sum(-1, keepdim=True))
+
+    @pytest.mark.parametrize(("batch", "classes"), [(4, 3), (16, 16), (128, 64)])
+    def test_reads_that_meet_are_found(self, batch, classes):
+        """The second read pays nothing unless the first one is where it is, which two draws hardly ever are."""
+        found = 0
+        for seed in range(10):
+            logits = torch.randn(batch, 2, classes, generator=torch.Generator().manual_seed(seed))
+            estimator = PerVariable(Reinforce())
+            try:
+                for _ in range(64):
+                    estimator(GumbelOneHot(logits), lambda b: b[..., 0] * (b[..., :1, :] * b).sum(-1))
+            except ValueError:
+                found += 1
+        assert found == 10
+
+    def test_masks_are_kept(self):
+        """Where all variables get one value, no variable gets what its mask forbids."""
+        mask = torch.tensor([[True, True, False], [False, True, True]])
+        seen = []
+
+        def f(b):
+            seen.append(b)
+            return b[..., 0]
+
+        PerVariable(Reinforce())(GumbelOneHot(torch.zeros(20, 2, 3), mask), f)
+        assert (torch.stack(seen)[..., ~mask] == 0).all()
+        assert any(bool((b[:, 0] == b[:, 1]).all(-1).any()) for b in seen)
 
     def test_a_random_f_says_so(self):
         latent = LogisticBernoulli(torch.zeros(6, 4))

@@ -21,6 +21,7 @@ from sb3_relax.estimators.latents.implicit import Implicit
 from sb3_relax.estimators.latents.joint import ConditionedJoint, Joint
 from sb3_relax.estimators.latents.k_subset import KSubset
 from sb3_relax.estimators.latents.mixture import GaussianMixture
+from sb3_relax.estimators.latents.own import require_contract
 from sb3_relax.estimators.latents.students_t import StudentsT
 
 __all__ = [
@@ -47,5 +48,6 @@ __all__ = [
     "masked_logit",
     "open_unit",
     "require_class",
+    "require_contract",
     "require_unbatched",
 ]

@@ -20,6 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sb3_relax.estimators.checks import require_tensors
 from sb3_relax.estimators.precision import computing_dtype, in_dtype
 
 #: The logit of a class that cannot be drawn. Finite, since -inf makes NaN gradients; large enough
@@ -138,11 +139,15 @@ class Latent(ABC):
     def with_context(self: SelfLatent, context: Tensor) -> SelfLatent:
         """The same latent, with what is known of its input beside θ: what ``estimator(q, f, context=h)`` makes of q.
 
-        Control variates read it and hold it fixed. It must have been known before b was drawn, or ĝ would be biased.
+        Control variates read it and hold it fixed. It must have been known before b was drawn, or ĝ would be biased. An
+        estimator without a control variate or a learned baseline does not look at it. It takes the place of a context
+        that the latent had.
 
         :param context: ``[*batch, ...]``, detached here, floating-point numbers in ``computing_dtype``
+        :raises TypeError: for what is no tensor
         :raises ValueError: where it does not begin with the batch's dimensions
         """
+        require_tensors(context=context)
         batch = self.batch_shape
         if context.shape[: len(batch)] != batch:
             raise ValueError(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sb3_relax.estimators.checks import require_tensors
 from sb3_relax.estimators.kept import kept_of_theta
 from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, open_unit
 
@@ -22,6 +23,7 @@ class LogisticBernoulli(RelaxedLatent):
     sample_ndim = 1
 
     def __init__(self, logits: Tensor):
+        require_tensors(logits=logits)
         if logits.dim() < 1:
             raise ValueError("logits must have at least one dimension, the bits: [*batch, D]; got a scalar")
         self.theta = logits

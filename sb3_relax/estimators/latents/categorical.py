@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_relax.estimators.checks import is_checked
+from sb3_relax.estimators.checks import is_checked, require_tensors
 from sb3_relax.estimators.kept import kept_of_theta
 from sb3_relax.estimators.latents.base import RelaxedLatent, check_support, joint_choices, masked_logit, open_unit
 from sb3_relax.estimators.latents.few_classes import arranged_as, log_softmax, logaddexp, softmax, softmax_backward
@@ -41,6 +41,7 @@ class GumbelOneHot(RelaxedLatent):
     sample_ndim = 2
 
     def __init__(self, logits: Tensor, mask: Tensor | None = None):
+        require_tensors(logits=logits, **({} if mask is None else {"mask": mask}))
         if logits.dim() < 2:
             raise ValueError(
                 f"logits must be [*batch, D, K], variables and classes last; got shape {tuple(logits.shape)}: "

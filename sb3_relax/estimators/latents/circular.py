@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import VonMises
 
+from sb3_relax.estimators.checks import require_tensors
 from sb3_relax.estimators.latents.base import ReparameterisedLatent
 from sb3_relax.estimators.latents.torch_samples import following
 
@@ -39,6 +40,7 @@ class Circular(ReparameterisedLatent):
     sample_ndim = 2
 
     def __init__(self, loc: Tensor, log_concentration: Tensor):
+        require_tensors(loc=loc, log_concentration=log_concentration)
         self.theta = torch.stack([loc, log_concentration.expand_as(loc)], dim=-1)
 
     def at(self, theta: Tensor) -> Circular:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from sb3_relax.estimators.checks import require_tensors
 from sb3_relax.estimators.latents.base import ReparameterisedLatent
 
 
@@ -21,6 +22,7 @@ class Gaussian(ReparameterisedLatent):
     sample_ndim = 1
 
     def __init__(self, loc: Tensor, log_scale: Tensor):
+        require_tensors(loc=loc, log_scale=log_scale)
         self.theta = torch.stack([loc, log_scale.expand_as(loc)], dim=-1)
 
     def at(self, theta: Tensor) -> Gaussian:

@@ -59,6 +59,11 @@ class Joint(Latent):
         for name, part in parts.items():
             if not isinstance(part, Latent):
                 raise TypeError(f"part {name!r} must be a latent; got {type(part).__name__}")
+            if part.context is not None:
+                raise ValueError(
+                    f"part {name!r} has a context, which nothing would read: the whole has one, "
+                    "Joint(...).with_context(h)"
+                )
         shapes = {name: tuple(part.batch_shape) for name, part in parts.items()}
         if len({*shapes.values()}) > 1:
             raise ValueError(f"the parts must have one batch shape; got {shapes}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sb3_relax.estimators.checks import require_tensors
 from sb3_relax.estimators.kept import kept_of_theta
 from sb3_relax.estimators.latents.base import Latent, check_support
 
@@ -37,6 +38,7 @@ class KSubset(Latent):
     sample_ndim = 1
 
     def __init__(self, logits: Tensor, k: int):
+        require_tensors(logits=logits)
         if logits.dim() < 1 or not (isinstance(k, int) and 1 <= k <= logits.shape[-1]):
             raise ValueError(
                 f"logits must be [*batch, D], k a whole number from 1 to D; got shape {tuple(logits.shape)} and {k!r}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from sb3_relax.estimators.checks import require_tensors
 from sb3_relax.estimators.latents.base import ReparameterisedLatent
 
 
@@ -32,6 +33,7 @@ class GaussianMixture(ReparameterisedLatent):
     sample_ndim = 1
 
     def __init__(self, logits: Tensor, loc: Tensor, log_scale: Tensor):
+        require_tensors(logits=logits, loc=loc, log_scale=log_scale)
         if loc.dim() < 2 or logits.shape != loc.shape:
             raise ValueError(
                 "logits and loc must be [*batch, D, C], numbers and components last; got shapes "

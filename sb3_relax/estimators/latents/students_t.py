@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import StudentT
 
+from sb3_relax.estimators.checks import require_tensors
 from sb3_relax.estimators.latents.base import ReparameterisedLatent
 from sb3_relax.estimators.latents.torch_samples import following
 
@@ -29,6 +30,7 @@ class StudentsT(ReparameterisedLatent):
     sample_ndim = 1
 
     def __init__(self, df: Tensor, loc: Tensor, log_scale: Tensor):
+        require_tensors(df=df, loc=loc, log_scale=log_scale)
         if df.requires_grad:
             raise TypeError("no gradient of a Student's t is known in its degrees of freedom: give df.detach()")
         self.theta = torch.stack([loc, log_scale.expand_as(loc)], dim=-1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import baseline_of
-from sb3_relax.estimators.baselines import BaselineEstimator
+from sb3_relax.estimators.baselines import BaselineEstimator, baseline_of
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent
 from sb3_relax.estimators.objective import Objective, evaluate, evaluate_with_slope

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import TwoPhaseEstimator, baseline_of
-from sb3_relax.estimators.baselines import BaselineEstimator
+from sb3_relax.estimators.base import TwoPhaseEstimator
+from sb3_relax.estimators.baselines import BaselineEstimator, baseline_of
 from sb3_relax.estimators.centred import fade_in
 from sb3_relax.estimators.estimate import Estimate, expand_to
 from sb3_relax.estimators.latents import Latent

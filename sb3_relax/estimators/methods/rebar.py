@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sb3_relax.estimators.base import baseline_of, require_samples
-from sb3_relax.estimators.baselines import BaselineEstimator
+from sb3_relax.estimators.base import require_samples
+from sb3_relax.estimators.baselines import BaselineEstimator, baseline_of
 from sb3_relax.estimators.centred import CentredEstimator
 from sb3_relax.estimators.estimate import Estimate
 from sb3_relax.estimators.latents import GumbelOneHot, Latent, LogisticBernoulli, RelaxedLatent

@@ -236,6 +236,8 @@ def run_command(problem: type[Problem], make: Make, top: argparse.ArgumentParser
     for name in ("seeds", "calls", "batch_size"):
         if getattr(options, name) < 1:
             top.error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(options, name)}")
+    if options.calls < options.batch_size:
+        top.error(f"--calls must be at least --batch-size, {options.batch_size}, for one step; got {options.calls}")
     if options.first_seed < 0:
         top.error(f"--first-seed must not be negative; got {options.first_seed}")
     for name in (field.name for field in fields(problem.config) if field.name.endswith("learning_rate")):

@@ -95,7 +95,10 @@ def areas_by_rate(runs: Runs, problem: type[Problem]) -> dict[str, dict[float, f
     """Estimator, and what else tells runs apart → learning rate → mean area over the seeds."""
     found: dict[str, dict[float, float]] = {}
     alike_but_for_rates = [{**run, "learning_rate": None, "rate": run["learning_rate"]} for run in runs]
-    for name, group in grouped(alike_but_for_rates, problem).items():
+    groups = grouped(alike_but_for_rates, problem)
+    order = list(problem.cases)
+    for name in sorted(groups, key=lambda name: (order.index(groups[name][0]["estimator"]), name)):
+        group = groups[name]
         for rate in sorted({run["rate"] for run in group}):
             areas = [area(run, problem.measures[0]) for run in group if run["rate"] == rate]
             found.setdefault(name, {})[rate] = float(np.mean(areas))

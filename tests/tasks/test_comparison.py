@@ -159,6 +159,8 @@ def test_groups_say_what_tells_them_apart():
     [
         (attention, "--seeds 0", "--seeds must be at least 1; got 0"),
         (attention, "--calls 0", "--calls must be at least 1; got 0"),
+        (attention, "--calls 100", "--calls must be at least --batch-size, 128, for one step; got 100"),
+        (attention, "--phi-learning-rate 0", "--phi-learning-rate must be positive; got 0.0"),
         (attention, "--batch-size 0", "--batch-size must be at least 1; got 0"),
         (attention, "--first-seed -1", "--first-seed must not be negative; got -1"),
         (memory, "--learning-rate 0", "--learning-rate must be positive; got 0.0"),

@@ -270,7 +270,13 @@ def backward_of(estimates: Sequence[Estimate], value: Tensor, weight: float | Te
     :param value: f, whose direct term is theirs together
     :param weight: of the loss
     :raises RuntimeError: where nothing has a gradient, unless running statistics are all that an estimator ever learns
+    :raises ValueError: for a weight that is several numbers
     """
+    if isinstance(weight, Tensor) and weight.numel() != 1:
+        raise ValueError(
+            f"weight must be one number; got a tensor of shape {tuple(weight.shape)}. To weigh the samples, multiply "
+            "f's values by their weights"
+        )
     with torch.enable_grad():
         of_phi: list[tuple[Tensor, Tensor | None]] = []
         for estimate in estimates:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sb3_relax.estimators import LAX, NVIL, RELAX, CurvatureLAX, Gaussian, LogisticBernoulli, MuProp, make
+from sb3_relax.estimators import LAX, NVIL, RELAX, CurvatureLAX, Gaussian, Joint, LogisticBernoulli, MuProp, make
 
 HOW = {
     "adds": lambda x: x.add_(5.0),
@@ -100,3 +100,7 @@ def test_what_is_no_tensor_and_no_size_is_named():
         LogisticBernoulli([0.0, 1.0])
     with pytest.raises(TypeError, match="log_scale must be a tensor; got float"):
         Gaussian(torch.zeros(3), 0.0)
+    with pytest.raises(ValueError, match=r"weight must be one number; got a tensor of shape \(4,\)"):
+        make("reinforce", q)(q, f).backward(weight=torch.ones(4))
+    with pytest.raises(TypeError, match="the parts must be of one type; got"):
+        Joint(a=LogisticBernoulli(torch.zeros(4, 2)), b=LogisticBernoulli(torch.zeros(4, 2).double()))

@@ -67,6 +67,9 @@ class Joint(Latent):
         shapes = {name: tuple(part.batch_shape) for name, part in parts.items()}
         if len({*shapes.values()}) > 1:
             raise ValueError(f"the parts must have one batch shape; got {shapes}")
+        types = {name: part.theta.dtype for name, part in parts.items()}
+        if len({*types.values()}) > 1:
+            raise TypeError(f"the parts must be of one type; got {types}: bring their parameters into one")
         self._of(_joined((part.theta, part.event_ndim) for part in parts.values()), parts)
 
     def _of(self: SelfJoint, theta: Tensor, parts: Mapping[str, Latent]) -> SelfJoint:

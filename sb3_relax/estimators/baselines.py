@@ -26,7 +26,6 @@ class MLPBaseline(nn.Module):
     def __init__(self, inputs: int, hidden: Sequence[int] = (64, 64)):
         super().__init__()
         require_widths(inputs, hidden)
-        self.inputs = inputs
         sizes = [inputs, *hidden]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(sizes):
@@ -35,6 +34,13 @@ class MLPBaseline(nn.Module):
         self.output = nn.Linear(sizes[-1], 1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
+
+    @property
+    def inputs(self) -> int:
+        """Size of the context."""
+        first = self.layers[0] if len(self.layers) else self.output
+        assert isinstance(first, nn.Linear)
+        return first.in_features
 
     def require_context(self, latent: Latent) -> None:
         """Refuse a latent without the context that this network reads.
@@ -58,10 +64,12 @@ class MLPBaseline(nn.Module):
 def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:
     """A learned baseline, of the context where there is one and else of the detached θ, ``[*batch]``.
 
+    An :class:`MLPBaseline` reads a context and never θ.
+
     :raises ValueError: where it returns another shape, or writes into what it reads
     :raises TypeError: where its parameters would never be trained, and for an :class:`MLPBaseline` without its context
     """
-    if isinstance(baseline, MLPBaseline):
+    if type(baseline) is MLPBaseline:  # a subclass may read something else
         baseline.require_context(latent)
     read = latent.wide_theta.detach() if latent.context is None else latent.context
     fitted = read_only("baseline", baseline, read)

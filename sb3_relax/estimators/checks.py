@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -95,8 +95,8 @@ def require_finite(what: str, tensor: Tensor, if_infinite: str = "", if_nan: str
 def read_only(what: str, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """``function(*inputs)``, which must leave its inputs as they are.
 
-    They are θ, or a sample that is scored afterwards, or the user's own tensor. Not looked at where torch.compile
-    traces, and under transforms.
+    They are θ, or a sample that is scored afterwards, or the user's own tensor. What numpy writes into a tensor's
+    memory is not seen. Not looked at where torch.compile traces, and under transforms.
 
     :param what: the function, for the error
     :raises ValueError: where it wrote into one of them
@@ -117,8 +117,8 @@ def read_only(what: str, function: Callable[..., Tensor], *inputs: Tensor) -> Te
 
 def _written(what: str) -> str:
     return (
-        f"the {what} writes into its input by an in-place operation, such as x.mul_(2) or x += 1: let it make a new "
-        "tensor, as x * 2 does"
+        f"the {what} writes into its input, or into a parameter, by an in-place operation, such as x.mul_(2) or "
+        "x += 1: let it make a new tensor, as x * 2 does"
     )
 
 
@@ -139,10 +139,10 @@ def require_widths(context: object, hidden: object) -> None:
     :param hidden: widths of its layers; ``None`` for the default ones
     :raises TypeError: for a context itself in the place of its size, or one width in the place of several
     """
-    if context is not None and not isinstance(context, int):
+    if (context is not None and not hasattr(context, "__index__")) or isinstance(context, Tensor):
         raise TypeError(
             f"context= is here the size of what the network will read, such as 64; got {type(context).__name__}. The "
             "context itself comes with the call: estimator(q, f, context=h)"
         )
-    if hidden is not None and not isinstance(hidden, Sequence):
+    if hidden is not None and not isinstance(hidden, Iterable):
         raise TypeError(f"hidden must be the widths of the hidden layers, such as [64, 64]; got {hidden!r}")

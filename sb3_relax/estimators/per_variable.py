@@ -10,13 +10,13 @@ from torch import Tensor
 from sb3_relax.estimators.base import Estimator, TwoPhaseEstimator, require_estimator, watched
 from sb3_relax.estimators.checks import is_checked
 from sb3_relax.estimators.estimate import Estimate, as_one_of
-from sb3_relax.estimators.latents import Latent
+from sb3_relax.estimators.latents import Latent, RelaxedLatent
 from sb3_relax.estimators.objective import Objective, evaluate
 
 #: times that another value is looked for in the place of one that was drawn, before the check gives up on it
 TRIES = 16
-#: the log-probability of what a mask forbids is below it
-NEVER = -1e6
+#: the log-probability of what a mask forbids is below it, in every type
+NEVER = -1e4
 #: looks at the first call, half of them at variables that all have the same value
 FIRST_LOOKS = 8
 
@@ -31,9 +31,9 @@ class PerVariable(Estimator):
 
     Where a cost depends on another variable as well, the estimate is biased. So the first call looks eight times: it
     gives single variables another value, and refuses an f in which another one's cost moves. In every second look all
-    variables have the same value, where reads of one slot would meet. Calls number 2, 4, 8, 16 and so on look once. A
-    look is two calls of f, and more where a batch has fewer elements than b has variables. What those values do not
-    show it cannot see: :func:`check_unbiased` visits all.
+    bits, or all one-hots, have the same value, where reads of one slot would meet. Calls number 2, 4, 8, 16 and so on
+    look once. A look is two calls of f, and more where a batch has fewer elements than b has variables. What those
+    values do not show it cannot see: :func:`check_unbiased` visits all.
 
     ``Estimate.value`` is the sum of the costs, ``[*batch]``. For costs of layers see :func:`layered`.
 
@@ -49,6 +49,9 @@ class PerVariable(Estimator):
     """
 
     latents = (Latent,)
+    check = True
+    #: calls with f at hand
+    calls = 0
 
     def __init__(self, estimator: Estimator, check: bool = True):
         super().__init__()
@@ -57,8 +60,6 @@ class PerVariable(Estimator):
         self.samples, self.evaluations = estimator.samples, estimator.evaluations
         self.unbiased, self.needs_grad_f = estimator.unbiased, estimator.needs_grad_f  # type: ignore[misc]
         self.check = check
-        #: calls with f at hand
-        self.calls = 0
 
     @property
     def reads_context(self) -> bool:
@@ -146,7 +147,7 @@ def require_own_costs(latent: Latent, f: Objective, seed: int = 0, alike: bool =
 
     :param f: ``[*batch, *event of b]`` → ``[*batch, D]``
     :param seed: of the values
-    :param alike: whether all variables of an element have one value, before one of them gets another
+    :param alike: whether all bits or one-hots of an element have one value, before one of them gets another
     :raises ValueError: where a cost moves, naming the two variables; or where f, called twice with the same values,
         returns other ones
     """
@@ -159,7 +160,7 @@ def require_own_costs(latent: Latent, f: Objective, seed: int = 0, alike: bool =
         return
     number = torch.arange(variables, device=b.device).expand(shape)
     element = torch.arange(batch, device=b.device).reshape(*shape[:-1], 1)
-    if alike:
+    if alike and isinstance(latent, RelaxedLatent):  # a number of one variable may be far out for another
         of_one = (number == (element + seed) % variables).reshape(*shape, *(1,) * (b.dim() - len(shape)))
         theirs = (b * of_one).sum(len(shape) - 1, keepdim=True).expand_as(b)
         possible = apart.log_prob(theirs.unsqueeze(-latent.sample_ndim)) > NEVER  # a mask may forbid it here

@@ -91,7 +91,7 @@ def know(policies: Sequence[type], distributions: Sequence[type]) -> None:
     :param distributions: that they have, made of logits alone, and what these are made of
     """
     KNOWN_POLICIES.extend(policies)
-    OF_LOGITS.extend(distributions)
+    OF_LOGITS.extend(kind for kind in distributions if issubclass(kind, Distribution))
     AS_MADE.extend(_methods((*policies, *distributions)))
 
 

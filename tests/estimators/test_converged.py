@@ -56,9 +56,27 @@ def test_a_smooth_f_and_one_of_bits_is_exact(latent, float64):
         exact_gradient(latent(), smooth if isinstance(latent(), Gaussian) else step)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda b: torch.full_like(b[..., 0], 3.0),
+        lambda b: 100 + 0.001 * b.sum(-1),
+        lambda b: (b - 0.3).square().sum(-1),
+    ],
+    ids=["constant", "large", "stationary"],
+)
+def test_rounding_is_not_called_rough(f, dtype):
+    latent = Gaussian(torch.tensor([0.3], dtype=dtype), torch.tensor([-30.0], dtype=dtype))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exact_gradient(latent, f)
+        exact_gradient(Joint(a=latent, b=LogisticBernoulli(torch.zeros(2, dtype=dtype))), lambda b: f(b[..., :1]))
+
+
 def test_an_error_of_the_quadrature_is_not_called_a_bias(float64):
     for kind, latent in ((LAX, numbers()), (RELAX, LogisticBernoulli(torch.zeros(1)))):
-        with pytest.warns(UserWarning, match="it is the quadrature's, and says nothing about a bias"):
+        with pytest.warns(UserWarning, match="quadrature has not converged, so that the error does not tell"):
             assert not check_unbiased(kind(wild(latent)), latent, smooth, 20).unbiased
 
 

@@ -66,27 +66,62 @@ def test_samples_with_a_graph_give_no_second_gradient(name):
     assert abs(found.mean() - 1.4) < 5 * found.std() / len(loc) ** 0.5 < 0.3
 
 
-@pytest.mark.parametrize("name", ["reinforce", "nvil", "rloo", "vimco", "lax"])
+#: slip → what is said of it
+SHAPES = {
+    "a summed score": r"\.score\(b\), which is that of θ, must have shape \(5, 2\) here; got \(5,\)",
+    "a log-probability of each": r"\.log_prob\(b\), .* must have shape \(5,\) here; got \(5, 2\)",
+    "a dimension more": r"\.log_prob\(b\), .* must have shape \(5,\) here; got \(5, 1\)",
+    "a sample of one": r"\.sample\(\) must have shape \(5, 2\) here; got \(2,\)",
+    "a summed path": r"\.path_gradient\(b, slope\), .* must have shape \(5, 2\) here; got \(5,\)",
+}
+
+
 @pytest.mark.parametrize(
-    ("slip", "words"),
+    ("name", "slip"),
     [
-        ("a summed score", r"\.score\(b\), which is that of θ, must have shape \(5, 2\) here; got \(5,\)"),
-        ("a log-probability of each", r"\.log_prob\(b\), .* must have shape \(5,\) here; got \(5, 2\)"),
-        ("a dimension more", r"\.log_prob\(b\), .* must have shape \(5,\) here; got \(5, 1\)"),
-        ("a sample of one", r"\.sample\(\) must have shape \(5, 2\) here; got \(2,\)"),
-        ("a summed path", r"\.path_gradient\(b, slope\), .* must have shape \(5, 2\) here; got \(5,\)"),
+        *(
+            (name, slip)
+            for name in ("reinforce", "nvil", "rloo", "vimco")
+            for slip in SHAPES
+            if slip != "a summed path"
+        ),
+        *(("lax", slip) for slip in SHAPES),
     ],
 )
-def test_another_shape_than_it_must_have_is_named(name, slip, words):
+def test_another_shape_than_it_must_have_is_named(name, slip):
     class Own(WithPath if name == "lax" else Normal):
         """A class that nobody has looked at yet."""
 
-    if slip == "a summed path" and name != "lax":
-        return
     q = Own(torch.zeros(5, 2, requires_grad=True), slip)
     estimator = LAX(Quadratic()) if name == "lax" else make(name, Normal(torch.zeros(5, 2), "none"))
-    with pytest.raises(ValueError, match="Own" + words):
+    with pytest.raises(ValueError, match="Own" + SHAPES[slip]):
         estimator(q, lambda b: b.square().sum(-1))
+
+
+class ByAutograd(Normal):
+    """Its score is autograd's, and its samples are torch's, of the global generator alone."""
+
+    def sample(self, generator=None):
+        return torch.distributions.Normal(self.wide_theta.detach(), 1.0).sample()
+
+    def score(self, b):
+        theta = self.theta.detach().requires_grad_()
+        return torch.autograd.grad(ByAutograd(theta, self.slip).log_prob(b).sum(), theta)[0]
+
+
+def test_a_score_by_autograd_and_global_randomness_will_do():
+    values = []
+    for _ in range(2):  # looked at the first time alone
+
+        class Own(ByAutograd):
+            pass
+
+        torch.manual_seed(4)
+        q = Own(torch.zeros(5, 2, requires_grad=True), "none")
+        values += [make("reinforce", q)(q, lambda b: b.square().sum(-1)).value for _ in range(2)]
+    torch.manual_seed(4)
+    expected = [Own(torch.zeros(5, 2), "none").sample().square().sum(-1) for _ in range(2)] * 2
+    assert all(map(torch.equal, values, expected))
 
 
 def test_it_is_looked_at_once_and_with_randomness_of_its_own():

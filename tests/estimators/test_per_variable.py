@@ -224,7 +224,8 @@ class TestCheck:
                 found += 1
         assert found == 10
 
-    def test_masks_are_kept(self):
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    def test_masks_are_kept(self, dtype):
         """Where all variables get one value, no variable gets what its mask forbids."""
         mask = torch.tensor([[True, True, False], [False, True, True]])
         seen = []
@@ -233,9 +234,14 @@ class TestCheck:
             seen.append(b)
             return b[..., 0]
 
-        PerVariable(Reinforce())(GumbelOneHot(torch.zeros(20, 2, 3), mask), f)
+        PerVariable(Reinforce())(GumbelOneHot(torch.zeros(20, 2, 3, dtype=dtype), mask), f)
         assert (torch.stack(seen)[..., ~mask] == 0).all()
         assert any(bool((b[:, 0] == b[:, 1]).all(-1).any()) for b in seen)
+
+    def test_numbers_that_are_far_apart_are_left_where_they_are(self):
+        """A cost may be good for the values of its own variable alone."""
+        latent = Gaussian(torch.tensor([[5.0, -2.0]] * 4), torch.full((4, 2), -3.0))
+        assert PerVariable(Reinforce())(latent, lambda b: (b * torch.tensor([1.0, -1.0])).log()).value.isfinite().all()
 
     def test_a_random_f_says_so(self):
         latent = LogisticBernoulli(torch.zeros(6, 4))

@@ -44,7 +44,9 @@ def numbers():
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 @pytest.mark.parametrize(("kind", "latent"), [(RELAX, bits), (LAX, numbers), (CurvatureLAX, numbers)])
 def test_a_surrogate_that_writes_into_its_sample_is_refused(how, kind, latent):
-    with pytest.raises(ValueError, match="the surrogate writes into its input by an in-place operation"):
+    with pytest.raises(
+        ValueError, match="the surrogate writes into its input, or into a parameter, by an in-place operation"
+    ):
         kind(Writes(how))(latent(), f)
 
 

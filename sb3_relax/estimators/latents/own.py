@@ -9,17 +9,17 @@ from torch import Tensor
 
 from sb3_relax.estimators.latents.base import ConditionedLatent, Latent
 from sb3_relax.estimators.latents.joint import Joint
+from sb3_relax.estimators.latents.torch_samples import following
 
 #: classes that were looked at
 _looked_at: WeakSet[type] = WeakSet()
 
 
-@torch.no_grad()
 def require_contract(latent: Latent) -> None:
     """Look once at every class of latents that is not ours: the shapes of a sample, its log-probability and its score.
 
     A score that is summed over the variables, or a log-probability of each of them, would fail somewhere else, or
-    nowhere. The generator is one of our own, so that the estimate's randomness stays as it is.
+    nowhere. What is drawn for it leaves the estimate's randomness as it is.
 
     :raises TypeError: where ``event_ndim``, ``sample_ndim`` or ``theta`` is missing
     :raises ValueError: for another shape, naming it and the right one
@@ -33,7 +33,8 @@ def require_contract(latent: Latent) -> None:
     for name in ("event_ndim", "sample_ndim", "theta"):
         if not hasattr(latent, name):
             raise TypeError(f"{kind.__name__} must have {name}, as every Latent: see its documentation")
-    b = latent.sample(torch.Generator(latent.theta.device).manual_seed(0))
+    with following(torch.Generator(latent.theta.device).manual_seed(0)):
+        b = latent.sample().detach()
     batch, theta = latent.batch_shape, latent.theta.shape
     _require_shape(kind, "sample()", b, torch.Size([*batch, *latent.sample_shape]))
     _require_shape(kind, "log_prob(b), which is one number for each sample,", latent.log_prob(b), batch)

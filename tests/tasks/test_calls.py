@@ -57,6 +57,6 @@ def test_calls_are_what_f_is_given(task, name):
     problem.f = counted
     estimators, generator = problem.estimators(name), torch.Generator().manual_seed(0)
     for _ in range(2):
-        given.clear()  # the first step may look once whether f is what the estimator takes
+        given.clear()
         problem.estimate(estimators, problem.batch(BATCH, generator), generator).backward()
-    assert sum(given) == calls_of(estimators, problem)
+        assert sum(given) == calls_of(estimators, problem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import cached_property
 from math import isfinite
 
@@ -118,7 +117,7 @@ class MaskedBits(BatchedMaskableMultiCategoricalDistribution):
     @cached_property
     def bit_logits(self) -> th.Tensor:
         """l, ``[N, D]``."""
-        with th.enable_grad() if self.outputs.requires_grad else nullcontext():
+        with th.set_grad_enabled(self.outputs.requires_grad):
             outputs = self.outputs
             if self.masks is not None:
                 outputs = th.where(self.masks, outputs, masked_logit(outputs.dtype))

@@ -49,15 +49,13 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int, real: Any 
         becomes one that allows all. ``None``: all steps are real
     :raises UsageError: for masks of another size, saying which is right, and for one that allows no action at all
     """
-    bits = isinstance(action_space, spaces.MultiBinary)
-    # asked at every step, where a list of hundreds of twos would take longer than all else
-    size = 2 * get_action_dim(action_space) if bits else sum(_entries(action_space)[0])
+    values, entries = _entries(action_space)
+    size = sum(values)
     try:
         array = _booleans(masks)
     except ValueError:  # their sizes differ
         array = np.empty(0, dtype=bool)
     if array.size != count * size or (count > 1 and len(array) != count):
-        _, entries = _entries(action_space)
         each = "" if count == 1 else f" in each of {count} masks"
         right = f"{size} entries{each} with {action_space} ({entries})"
         raise UsageError(f"action_masks must have {right}; got {_shape(masks)}")
@@ -65,14 +63,14 @@ def checked_masks(masks: Any, action_space: spaces.Space, count: int, real: Any 
     if real is not None:
         array = array | ~_booleans(real).reshape(count, 1)
     # of every variable, whether any of its values is allowed
-    if bits:  # whether each may be 0 or may be 1: quicker than to reduce
+    if isinstance(action_space, spaces.MultiBinary):
+        # whether each may be 0 or may be 1: quicker than to reduce, and of hundreds of bits this is asked at every step
         allowed = array[:, ::2] | array[:, 1::2]
     else:
-        values, _ = _entries(action_space)
         allowed = np.logical_or.reduceat(array, np.cumsum([0, *values[:-1]]), axis=1)
     if not allowed.all():
         mask, variable = np.argwhere(~allowed)[0].tolist()
-        which = "" if allowed.shape[1] == 1 else f" of variable {variable}"
+        which = "" if len(values) == 1 else f" of variable {variable}"
         raise UsageError(
             f"action_masks must allow something at every step; mask {mask} of {count} allows no value{which} of "
             f"{action_space}"

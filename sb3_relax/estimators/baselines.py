@@ -42,21 +42,6 @@ class MLPBaseline(nn.Module):
         assert isinstance(first, nn.Linear)
         return first.in_features
 
-    def require_context(self, latent: Latent) -> None:
-        """Refuse a latent without the context that this network reads.
-
-        :raises TypeError: for none
-        :raises ValueError: for one of another shape
-        """
-        if latent.context is None:
-            raise TypeError(
-                f"this MLPBaseline reads a context of size {self.inputs}: call the estimator with context=, "
-                "estimator(q, f, context=h)"
-            )
-        shape = (*latent.batch_shape, self.inputs)
-        if latent.context.shape != shape:
-            raise ValueError(f"this MLPBaseline reads a context of shape {shape}; got {tuple(latent.context.shape)}")
-
     def forward(self, context: Tensor) -> Tensor:
         return self.output(self.layers(context)).squeeze(-1)
 
@@ -70,8 +55,9 @@ def baseline_of(baseline: nn.Module, latent: Latent) -> Tensor:
     :raises TypeError: where its parameters would never be trained, and for an :class:`MLPBaseline` without its context
     """
     if type(baseline) is MLPBaseline:  # a subclass may read something else
-        baseline.require_context(latent)
-    read = latent.wide_theta.detach() if latent.context is None else latent.context
+        read = latent.context_for(baseline, baseline.inputs)
+    else:
+        read = latent.wide_theta.detach() if latent.context is None else latent.context
     fitted = read_only("baseline", baseline, read)
     require_trained("baseline", baseline, fitted, read)
     if fitted.shape != latent.batch_shape:

@@ -109,20 +109,15 @@ class MLPSurrogate(nn.Module):
 
     def read_beside_z(self, latent: Latent) -> list[tuple[nn.Linear, Tensor]]:
         """What the first hidden layer sees beside z: layers without bias, and the input of each."""
-        name, context = type(self).__name__, latent.context
         if not self.context:
-            if context is None:
+            if latent.context is None:
                 return []
+            name = type(self).__name__
             raise TypeError(
                 f"a context was given, but this {name} reads none: make it by "
-                f"{name}.of(q, context={context.shape[-1]}), or leave the context out"
+                f"{name}.of(q, context={latent.context.shape[-1]}), or leave the context out"
             )
-        if context is None:
-            raise TypeError(f"this {name} reads a context of size {self.context}: call the estimator with context=")
-        shape = (*latent.batch_shape, self.context)
-        if context.shape != shape:
-            raise ValueError(f"this {name} reads a context of shape {shape}; got {tuple(context.shape)}")
-        return [(self.of_context, context)]
+        return [(self.of_context, latent.context_for(self, self.context))]
 
     def forward(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
         (weight, bias), *others = self._layers(shift)

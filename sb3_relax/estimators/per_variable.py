@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -93,10 +93,8 @@ class PerVariable(Estimator):
     def draw_and_estimate(self, latent: Latent, f: Objective, generator: torch.Generator | None) -> Estimate:
         if self.check and is_checked():
             self.calls += 1
-            if self.calls & (self.calls - 1) == 0:  # 1, 2, 4, 8, ...
-                first = 0 if self.calls == 1 else FIRST_LOOKS + self.calls.bit_length()
-                for look in range(first, FIRST_LOOKS if self.calls == 1 else first + 1):
-                    require_own_costs(latent, f, seed=look, alike=look % 2 == 1)
+            for look in looks_of(self.calls):
+                require_own_costs(latent, f, seed=look, alike=look % 2 == 1)
         apart = latent.each_variable()
         return as_one_of(self.estimator.draw_and_estimate(apart, _of_each(f, latent), generator), latent)
 
@@ -131,6 +129,13 @@ class PerVariable(Estimator):
     def _of_each_noise(self, apart: Latent, noise: Tensor | None) -> Tensor | None:
         shape = self.estimator.noise_shape(apart)
         return noise if noise is None or shape is None else noise.reshape(shape)
+
+
+def looks_of(call: int) -> Sequence[int]:
+    """Numbers of the looks that a call takes: :data:`FIRST_LOOKS` the first one, and one each of calls 2, 4, 8, ..."""
+    if call == 1:
+        return range(FIRST_LOOKS)
+    return [FIRST_LOOKS + call.bit_length()] if call & (call - 1) == 0 else []
 
 
 def _of_each(f: Objective, latent: Latent) -> Objective:

@@ -160,7 +160,8 @@ def of_sample_alone(surrogate: Surrogate, latent: Latent | None) -> Surrogate:
 
     def with_context(z: Tensor) -> Tensor:
         leading = z.shape[: z.dim() - latent.sample_ndim - len(latent.batch_shape)]
-        return read_only("surrogate", surrogate, z, context.expand(*leading, *context.shape))
+        # whether z was written into, whoever calls this will see
+        return read_only("surrogate", lambda h: surrogate(z, h), context.expand(*leading, *context.shape))  # type: ignore[call-arg]
 
     return with_context
 

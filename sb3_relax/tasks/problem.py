@@ -43,8 +43,8 @@ class Config:
 
     @property
     def rate_of_phi(self) -> float:
-        """The learning rate of φ, where a task does not give it a setting of its own."""
-        return self.learning_rate
+        """The learning rate of φ: ``phi_learning_rate``, where a task has that setting."""
+        return float(getattr(self, "phi_learning_rate", self.learning_rate))
 
 
 class Problem(ABC):

@@ -159,6 +159,24 @@ class Latent(ABC):
         latent.context = in_dtype(context, self.computing_dtype) if context.is_floating_point() else context
         return latent
 
+    def context_for(self, reader: object, size: int) -> Tensor:
+        """The context that a network reads, ``[*batch, size]``.
+
+        :param reader: the network, for the error
+        :raises TypeError: where there is none
+        :raises ValueError: for one of another shape
+        """
+        name = type(reader).__name__
+        if self.context is None:
+            raise TypeError(
+                f"this {name} reads a context of size {size}: call the estimator with context=, "
+                "estimator(q, f, context=h)"
+            )
+        shape = (*self.batch_shape, size)
+        if self.context.shape != shape:
+            raise ValueError(f"this {name} reads a context of shape {shape}; got {tuple(self.context.shape)}")
+        return self.context
+
     def each_variable(self: SelfLatent) -> SelfLatent:
         """The same variables, each as an element of the batch: ``[*batch, D]`` of one variable each.
 

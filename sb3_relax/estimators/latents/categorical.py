@@ -41,13 +41,14 @@ class GumbelOneHot(RelaxedLatent):
     sample_ndim = 2
 
     def __init__(self, logits: Tensor, mask: Tensor | None = None):
-        require_tensors(logits=logits, **({} if mask is None else {"mask": mask}))
+        require_tensors(logits=logits)
         if logits.dim() < 2:
             raise ValueError(
                 f"logits must be [*batch, D, K], variables and classes last; got shape {tuple(logits.shape)}: "
                 "for one variable, logits.unsqueeze(-2)"
             )
         if mask is not None:
+            require_tensors(mask=mask)
             mask = arranged_as(logits, mask)
             require_class(mask)
             never = torch.full((), masked_logit(logits.dtype), dtype=logits.dtype, device=logits.device)

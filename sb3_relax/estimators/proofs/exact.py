@@ -87,10 +87,10 @@ def exact_gradient(latent: Latent, f: Objective, nodes: int = 40, estimator: Est
     gradient = _exact_gradient(latent, f, nodes, estimator)
     if _by_quadrature(latent):
         size = gradient.total.abs().max()
-        apart = (_exact_gradient(latent, f, fewer(nodes), estimator).total - gradient.total).abs().max()
+        apart = (_exact_gradient(latent, f, _fewer(nodes), estimator).total - gradient.total).abs().max()
         if bool(apart > 1e-3 * size) and bool(apart > 1e3 * torch.finfo(size.dtype).eps * _largest(latent, f, nodes)):
             warnings.warn(
-                f"exact_gradient is not exact here: quadrature with {nodes} and with {fewer(nodes)} nodes "
+                f"exact_gradient is not exact here: quadrature with {nodes} and with {_fewer(nodes)} nodes "
                 f"differs by {apart:.2g}, where the gradient is at most {size:.2g}. f is too rough for it, as a step "
                 "is. Take more nodes, or the mean over many samples of an estimator that you trust",
                 stacklevel=2,
@@ -115,7 +115,7 @@ def _by_quadrature(latent: Latent) -> bool:
     )
 
 
-def fewer(nodes: int) -> int:
+def _fewer(nodes: int) -> int:
     """Nodes of the rule that tells whether one of ``nodes`` has converged: two thirds."""
     return max(2 * nodes // 3, 1)
 
@@ -247,12 +247,12 @@ def check_unbiased(
         raise ValueError(f"the latent must be float64 for the check to mean anything; got {latent.theta.dtype}")
     check = _check(estimator, latent, f, nodes, tolerance)
     if not check.unbiased and (_by_quadrature(latent) or estimator.noise_shape(latent) is not None):
-        coarse = _check(estimator, latent, f, fewer(nodes), tolerance).error
+        coarse = _check(estimator, latent, f, _fewer(nodes), tolerance).error
         if abs(coarse - check.error) > 0.1 * max(coarse, check.error):
             warnings.warn(
-                f"the error, {check.error:.2g} with {nodes} nodes, is {coarse:.2g} with {fewer(nodes)}: quadrature has "
-                "not converged, so that the error does not tell whether there is a bias. Take more nodes, a smoother "
-                "f, or smaller weights of the control variate, or test by samples: bias_z_scores",
+                f"the error, {check.error:.2g} with {nodes} nodes, is {coarse:.2g} with {_fewer(nodes)}: quadrature "
+                "has not converged, so that the error does not tell whether there is a bias. Take more nodes, a "
+                "smoother f, or smaller weights of the control variate, or test by samples: bias_z_scores",
                 stacklevel=2,
             )
     return check

@@ -31,10 +31,6 @@ class AttentionConfig(Config):
     glimpses: int = setting(1, "T, looks at a canvas before it is classified")
     entropy: float = setting(0.1, "weight of the entropy of each glimpse, in nats, which keeps all cells looked at")
 
-    @property
-    def rate_of_phi(self) -> float:
-        return self.phi_learning_rate
-
 
 class Attention(Problem):
     """E[f(b_1, …, b_T)] over the cells that are looked at, f the cross-entropy of the digit's class less the entropies.

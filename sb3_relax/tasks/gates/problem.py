@@ -30,10 +30,6 @@ class GatesConfig(Config):
     dataset: str = setting("digits", "of scikit-learn, whose features are chosen")
     cost: float = setting(0.01, "λ, of every gate that is open; the classifier's own cost is between 0 and 1")
 
-    @property
-    def rate_of_phi(self) -> float:
-        return self.phi_learning_rate
-
 
 class Gates(nn.Module):
     """A logit for each feature, the same for all rows: at the start every gate is open half of the time."""

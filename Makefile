@@ -66,7 +66,7 @@ OLDEST_TESTS := tests/test_a2c_equality.py tests/test_errors.py tests/estimators
 test-oldest:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt torch
-	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest pytest-xdist scipy
+	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest pytest-timeout pytest-xdist scipy
 	.venv-oldest/bin/python -m pytest -m "not slow" $(OLDEST_TESTS)
 
 fuzz: $(READY)

@@ -67,6 +67,7 @@ def licences(of: Message) -> list[str]:
         return [expression]
     classifiers = [text.split("::") for text in of.get_all("Classifier", ())]
     named = [parts[-1].strip() for parts in classifiers if parts[0].strip() == "License" and len(parts) > 1]
+    named = [name for name in named if name != "DFSG approved"]  # that Debian takes it, whichever it is
     words = (of.get("License") or "none is given").strip()
     # some give the licence's whole text, which no table has
     return named or [words.splitlines()[0]]

@@ -19,11 +19,14 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from scripts.attacks.subjects import SUBJECTS, Subject
 from scripts.records import add_output, provenance, write_record
@@ -86,10 +89,7 @@ class Campaign:
                         os.kill(process, signal.SIGKILL)
 
     def _started(self) -> BaseProcess:
-        context = multiprocessing.get_context("fork")
-        worker = context.Process(target=work, args=(self.subject, self.round, self.folder / "said.log"))
-        worker.start()
-        return worker
+        return forked(work, self.subject, self.round, self.folder / "said.log")
 
     def _wait(self, seconds: float, workers: list[BaseProcess]) -> None:
         end = time.monotonic() + seconds
@@ -140,6 +140,19 @@ class Campaign:
         said = (self.folder / "said.log").read_text(errors="replace")
         assert worker.exitcode == 0, f"the work ended with status {worker.exitcode}:\n{said[-5000:]}"
         return False
+
+
+def forked(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """A fork of this process, at work, that may be killed at any moment without harm to this one."""
+    process = multiprocessing.get_context("fork").Process(target=with_own_lock, args=(target, *arguments))
+    process.start()
+    return process
+
+
+def with_own_lock(target: Callable[..., None], *arguments: Any) -> None:
+    """Progress bars of a fork hold its parent's lock while they are drawn: killed then, it would stop the parent's."""
+    tqdm.set_lock(threading.RLock())
+    target(*arguments)
 
 
 def work(subject: Subject, folder: Path, said: Path) -> None:

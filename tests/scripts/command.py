@@ -1,4 +1,4 @@
-"""Scripts as commands: in this process, in one forked from it, or in one of their own.
+"""Scripts as commands: in this process, or in one of their own.
 
 A process of its own imports torch and all the rest again, which takes longer than what most tests ask of it. So a test
 takes ``called``, unless the process itself is what it is about; each command has one test that takes ``script``.
@@ -6,7 +6,6 @@ takes ``called``, unless the process itself is what it is about; each command ha
 
 import contextlib
 import io
-import multiprocessing
 import os
 import runpy
 import subprocess
@@ -40,13 +39,6 @@ def called(name, *arguments, check=True):
     done = subprocess.CompletedProcess([name, *arguments], status, said.getvalue(), errors.getvalue())
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
-
-
-def forked(name, *arguments):
-    """``python -m scripts.NAME`` in a fork of this process, started: for tests that kill it."""
-    process = multiprocessing.get_context("fork").Process(target=called, args=(name, *arguments))
-    process.start()
-    return process
 
 
 def status_of(name):

@@ -4,6 +4,7 @@ import subprocess
 import time
 
 import pytest
+from tqdm import tqdm
 
 from sb3_relax.files import write_whole
 from scripts.attacks import kills
@@ -64,3 +65,22 @@ def test_a_campaign_notices(subject, message, monkeypatch):
     monkeypatch.setattr(kills, "PATIENCE", 0.2)
     with pytest.raises(AssertionError, match=message):
         kills.attacked("broken", kills=30, seed=0)
+
+
+def draw_for_ever(drawing):
+    tqdm.get_lock().acquire()
+    drawing.touch()
+    time.sleep(60)
+
+
+def test_one_that_is_killed_while_it_draws_a_bar_does_not_stop_bars_here(tmp_path):
+    list(tqdm(range(2)))
+    worker = kills.forked(draw_for_ever, tmp_path / "drawing")
+    while not (tmp_path / "drawing").exists():
+        assert worker.is_alive()
+        time.sleep(0.01)
+    worker.kill()
+    worker.join()
+    taken = [lock.acquire(False) for lock in tqdm.get_lock().locks]
+    assert all(taken)
+    tqdm.get_lock().release()

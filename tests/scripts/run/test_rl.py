@@ -4,9 +4,10 @@ import time
 
 import pytest
 
+from scripts.attacks.kills import forked
 from scripts.records import Records
 from scripts.run.rl import trained, values_in
-from tests.scripts.command import called, forked, script
+from tests.scripts.command import called, script
 
 PROTOCOL = """
 CartPole-v1:
@@ -98,7 +99,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_stopped(tmp_path):
     algorithm = "{algorithm: relaxa2c, policy: MlpPolicy, n_timesteps: 1000, n_steps: 32}"
     protocol.write_text(f"CartPole-v1: {{seeds: [0, 1, 2], threshold: 475, algorithms: {{short: {algorithm}}}}}")
     command = ("run.rl", "--protocol", protocol, "--output", tmp_path, "--jobs", 1)
-    sweep = forked(*command)
+    sweep = forked(called, *command)
     end = time.monotonic() + 120
     while not store.names() and time.monotonic() < end and sweep.is_alive():
         time.sleep(0.01)

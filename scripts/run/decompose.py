@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_relax.diagnose import diagnose
 from sb3_relax.zoo.settings import read_yaml
-from scripts.records import ROOT, Records, add_output, provenance
+from scripts.records import ROOT, Records, add_output, file_name, provenance
 from scripts.run.rl import built, hyperparams_of, made
 from scripts.run.sweep import asked_for, in_parallel, run_command
 
@@ -67,7 +67,7 @@ def frozen_env(env_id: str, hyperparams: dict[str, Any], statistics: Path) -> Ve
 
 
 def record_name(env_id: str, stage: str) -> str:
-    return f"{env_id}_{stage}"
+    return file_name(f"{env_id}_{stage}")
 
 
 def decompose(env_id: str, task: dict[str, Any], records: Records, stages: list[str]) -> None:

@@ -103,24 +103,6 @@ def benchmark_table(folder: str = "benchmark") -> str:
     return "\n".join(rows)
 
 
-def front_table(folder: str = "benchmark") -> str:
-    """README's: return during training, and steps to the threshold, of every task that has a row of ours."""
-    rows = ["| task (steps; threshold) | " + " | ".join(NAMES.values()) + " |", "|---" * (1 + len(NAMES)) + "|"]
-    for env, algorithms in grouped(folder).items():
-        if "fast" in algorithms:
-            first = algorithms["fast"][0]
-            task = f"{env} ({first['hyperparams']['n_timesteps']:,.0f}; {first['threshold']:g})"
-            rows.append(f"| {task} | " + " | ".join(cell(algorithms.get(name)) for name in NAMES) + " |")
-    return "\n".join(rows)
-
-
-def cell(records: Sequence[Mapping[str, Any]] | None) -> str:
-    """Both figures of an algorithm's runs."""
-    if not records:
-        return "—"
-    return f"{interval(returns_during_training(records))}; {steps_of(records, records[0]['threshold'])}"
-
-
 def against_a2c_table(folder: str = "benchmark") -> str:
     """Steps to the score that SB3's A2C ends with: its own, and ours."""
     rows = [

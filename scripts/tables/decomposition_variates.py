@@ -27,7 +27,7 @@ COLUMNS = (
 def table(folder: str = "decomposition_variates") -> str:
     """One line per policy, λ and control variate, ĉ(s) first."""
     rows = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    for record in sorted(Records(RESULTS / folder).read(), key=lambda r: (r["env"], r["timesteps"])):
+    for record in records_in(folder):
         at = {(row["name"], row["gae_lambda"]): row for row in record["rows"]}
         for row in record["rows"]:
             if row["name"] in BASELINES[:-1]:
@@ -38,6 +38,29 @@ def table(folder: str = "decomposition_variates") -> str:
             cells += [ratio(row[name]) for name in ("ratio", "rollouts_ratio", "beside_state")]
             rows.append("| " + " | ".join((*cells, shares_of(row))) + " |")
     return "\n".join(rows)
+
+
+def over_rollouts(folder: str) -> str:
+    """One line per policy and λ: the variance over whole rollouts with each control variate, divided by V(s)'s."""
+    lines, names = [], []
+    for record in records_in(folder):
+        ratios: dict[float, dict[str, Any]] = {}
+        for row in record["rows"]:
+            if row["name"] not in BASELINES[:-1]:
+                ratios.setdefault(row["gae_lambda"], {})[row["name"]] = row["rollouts_ratio"]
+        lines += [(record["env"], record["timesteps"], gae_lambda, of) for gae_lambda, of in ratios.items()]
+        names += [name for of in ratios.values() for name in of if name not in names]
+    heads = ("environment", "steps", "λ", *map(name_of, names))
+    rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for env, steps, gae_lambda, of in lines:
+        cells = [ratio(of[name]) if name in of else "—" for name in names]
+        rows.append(f"| {env} | {steps:,} | {gae_lambda:g} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def records_in(folder: str) -> list[dict[str, Any]]:
+    """By environment, and the earliest policy first."""
+    return sorted(Records(RESULTS / folder).read(), key=lambda record: (record["env"], record["timesteps"]))
 
 
 def parts_of(row: Mapping[str, Any]) -> str:

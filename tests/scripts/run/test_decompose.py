@@ -3,6 +3,7 @@
 import pytest
 
 from scripts.records import Records
+from scripts.run.decompose import record_name
 from tests.scripts.command import called, script
 
 
@@ -39,3 +40,7 @@ def test_an_agent_is_taken_apart_early_in_the_middle_and_late(tmp_path):
     lines = (tmp_path / "again" / "tiny" / "runs.jsonl").read_bytes()
     script("run.decompose", *arguments, "--output", tmp_path / "again")
     assert (tmp_path / "again" / "tiny" / "runs.jsonl").read_bytes() == lines
+
+
+def test_an_environment_with_a_namespace_has_its_records_beside_the_others():
+    assert record_name("MinAtar/Breakout-v1", "late") == "MinAtar-Breakout-v1_late"

@@ -49,7 +49,8 @@ def over_rollouts(folder: str) -> str:
             if row["name"] not in BASELINES[:-1]:
                 ratios.setdefault(row["gae_lambda"], {})[row["name"]] = row["rollouts_ratio"]
         lines += [(record["env"], record["timesteps"], gae_lambda, of) for gae_lambda, of in ratios.items()]
-        names += [name for of in ratios.values() for name in of if name not in names]
+        names += [name for of in ratios.values() for name in of]
+    names = list(dict.fromkeys(names))
     heads = ("environment", "steps", "λ", *map(name_of, names))
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for env, steps, gae_lambda, of in lines:

@@ -15,7 +15,7 @@ STATE_ONLY = ("none", CONTROL)
 
 def front_table(folder: str = "benchmark") -> str:
     """Return during training, and steps to the threshold, of every task that has a row of ours."""
-    heads = ("task (steps; threshold)", *NAMES.values(), "best ĉ of actions, less ĉ(s)")
+    heads = ("task (steps; threshold)", *NAMES.values(), "return with the best ĉ of actions, less that with ĉ(s)")
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     variates = arms()
     for env, algorithms in grouped(folder).items():

@@ -81,6 +81,8 @@ def test_one_that_is_killed_while_it_draws_a_bar_does_not_stop_bars_here(tmp_pat
         time.sleep(0.01)
     worker.kill()
     worker.join()
-    taken = [lock.acquire(False) for lock in tqdm.get_lock().locks]
-    assert all(taken)
-    tqdm.get_lock().release()
+    locks = tqdm.get_lock().locks
+    taken = [lock for lock in locks if lock.acquire(False)]
+    for lock in taken:
+        lock.release()
+    assert taken == locks

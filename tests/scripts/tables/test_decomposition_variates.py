@@ -34,12 +34,14 @@ def test_over_whole_rollouts(recorded):
     """A line for a policy, and a column for a control variate, which not every policy has."""
     late, early = [row("V(s)", 4.0, 5.0), row("ĉ(s)", 4.0, 2.5)], [row("V(s)", 4.0, 5.0), row("model", 1.0, 2.0)]
     late[1]["rollouts_ratio"], early[1]["rollouts_ratio"] = number(0.25), number(0.5)
+    late += [each | {"gae_lambda": 1.0} for each in late]
     recorded({"env": "Walk-v0", "timesteps": 1_000, "rows": late}, {"env": "Walk-v0", "timesteps": 10, "rows": early})
     heads, _, *rows = decomposition_variates.over_rollouts("any").splitlines()
     assert heads == "| environment | steps | λ | `model` | ĉ(s) |"
     assert rows == [
         "| Walk-v0 | 10 | 0.5 | 0.50 [0.50, 0.50] | — |",
         "| Walk-v0 | 1,000 | 0.5 | — | 0.25 [0.25, 0.25] |",
+        "| Walk-v0 | 1,000 | 1 | — | 0.25 [0.25, 0.25] |",
     ]
 
 

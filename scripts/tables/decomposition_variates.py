@@ -42,18 +42,16 @@ def table(folder: str = "decomposition_variates") -> str:
 
 def over_rollouts(folder: str) -> str:
     """One line per policy and λ: the variance over whole rollouts with each control variate, divided by V(s)'s."""
-    lines, names = [], []
+    ratios: dict[tuple[str, int, float], dict[str, Any]] = {}
     for record in records_in(folder):
-        ratios: dict[float, dict[str, Any]] = {}
         for row in record["rows"]:
             if row["name"] not in BASELINES[:-1]:
-                ratios.setdefault(row["gae_lambda"], {})[row["name"]] = row["rollouts_ratio"]
-        lines += [(record["env"], record["timesteps"], gae_lambda, of) for gae_lambda, of in ratios.items()]
-        names += [name for of in ratios.values() for name in of]
-    names = list(dict.fromkeys(names))
+                policy = record["env"], record["timesteps"], row["gae_lambda"]
+                ratios.setdefault(policy, {})[row["name"]] = row["rollouts_ratio"]
+    names = list(dict.fromkeys(name for of in ratios.values() for name in of))
     heads = ("environment", "steps", "λ", *map(name_of, names))
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for env, steps, gae_lambda, of in lines:
+    for (env, steps, gae_lambda), of in ratios.items():
         cells = [ratio(of[name]) if name in of else "—" for name in names]
         rows.append(f"| {env} | {steps:,} | {gae_lambda:g} | " + " | ".join(cells) + " |")
     return "\n".join(rows)

@@ -6,9 +6,10 @@
 
 A trial's value is the mean return during training, averaged over the tuning seeds (rl_zoo3 chooses by the last
 evaluation, which is at its best for many settings); networks are those of the protocol. Trials are pruned after a seed
-that is worse than the median there. A study is a record in results/tuning of the folder that this is run in
-and, while it runs, a journal there: a killed search goes on. ``--storage`` names a database instead, which several
-machines share. What was found is written to results/tuning/tuned.yml, a protocol for scripts/run/rl.py.
+that is worse than the median there. Values that an environment has as ``first`` are the first trial of all its methods.
+A study is a record in results/tuning of the folder that this is run in and, while it runs, a journal there: a killed
+search goes on. ``--storage`` names a database instead, which several machines share. What was found is written to
+results/tuning/tuned.yml, a protocol for scripts/run/rl.py.
 """
 
 from __future__ import annotations
@@ -56,12 +57,13 @@ def entry_of(task: dict[str, Any], method: dict[str, Any], parameters: dict[str,
 
 def asked_of(task: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
     """All that decides what a trial is: a study, or a record, of anything else is another."""
-    return {
+    asked = {
         "seeds": task["seeds"],
         "n_timesteps": task["n_timesteps"],
         "fixed": entry_of(task, method, {}),
         "space": method["space"],
     }
+    return asked | ({"first": task["first"]} if "first" in task else {})
 
 
 def opened(name: str, asked: dict[str, Any], storage: str | None, folder: Path) -> optuna.Study:
@@ -93,6 +95,9 @@ def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, re
     method = task["methods"][name]
     asked = asked_of(task, method)
     study = opened(study_name(env_id, name), asked, storage, records.folder / "journals")
+    if "first" in task:
+        known = {key: value for key, value in task["first"].items() if key in method["space"]}
+        study.enqueue_trial(known, skip_if_exists=True)
 
     def value(trial: optuna.Trial) -> float:
         entry = entry_of(task, method, suggested(trial, method["space"])) | {"n_timesteps": task["n_timesteps"]}

@@ -81,6 +81,28 @@ def test_every_method_is_searched_on_the_same_budget_and_a_search_goes_on(tmp_pa
     assert "the study CartPole-v1_a2c is of another protocol" in other.stdout
 
 
+def test_every_method_tries_given_values_first_as_far_as_it_has_them(tmp_path):
+    (tmp_path / "search.yml").write_text("""
+CartPole-v1:
+  seeds: [1000]
+  n_trials: 2
+  n_timesteps: 200
+  threshold: 475
+  report: {seeds: [0], n_timesteps: 400}
+  first: {gamma: 0.97, cv_learning_rate: 0.002}
+  all: {algorithm: relaxa2c, policy: MlpPolicy, n_envs: 2}
+  methods:
+    relax: {space: &space {gamma: [0.9, 0.97, 0.99], cv_learning_rate: {low: 0.001, high: 0.01, log: true}}}
+    none: {control_variate: none, space: {gamma: [0.9, 0.97, 0.99]}}
+""")
+    called("run.tune", "--protocol", tmp_path / "search.yml", "--output", tmp_path, "--jobs", 1)
+    relax, none = (record_of_search(tmp_path, name) for name in ("relax", "none"))
+    assert relax["trials"][0]["params"] == {"gamma": 0.97, "cv_learning_rate": 0.002}
+    assert none["trials"][0]["params"] == {"gamma": 0.97}
+    assert [len(record["trials"]) for record in (relax, none)] == [2, 2]
+    assert relax["first"] == {"gamma": 0.97, "cv_learning_rate": 0.002}  # other values are another search
+
+
 def test_a_seed_for_reporting_is_not_tuned_on(tmp_path):
     done = searched(tmp_path, 1, first=1001, run=script)
     assert done.returncode == 2

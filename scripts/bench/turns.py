@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
+from tqdm import tqdm
+
+Turn = TypeVar("Turn", bound=Hashable)
 
 
 def in_turns(
-    functions: Mapping[str, Callable[[], object]],
+    functions: Mapping[Turn, Callable[[], object]],
     rounds: int,
     calls: int,
     clock: Callable[[], float] = time.process_time,
-) -> dict[str, np.ndarray]:
+    description: str = "",
+) -> dict[Turn, np.ndarray]:
     """Seconds of one call of each function, ``[rounds]``.
 
     A first round is not counted: it warms up, and compiles what is compiled at its first call.
 
-    :param functions: by their names
+    :param functions: by their names, or what else tells them apart
     :param calls: of each function in a round
     :param clock: gives seconds. That of the process counts the CPU's time of all its threads
+    :param description: of the progress bar
     """
-    spent: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(rounds + 1):
+    spent: dict[Turn, list[float]] = {name: [] for name in functions}
+    for turn in tqdm(range(rounds + 1), desc=description, leave=False):
         for name, function in functions.items():
             start = clock()
             for _ in range(calls):

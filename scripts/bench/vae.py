@@ -11,7 +11,6 @@ names estimators whose compiled form takes its turns as well; it is compared wit
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from sb3_relax.tasks.process import prepare_cpu
 from sb3_relax.tasks.vae.cases import CASES
@@ -27,6 +25,7 @@ from sb3_relax.tasks.vae.data import Dataset
 from sb3_relax.tasks.vae.model import MODELS
 from sb3_relax.tasks.vae.objective import LogWeight
 from sb3_relax.tasks.vae.trainer import Config, Trainer
+from scripts.bench.turns import in_turns
 from scripts.records import add_output, provenance, write_record
 
 #: case → the most iterations of Concrete it may cost
@@ -79,32 +78,18 @@ def measure(model: str, rounds: int, steps: int, compiled: set[str]) -> list[dic
             forms[Form(name, compile)] = Trainer(Config(model=model, estimator=name, compile=compile), data).step
     if MODELS[model][0] == 1:
         forms[Form(PLAIN, False)] = plain_concrete(Trainer(Config(model=model, estimator="concrete"), data))
-    cpu: dict[Form, list[float]] = {form: [] for form in forms}
-    wall: dict[Form, list[float]] = {form: [] for form in forms}
-    first: dict[Form, float] = {}
-    for turn in tqdm(range(rounds + 1), desc=model):
-        for form, step in forms.items():
-            start, start_wall = time.process_time(), time.perf_counter()
-            for _ in range(steps):
-                step()
-            if turn == 0:  # warms up, and compiles
-                first[form] = time.perf_counter() - start_wall
-            else:
-                cpu[form].append((time.process_time() - start) / steps)
-                wall[form].append((time.perf_counter() - start_wall) / steps)
+    seconds = in_turns(forms, rounds, steps, description=model)
     rows = []
     for form in forms:
-        ratios = np.array(cpu[form]) / np.array(cpu[Form(REFERENCE, form.compiled)])
+        ratios = seconds[form] / seconds[Form(REFERENCE, form.compiled)]
         rows.append(
             {
                 "model": model,
                 **form._asdict(),
-                "iterations_per_second": round(float(1 / np.median(cpu[form])), 1),
-                "iterations_per_wall_second": round(float(1 / np.median(wall[form])), 1),
+                "iterations_per_second": round(float(1 / np.median(seconds[form])), 1),
                 "ratio": round(float(np.median(ratios)), 3),
                 "quartiles": [round(float(q), 3) for q in np.quantile(ratios, (0.25, 0.75))],
-                "over_plain": round(float(np.median(np.array(cpu[form]) / np.array(cpu[Form(form.case, False)]))), 3),
-                "seconds_of_first_turn": round(first[form], 1),
+                "over_plain": round(float(np.median(seconds[form] / seconds[Form(form.case, False)])), 3),
                 "target": TARGETS.get(form.case),
             }
         )

@@ -19,14 +19,18 @@ from scripts.tables.drawing import in_thousands, middle_half, one_legend, panels
 from scripts.tables.learning import VARIANCE_HEADS, grouped, interval, variance_cells, variances
 from scripts.tables.learning_curves import Algorithms, returns_of
 
-PROTOCOL = ROOT / "scripts" / "protocols" / "variates.yml"
 #: with which every other arm is compared on the same seeds: a gain that it has as well is not due to actions
 CONTROL = "state"
 
 
-def arms() -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Task → control variate → records, of those that have any, in the protocol's order."""
-    recorded, tasks = grouped("variates"), yaml.safe_load(PROTOCOL.read_text())
+def protocol_of(name: str) -> dict[str, Any]:
+    """A file of scripts/protocols."""
+    return yaml.safe_load((ROOT / "scripts" / "protocols" / f"{name}.yml").read_text())
+
+
+def arms(name: str = "variates") -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Task → control variate → records, of those that have any, in the order of the protocol of that name."""
+    recorded, tasks = grouped(name), protocol_of(name)
     return {
         env: {name: recorded[env][name] for name in task["algorithms"] if name in recorded[env]}
         for env, task in tasks.items()
@@ -54,14 +58,14 @@ def all_variances(record: dict[str, Any]) -> np.ndarray:
     return np.array(rows).reshape(-1, 2)
 
 
-def variates_table() -> str:
+def variates_table(protocol: str = "variates") -> str:
     """Every arm's return during training, beside that with ĉ(s) on the same seeds, steps, and variance on the way."""
     rows = [
         "| task (steps) | control variate | seeds | return during training | more than with ĉ(s), same seeds "
         f"| steps to the threshold | {VARIANCE_HEADS} |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for env, algorithms in arms().items():
+    for env, algorithms in arms(protocol).items():
         for name, records in algorithms.items():
             gains = [] if name == CONTROL else more_than_control(algorithms, name)
             rows.append(
@@ -70,6 +74,23 @@ def variates_table() -> str:
                 f"| {steps_to_threshold_of(records, records[0]['threshold'])} "
                 f"| {variance_cells(map(all_variances, records))} |"
             )
+    return "\n".join(rows)
+
+
+def searches_table() -> str:
+    """Of every arm's own search: its return during training on the tuning seeds, and what it chose."""
+    rows = [
+        "| task | control variate | return with the preset's values | of the best trial | what it has |",
+        "|---|---|---|---|---|",
+    ]
+    recorded, tasks = grouped("tuning_variates"), protocol_of("tuning_variates")
+    for env, task in tasks.items():
+        for name in task["methods"]:
+            for study in recorded.get(env, {}).get(name, []):
+                first, best = study["trials"][0], study["best"]
+                chosen = ", ".join(f"`{key}` {value:.2g}" for key, value in best["params"].items())
+                what = "the preset's" if best["trial"] == first["number"] else chosen
+                rows.append(f"| {env} | `{name}` | {np.mean(first['values']):,.1f} | {best['value']:,.1f} | {what} |")
     return "\n".join(rows)
 
 

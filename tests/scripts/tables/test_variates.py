@@ -33,8 +33,12 @@ def recorded(monkeypatch):
     return with_records
 
 
+def cells_of(table):
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+
+
 def cells():
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in variates.variates_table().splitlines()[2:]]
+    return cells_of(variates.variates_table())
 
 
 def test_nothing_recorded_is_a_table_without_rows(recorded):
@@ -85,3 +89,23 @@ def test_the_figure_shows_differences_of_the_same_seeds(recorded):
     assert bar.lines[0].get_xdata() == pytest.approx([3.0])
     ends = bar.lines[2][0].get_segments()[0][:, 0]
     assert math.isclose(ends[1] - ends[0], 2 * 12.706, rel_tol=1e-3)
+
+
+def test_a_search_is_shown_beside_what_the_preset_had_on_the_same_seeds(recorded):
+    def study(name, best, params):
+        trials = [
+            {"number": 0, "values": [5.0, 9.0], "params": {}},
+            {"number": 1, "values": [8.0, 9.0], "params": params},
+        ]
+        return {
+            "env": "CartPole-v1",
+            "algorithm": name,
+            "best": {"trial": best, "value": [7.0, 8.5][best], "params": params},
+            "trials": trials,
+        }
+
+    recorded(study("relax", 1, {"target_kl": 0.00312, "gae_lambda": 0.98}), study("none", 0, {"target_kl": 0.002}))
+    assert cells_of(variates.searches_table()) == [
+        ["CartPole-v1", "`none`", "7.0", "7.0", "the preset's"],
+        ["CartPole-v1", "`relax`", "7.0", "8.5", "`target_kl` 0.0031, `gae_lambda` 0.98"],
+    ]

@@ -169,17 +169,18 @@ def is_done(record: dict[str, Any] | None, task: dict[str, Any], method: dict[st
 
 
 def tuned_protocol(protocol: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best of every study, on the budget and the seeds for reporting."""
+    """The best of every study, on the budget and the seeds for reporting, in the protocol's order."""
+    found = {(record["env"], record["algorithm"]): record for record in records}
     tuned: dict[str, Any] = {}
-    for record in records:
-        task = protocol.get(record["env"])
-        if task is None or record["algorithm"] not in task["methods"]:
-            continue  # of an earlier protocol
-        report = tuned.setdefault(
-            record["env"], {"seeds": task["report"]["seeds"], "threshold": task["threshold"], "algorithms": {}}
-        )
-        entry = entry_of(task, task["methods"][record["algorithm"]], record["best"]["params"])
-        report["algorithms"][record["algorithm"]] = entry | {"n_timesteps": task["report"]["n_timesteps"]}
+    for env_id, task in protocol.items():
+        report = task["report"]
+        entries = {
+            name: entry_of(task, method, found[env_id, name]["best"]["params"]) | {"n_timesteps": report["n_timesteps"]}
+            for name, method in task["methods"].items()
+            if (env_id, name) in found
+        }
+        if entries:
+            tuned[env_id] = {"seeds": report["seeds"], "threshold": task["threshold"], "algorithms": entries}
     return tuned
 
 

@@ -6,8 +6,9 @@
 
 A trial's value is the mean return during training, averaged over the tuning seeds (rl_zoo3 chooses by the last
 evaluation, which is at its best for many settings); networks are those of the protocol. Trials are pruned after a seed
-that is worse than the median there. Values that an environment has as ``first`` are the first trial of all its methods.
-A study is a record in results/tuning of the folder that this is run in and, while it runs, a journal there: a killed
+that is worse than the median there. Where an environment has ``points``, these are the trials of all its methods, in
+the place of ``n_trials``, and none is pruned; a method's ``space`` then names the arguments that it takes of them. A
+study is a record in results/tuning of the folder that this is run in and, while it runs, a journal there: a killed
 search goes on. ``--storage`` names a database instead, which several machines share. What was found is written to
 results/tuning/tuned.yml, a protocol for scripts/run/rl.py.
 """
@@ -39,6 +40,19 @@ HEADER = """\
 """
 
 
+def points_of(task: dict[str, Any], method: dict[str, Any]) -> list[dict[str, Any]]:
+    """The settings that a task names one by one, as far as a method searches them; none where Optuna draws them."""
+    return [{key: point[key] for key in method["space"]} for point in task.get("points", [])]
+
+
+def space_of(task: dict[str, Any], method: dict[str, Any]) -> Any:
+    """A method's space. Where the task has points it names arguments alone, and the values are those of the points."""
+    points = points_of(task, method)
+    if not points:
+        return method["space"]
+    return {key: [*dict.fromkeys(point[key] for point in points)] for key in method["space"]}
+
+
 def suggested(trial: optuna.Trial, space: dict[str, Any]) -> dict[str, Any]:
     """A protocol's space: a list is a choice, a mapping the arguments of Optuna's ``suggest_float``."""
     return {
@@ -57,13 +71,13 @@ def entry_of(task: dict[str, Any], method: dict[str, Any], parameters: dict[str,
 
 def asked_of(task: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
     """All that decides what a trial is: a study, or a record, of anything else is another."""
-    asked = {
+    return {
         "seeds": task["seeds"],
         "n_timesteps": task["n_timesteps"],
         "fixed": entry_of(task, method, {}),
-        "space": method["space"],
+        "space": space_of(task, method),
+        "points": points_of(task, method),
     }
-    return asked | ({"first": task["first"]} if "first" in task else {})
 
 
 def opened(name: str, asked: dict[str, Any], storage: str | None, folder: Path) -> optuna.Study:
@@ -80,7 +94,8 @@ def opened(name: str, asked: dict[str, Any], storage: str | None, folder: Path) 
     # must not draw alike, nor where another is trying already
     seed, shared = (len(study.trials), False) if storage is None else (None, True)
     study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=shared)
-    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
+    # points are tried whole: which of them a median leaves out depends on the others, and so on the method
+    study.pruner = optuna.pruners.NopPruner() if asked["points"] else optuna.pruners.MedianPruner(n_startup_trials=5)
     return study
 
 
@@ -89,18 +104,26 @@ def study_name(env_id: str, name: str) -> str:
     return file_name(f"{env_id}_{name}")
 
 
+def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Trials that have had their part of the budget. Those that ended first are first, also when others add more."""
+    trials = [trial for trial in study.trials if trial.state in ENDED]
+    return sorted(trials, key=lambda trial: (trial.datetime_complete, trial.number))
+
+
+def first_of(point: dict[str, Any], study: optuna.Study) -> optuna.trial.FrozenTrial | None:
+    """A point's trial, as soon as one has ended."""
+    return next((trial for trial in ended(study) if trial.params == point), None)
+
+
 def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, records: Records) -> None:
     """One study and its record."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     method = task["methods"][name]
     asked = asked_of(task, method)
     study = opened(study_name(env_id, name), asked, storage, records.folder / "journals")
-    if "first" in task:
-        known = {key: value for key, value in task["first"].items() if key in method["space"]}
-        study.enqueue_trial(known, skip_if_exists=True)
 
     def value(trial: optuna.Trial) -> float:
-        entry = entry_of(task, method, suggested(trial, method["space"])) | {"n_timesteps": task["n_timesteps"]}
+        entry = entry_of(task, method, suggested(trial, asked["space"])) | {"n_timesteps": task["n_timesteps"]}
         values: list[float] = []
         for step, seed in enumerate(task["seeds"]):
             try:
@@ -123,11 +146,15 @@ def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, re
                 raise optuna.TrialPruned
         return float(np.mean(values))
 
-    while sum(trial.state in ENDED for trial in study.trials) < task["n_trials"]:
-        study.optimize(value, n_trials=1)
-    # the first to end, of which a study that others go on with has always the same
-    ended = sorted((t for t in study.trials if t.state in ENDED), key=lambda t: (t.datetime_complete, t.number))
-    trials = ended[: task["n_trials"]]
+    if asked["points"]:
+        while left := [point for point in asked["points"] if first_of(point, study) is None]:
+            study.enqueue_trial(left[0])
+            study.optimize(value, n_trials=1)
+        trials = [trial for point in asked["points"] if (trial := first_of(point, study)) is not None]
+    else:
+        while len(ended(study)) < task["n_trials"]:
+            study.optimize(value, n_trials=1)
+        trials = ended(study)[: task["n_trials"]]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         raise RuntimeError(f"none of {len(trials)} trials came to its end; the last: {trials[-1].user_attrs}")
@@ -162,10 +189,10 @@ def is_done(record: dict[str, Any] | None, task: dict[str, Any], method: dict[st
     if record is None:
         return False
     asked = asked_of(task, method)
-    if {key: record[key] for key in asked} != asked:
+    if {key: record.get(key, []) for key in asked} != asked:  # earlier records have no points
         name = study_name(record["env"], record["algorithm"])
         raise ValueError(f"the record {name} is of another protocol; delete it, or give another --output")
-    return len(record["trials"]) >= task["n_trials"]
+    return len(record["trials"]) >= (len(asked["points"]) or task["n_trials"])
 
 
 def tuned_protocol(protocol: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,16 +9,16 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-Turn = TypeVar("Turn", bound=Hashable)
+Name = TypeVar("Name", bound=Hashable)
 
 
 def in_turns(
-    functions: Mapping[Turn, Callable[[], object]],
+    functions: Mapping[Name, Callable[[], object]],
     rounds: int,
     calls: int,
     clock: Callable[[], float] = time.process_time,
     description: str = "",
-) -> dict[Turn, np.ndarray]:
+) -> dict[Name, np.ndarray]:
     """Seconds of one call of each function, ``[rounds]``.
 
     A first round is not counted: it warms up, and compiles what is compiled at its first call.
@@ -26,14 +26,14 @@ def in_turns(
     :param functions: by their names, or what else tells them apart
     :param calls: of each function in a round
     :param clock: gives seconds. That of the process counts the CPU's time of all its threads
-    :param description: of the progress bar
+    :param description: of the progress bar; none is shown without
     """
-    spent: dict[Turn, list[float]] = {name: [] for name in functions}
-    for turn in tqdm(range(rounds + 1), desc=description, leave=False):
+    spent: dict[Name, list[float]] = {name: [] for name in functions}
+    for number in tqdm(range(rounds + 1), desc=description, leave=False, disable=not description):
         for name, function in functions.items():
             start = clock()
             for _ in range(calls):
                 function()
-            if turn > 0:
+            if number > 0:
                 spent[name].append((clock() - start) / calls)
     return {name: np.array(seconds) for name, seconds in spent.items()}

@@ -2,8 +2,8 @@
 
     python -m scripts.bench.vae --compiled relax rebar [--rounds 15] [--output results]
 
-Whole iterations on random 28 x 28 bits, batch 24, 200 bits a layer. The process's CPU time is measured, which on an
-idle machine is the wall-clock time and on a busy one is disturbed less; every ratio is one within a round.
+Whole iterations on random 28 x 28 bits, batch 24, 200 bits a layer. The process's CPU time is measured, which
+other work on the machine disturbs less than the wall-clock time; every ratio is one within a round.
 Beside the core's Concrete stands the plainest Concrete iteration that autograd can do, for scale. ``--compiled``
 names estimators whose compiled form takes its turns as well; it is compared with Concrete's compiled form.
 """

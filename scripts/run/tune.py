@@ -42,7 +42,8 @@ HEADER = """\
 
 def points_of(task: dict[str, Any], method: dict[str, Any]) -> list[dict[str, Any]]:
     """The settings that a task names one by one, as far as a method searches them; none where Optuna draws them."""
-    return [{key: point[key] for key in method["space"]} for point in task.get("points", [])]
+    points = [{key: point[key] for key in method["space"]} for point in task.get("points", [])]
+    return [point for place, point in enumerate(points) if point not in points[:place]]
 
 
 def space_of(task: dict[str, Any], method: dict[str, Any]) -> Any:

@@ -56,6 +56,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation.ablation_table,
     "variates": variates.variates_table,
     "variates-figures": variates.figure_links,
+    "variates-points": variates.points_table,
     "variates-searches": variates.searches_table,
     "variates-tuned": partial(variates.variates_table, "tuned_variates"),
     "million": million.million_table,

@@ -1,4 +1,4 @@
-"""The table and figures of learning with each control variate, and nothing else changed."""
+"""Tables and figures of learning with each control variate: with the preset's values, and with searched ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sb3_relax.control_variates.registry import OF_LATER_ACTIONS
-from sb3_relax.tasks.intervals import half_width
+from sb3_relax.tasks.intervals import half_width, plus_minus
 from scripts.records import ROOT, file_name
 from scripts.tables.ablation import by_seed, same_seed_differences
 from scripts.tables.benchmark import steps_to_threshold_of
@@ -28,9 +28,9 @@ def protocol_of(name: str) -> dict[str, Any]:
     return yaml.safe_load((ROOT / "scripts" / "protocols" / f"{name}.yml").read_text())
 
 
-def arms(name: str = "variates") -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Task → control variate → records, of those that have any, in the order of the protocol of that name."""
-    recorded, tasks = grouped(name), protocol_of(name)
+def arms(protocol: str = "variates") -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Task → control variate → records, of those that have any, in the protocol's order."""
+    recorded, tasks = grouped(protocol), protocol_of(protocol)
     return {
         env: {name: recorded[env][name] for name in task["algorithms"] if name in recorded[env]}
         for env, task in tasks.items()
@@ -77,21 +77,51 @@ def variates_table(protocol: str = "variates") -> str:
     return "\n".join(rows)
 
 
-def searches_table() -> str:
-    """Of every arm's own search: its return during training on the tuning seeds, and what it chose."""
+def points_table() -> str:
+    """The settings among which each arm of each task chooses."""
+    tasks = protocol_of("tuning_variates")
+    arguments = list(next(iter(tasks.values()))["points"][0])
     rows = [
-        "| task | control variate | return with the preset's values | of the best trial | what it has |",
-        "|---|---|---|---|---|",
+        "| task | point | " + " | ".join(f"`{name}`" for name in arguments) + " |",
+        "|---" * (len(arguments) + 2) + "|",
     ]
-    recorded, tasks = grouped("tuning_variates"), protocol_of("tuning_variates")
+    of_points: dict[str, list[str]] = {}
     for env, task in tasks.items():
-        for name in task["methods"]:
-            for study in recorded.get(env, {}).get(name, []):
-                first, best = study["trials"][0], study["best"]
-                chosen = ", ".join(f"`{key}` {value:.2g}" for key, value in best["params"].items())
-                what = "the preset's" if best["trial"] == first["number"] else chosen
-                rows.append(f"| {env} | `{name}` | {np.mean(first['values']):,.1f} | {best['value']:,.1f} | {what} |")
+        for number, point in enumerate(task["points"], 1):
+            cells = " | ".join(f"{point[name]:.2g}" for name in arguments)
+            of_points.setdefault(f"{number} | {cells}", []).append(env)
+    rows += [f"| {', '.join(envs)} | {cells} |" for cells, envs in of_points.items()]
     return "\n".join(rows)
+
+
+def searches_table() -> str:
+    """Every arm's return during training at each point, over the tuning seeds; the highest, which it takes, is bold.
+
+    What is more than with :data:`CONTROL` is over all points and seeds, each beside the same one.
+    """
+    recorded, tasks = grouped("tuning_variates"), protocol_of("tuning_variates")
+    n_points = max(len(task["points"]) for task in tasks.values())
+    heads = ["task", "control variate", *(f"point {number}" for number in range(1, n_points + 1))]
+    rows = [f"| {' | '.join(heads)} | more than with ĉ(s), same points and seeds |", "|---" * (n_points + 3) + "|"]
+    for env, task in tasks.items():
+        values = {
+            name: np.array([trial["values"] for trial in recorded[env][name][0]["trials"]])
+            for name in task["methods"]
+            if name in recorded.get(env, {})
+        }
+        for name, of_points in values.items():
+            means = of_points.mean(axis=1)
+            cells = [f"{mean:,.2f}" if abs(mean) < 100 else f"{mean:,.0f}" for mean in means]
+            cells[means.argmax()] = f"**{cells[means.argmax()]}**"
+            compared = name != CONTROL and CONTROL in values
+            more = more_or_less((of_points - values[CONTROL]).flatten()) if compared else "—"
+            rows.append(f"| {env} | `{name}` | {' | '.join(cells)} | {more} |")
+    return "\n".join(rows)
+
+
+def more_or_less(values: np.ndarray) -> str:
+    """Mean ± half of the 95% t-interval, with as many digits as returns of that size need."""
+    return plus_minus(float(values.mean()), half_width(values), ",.1f" if np.ptp(values) > 5 else ",.2f")
 
 
 def figure_links() -> str:

@@ -1,12 +1,15 @@
 """Searches of hyper-parameters, on small budgets."""
 
 import json
+import re
 
 import numpy as np
+import optuna
 import pytest
 import yaml
 
 from scripts.records import Records
+from scripts.run.tune import asked_of, opened, tuned_protocol
 from tests.scripts.command import called, script
 
 SEARCH = """
@@ -81,26 +84,71 @@ def test_every_method_is_searched_on_the_same_budget_and_a_search_goes_on(tmp_pa
     assert "the study CartPole-v1_a2c is of another protocol" in other.stdout
 
 
-def test_every_method_tries_given_values_first_as_far_as_it_has_them(tmp_path):
-    (tmp_path / "search.yml").write_text("""
+POINTS = """
 CartPole-v1:
-  seeds: [1000]
-  n_trials: 2
+  seeds: [1000, 1001]
+  points:
+    - {gamma: 0.99, cv_learning_rate: 0.002}
+    - {gamma: 0.9, cv_learning_rate: 0.002}
+    - {gamma: 0.9, cv_learning_rate: 0}
   n_timesteps: 200
   threshold: 475
   report: {seeds: [0], n_timesteps: 400}
-  first: {gamma: 0.97, cv_learning_rate: 0.002}
   all: {algorithm: relaxa2c, policy: MlpPolicy, n_envs: 2}
   methods:
-    relax: {space: &space {gamma: [0.9, 0.97, 0.99], cv_learning_rate: {low: 0.001, high: 0.01, log: true}}}
-    none: {control_variate: none, space: {gamma: [0.9, 0.97, 0.99]}}
-""")
-    called("run.tune", "--protocol", tmp_path / "search.yml", "--output", tmp_path, "--jobs", 1)
+    relax: {space: [gamma, cv_learning_rate]}
+    none: {control_variate: none, space: [gamma]}
+"""
+
+
+def test_every_method_tries_all_points_whole_as_far_as_it_takes_them_and_goes_on(tmp_path):
+    protocol = tmp_path / "search.yml"
+    arguments = ("run.tune", "--protocol", protocol, "--output", tmp_path, "--jobs", 1)
+    protocol.write_text(POINTS)
+    called(*arguments)
     relax, none = (record_of_search(tmp_path, name) for name in ("relax", "none"))
-    assert relax["trials"][0]["params"] == {"gamma": 0.97, "cv_learning_rate": 0.002}
-    assert none["trials"][0]["params"] == {"gamma": 0.97}
-    assert [len(record["trials"]) for record in (relax, none)] == [2, 2]
-    assert relax["first"] == {"gamma": 0.97, "cv_learning_rate": 0.002}  # other values are another search
+    assert [trial["params"] for trial in relax["trials"]] == yaml.safe_load(POINTS)["CartPole-v1"]["points"]
+    assert [trial["params"] for trial in none["trials"]] == [{"gamma": 0.99}, {"gamma": 0.9}]
+    assert {len(trial["values"]) for trial in relax["trials"] + none["trials"]} == {2}  # no seed is left out
+    # killed after its first point: that one is not run again, and the others are
+    folder = tmp_path / "search"
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+    journal = folder / "journals" / "CartPole-v1_relax.log"
+    lines = journal.read_text().splitlines(keepends=True)
+    first_end = next(i for i, line in enumerate(lines) if '"state": 1' in line or '"state":1' in line)
+    journal.write_text("".join(lines[: first_end + 1]))
+    called(*arguments)
+    again = record_of_search(tmp_path, "relax")
+    assert [{**trial, "number": 0} for trial in again["trials"]] == [
+        {**trial, "number": 0} for trial in relax["trials"]
+    ]
+    # other points are another search, and so is one without any
+    other = POINTS.replace("gamma: 0.99", "gamma: 0.98")
+    drawn = re.sub(
+        "points:", "n_trials: 3\n  without:", re.sub(r"space: \[.*\]", "space: {gamma: [0.9, 0.99]}", POINTS)
+    )
+    for text in (other, drawn):
+        protocol.write_text(text)
+        assert "is of another protocol" in called(*arguments, check=False).stderr
+
+
+def test_points_are_not_pruned(tmp_path):
+    """What a median leaves out depends on the points before, so on the method."""
+    task = yaml.safe_load(POINTS)["CartPole-v1"]
+    study = opened("points", asked_of(task, task["methods"]["relax"]), None, tmp_path)
+    assert isinstance(study.pruner, optuna.pruners.NopPruner)
+
+
+def test_what_was_found_has_the_order_of_the_protocol_and_nothing_else():
+    protocol = yaml.safe_load(POINTS)
+    best = {"best": {"params": {"gamma": 0.9}}}
+    records = [{"env": "CartPole-v1", "algorithm": name, **best} for name in ("none", "earlier", "relax")]
+    found = tuned_protocol(protocol, records)
+    assert list(found["CartPole-v1"]["algorithms"]) == ["relax", "none"]
+    assert found["CartPole-v1"]["algorithms"]["none"]["gamma"] == 0.9
+    assert tuned_protocol(protocol, []) == {}
 
 
 def test_a_seed_for_reporting_is_not_tuned_on(tmp_path):

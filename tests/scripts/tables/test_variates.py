@@ -91,21 +91,26 @@ def test_the_figure_shows_differences_of_the_same_seeds(recorded):
     assert math.isclose(ends[1] - ends[0], 2 * 12.706, rel_tol=1e-3)
 
 
-def test_a_search_is_shown_beside_what_the_preset_had_on_the_same_seeds(recorded):
-    def study(name, best, params):
-        trials = [
-            {"number": 0, "values": [5.0, 9.0], "params": {}},
-            {"number": 1, "values": [8.0, 9.0], "params": params},
-        ]
-        return {
-            "env": "CartPole-v1",
-            "algorithm": name,
-            "best": {"trial": best, "value": [7.0, 8.5][best], "params": params},
-            "trials": trials,
-        }
+def test_searches_show_every_point_and_pairs_of_the_same_point_and_seed(monkeypatch):
+    def study(name, *values):
+        return [{"env": "CartPole-v1", "algorithm": name, "trials": [{"values": list(pair)} for pair in values]}]
 
-    recorded(study("relax", 1, {"target_kl": 0.00312, "gae_lambda": 0.98}), study("none", 0, {"target_kl": 0.002}))
+    points = [{"target_kl": 0.002, "gae_lambda": 0.95}, {"target_kl": 0.0031, "gae_lambda": 0.9}]
+    methods = {"none": {}, "state": {}, "relax": {}}
+    protocols = {"tuning_variates": {"CartPole-v1": {"points": points, "methods": methods}}}
+    recorded = {
+        "tuning_variates": {
+            "CartPole-v1": {"relax": study("relax", (1, 3), (5, 7)), "state": study("state", (0, 3), (5, 4))}
+        }
+    }
+    monkeypatch.setattr(variates, "grouped", recorded.__getitem__)
+    monkeypatch.setattr(variates, "protocol_of", protocols.__getitem__)
+    half = 3.182 * 2**0.5 / 2  # of 1, 0, 0 and 3, whose deviation is √2, at three degrees of freedom
     assert cells_of(variates.searches_table()) == [
-        ["CartPole-v1", "`none`", "7.0", "7.0", "the preset's"],
-        ["CartPole-v1", "`relax`", "7.0", "8.5", "`target_kl` 0.0031, `gae_lambda` 0.98"],
+        ["CartPole-v1", "`state`", "1.50", "**4.50**", "—"],
+        ["CartPole-v1", "`relax`", "2.00", "**6.00**", f"1.00 ± {half:.2f}"],
+    ]
+    assert cells_of(variates.points_table()) == [
+        ["CartPole-v1", "1", "0.002", "0.95"],
+        ["CartPole-v1", "2", "0.0031", "0.9"],
     ]

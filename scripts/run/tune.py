@@ -237,9 +237,12 @@ def main() -> None:
         shared = set(task["seeds"]) & set(task["report"]["seeds"])
         if shared:
             parser.error(f"{env_id}: seeds {sorted(shared)} are both for tuning and for reporting")
-        for name in task["methods"]:
+        for name, method in task["methods"].items():
+            unknown = sorted({key for point in task.get("points", []) for key in method["space"] if key not in point})
+            if unknown:
+                parser.error(f"{env_id}: {name} takes {', '.join(unknown)} of the points, and not all of them have it")
             try:
-                done = is_done(records.get(study_name(env_id, name)), task, task["methods"][name])
+                done = is_done(records.get(study_name(env_id, name)), task, method)
             except ValueError as error:
                 parser.error(str(error))
             if not done:

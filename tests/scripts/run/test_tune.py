@@ -134,6 +134,13 @@ def test_every_method_tries_all_points_whole_as_far_as_it_takes_them_and_goes_on
         assert "is of another protocol" in called(*arguments, check=False).stderr
 
 
+def test_a_point_without_what_a_method_takes_of_it_is_refused(tmp_path):
+    (tmp_path / "search.yml").write_text(POINTS.replace("gamma: 0.99", "gama: 0.99"))
+    done = called("run.tune", "--protocol", tmp_path / "search.yml", "--output", tmp_path, check=False)
+    assert done.returncode == 2
+    assert "CartPole-v1: relax takes gamma of the points, and not all of them have it" in done.stderr
+
+
 def test_points_are_not_pruned(tmp_path):
     """What a median leaves out depends on the points before, so on the method."""
     task = yaml.safe_load(POINTS)["CartPole-v1"]

@@ -29,10 +29,12 @@ def protocol_of(name: str) -> dict[str, Any]:
 
 
 def arms(protocol: str = "variates") -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Task → control variate → records, of those that have any, in the protocol's order."""
+    """Task → control variate → records, of those that have any, in the order of a protocol of runs or of searches."""
     recorded, tasks = grouped(protocol), protocol_of(protocol)
     return {
-        env: {name: recorded[env][name] for name in task["algorithms"] if name in recorded[env]}
+        env: {
+            name: recorded[env][name] for name in task.get("algorithms", task.get("methods")) if name in recorded[env]
+        }
         for env, task in tasks.items()
         if env in recorded
     }
@@ -100,29 +102,22 @@ def searches_table() -> str:
 
     What is more than with :data:`CONTROL` is over all points and seeds, each beside the same one.
     """
-    recorded, tasks = grouped("tuning_variates"), protocol_of("tuning_variates")
-    n_points = max(len(task["points"]) for task in tasks.values())
+    n_points = max(len(task["points"]) for task in protocol_of("tuning_variates").values())
     heads = ["task", "control variate", *(f"point {number}" for number in range(1, n_points + 1))]
     rows = [f"| {' | '.join(heads)} | more than with ĉ(s), same points and seeds |", "|---" * (n_points + 3) + "|"]
-    for env, task in tasks.items():
-        values = {
-            name: np.array([trial["values"] for trial in recorded[env][name][0]["trials"]])
-            for name in task["methods"]
-            if name in recorded.get(env, {})
-        }
+    for env, studies in arms("tuning_variates").items():
+        values = {name: np.array([trial["values"] for trial in study["trials"]]) for name, (study,) in studies.items()}
+        form = ",.2f" if max(np.abs(each).max() for each in values.values()) < 100 else ",.1f"
         for name, of_points in values.items():
             means = of_points.mean(axis=1)
-            cells = [f"{mean:,.2f}" if abs(mean) < 100 else f"{mean:,.0f}" for mean in means]
+            cells = [format(mean, form) for mean in means]
             cells[means.argmax()] = f"**{cells[means.argmax()]}**"
-            compared = name != CONTROL and CONTROL in values
-            more = more_or_less((of_points - values[CONTROL]).flatten()) if compared else "—"
+            more = "—"
+            if name != CONTROL and CONTROL in values:
+                differences = (of_points - values[CONTROL]).flatten()
+                more = plus_minus(float(differences.mean()), half_width(differences), form)
             rows.append(f"| {env} | `{name}` | {' | '.join(cells)} | {more} |")
     return "\n".join(rows)
-
-
-def more_or_less(values: np.ndarray) -> str:
-    """Mean ± half of the 95% t-interval, with as many digits as returns of that size need."""
-    return plus_minus(float(values.mean()), half_width(values), ",.1f" if np.ptp(values) > 5 else ",.2f")
 
 
 def figure_links() -> str:

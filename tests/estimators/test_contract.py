@@ -236,6 +236,43 @@ def test_declared_evaluations_are_those_made(latent_name, name, float64):
     assert not estimate.grad.requires_grad
 
 
+#: estimator → points of c that its definition has, and its arguments. Coupled noise makes one point of z and z̃
+POINTS_OF_SURROGATE = {
+    "dlax": (1, {}),
+    "exact_correction": (8, {}),  # every value of three bits
+    "lax": (1, {}),
+    "lax_curvature": (1, {}),
+    "rebar": (1, {"residual": True}),
+    "rebar, independent": (2, {"residual": True, "coupled": False}),
+    "relax": (1, {}),
+    "relax, independent": (2, {"coupled": False}),
+    "relax, 3 draws": (3, {"draws": 3}),
+    "relaxed_double_cv": (3, {"samples": 3}),
+}
+
+
+@pytest.mark.parametrize("name", POINTS_OF_SURROGATE)
+def test_surrogate_is_asked_for_no_more_points_than_the_definition_has(name, float64):
+    """By an estimate and φ's gradient together."""
+    points, kwargs = POINTS_OF_SURROGATE[name]
+    problem = Problem("gaussian" if name.startswith("lax") else "bits")
+    seen = []
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = MLPSurrogate.of(problem.latent)
+
+        def forward(self, z):
+            seen.append(z.shape[: -problem.latent.sample_ndim].numel())
+            return self.inner(z)
+
+    asked = "residual" if kwargs.pop("residual", False) else "surrogate"
+    estimator = problem.estimator(name.partition(",")[0], **{asked: Counting()}, **kwargs)
+    estimator(problem.latent, problem.f).backward()
+    assert sum(seen) == N * points
+
+
 @every_pair
 def test_needs_grad_f_is_declared_and_refused_early(latent_name, name, float64):
     problem = Problem(latent_name)

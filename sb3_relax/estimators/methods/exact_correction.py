@@ -35,13 +35,13 @@ class ExactCorrection(SurrogateEstimator):
     def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         assert isinstance(latent, RelaxedLatent)
         with torch.no_grad():
-            # every value for every sample, and b itself as one more
-            points = torch.cat([wide_support(latent), b.unsqueeze(0)])
+            points = wide_support(latent)
             scores = latent.score(points)
-            # ∂θ Σ p c = Σ p c ∂θ log p, and the last value of c is subtracted from f's
-            weights = torch.cat([latent.log_prob(points[:-1]).exp(), torch.full_like(value, -1).unsqueeze(0)])
-            weights = expand_to(weights, latent) * scores
-            plain = expand_to(self.centred(value), latent) * scores[-1]
+            score = latent.score(b)
+            # ∂θ Σ p c = Σ p c ∂θ log p, and what is subtracted from f's value is c of that of the points which b is
+            drawn = (points == b).flatten(-latent.sample_ndim).all(-1)
+            weights = expand_to(latent.log_prob(points).exp() - drawn.to(scores.dtype), latent) * scores
+            plain = expand_to(self.centred(value), latent) * score
         with torch.enable_grad():
             c, vjp = value_vjp(self.surrogate, points, latent)
             grad = plain + (expand_to(c, latent) * weights).sum(0)
@@ -56,7 +56,7 @@ class ExactCorrection(SurrogateEstimator):
             latent,
             value,
             grad,
-            score=scores[-1],
+            score=score,
             phi=phi,
             phi_vjp=None if vjp is None else phi_vjp,
             learn=self.learning(value),

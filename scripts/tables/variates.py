@@ -106,18 +106,28 @@ def searches_table() -> str:
     heads = ["task", "control variate", *(f"point {number}" for number in range(1, n_points + 1))]
     rows = [f"| {' | '.join(heads)} | more than with ĉ(s), same points and seeds |", "|---" * (n_points + 3) + "|"]
     for env, studies in arms("tuning_variates").items():
-        values = {name: np.array([trial["values"] for trial in study["trials"]]) for name, (study,) in studies.items()}
-        form = ",.2f" if max(np.abs(each).max() for each in values.values()) < 100 else ",.1f"
+        values = {name: by_point(study) for name, (study,) in studies.items()}
+        form = ",.2f" if max(np.nanmax(np.abs(each)) for each in values.values()) < 100 else ",.1f"
         for name, of_points in values.items():
             means = of_points.mean(axis=1)
-            cells = [format(mean, form) for mean in means]
-            cells[means.argmax()] = f"**{cells[means.argmax()]}**"
+            cells = ["diverged" if np.isnan(mean) else format(mean, form) for mean in means]
+            best = np.nanargmax(means)
+            cells[best] = f"**{cells[best]}**"
             more = "—"
             if name != CONTROL and CONTROL in values:
                 differences = (of_points - values[CONTROL]).flatten()
+                differences = differences[~np.isnan(differences)]
                 more = plus_minus(float(differences.mean()), half_width(differences), form)
             rows.append(f"| {env} | `{name}` | {' | '.join(cells)} | {more} |")
     return "\n".join(rows)
+
+
+def by_point(study: Mapping[str, Any]) -> np.ndarray:
+    """What a search found, ``[points, seeds]``; NaN for the seed with which a point diverged, and those after it."""
+    values = np.full((len(study["trials"]), len(study["seeds"])), np.nan)
+    for row, trial in zip(values, study["trials"], strict=True):
+        row[: len(trial["values"])] = trial["values"]
+    return values
 
 
 def figure_links() -> str:

@@ -93,24 +93,33 @@ def test_the_figure_shows_differences_of_the_same_seeds(recorded):
 
 def test_searches_show_every_point_and_pairs_of_the_same_point_and_seed(monkeypatch):
     def study(name, *values):
-        return [{"env": "CartPole-v1", "algorithm": name, "trials": [{"values": list(pair)} for pair in values]}]
+        trials = [{"values": list(each)} for each in values]
+        return [{"env": "CartPole-v1", "algorithm": name, "seeds": [1000, 1100], "trials": trials}]
 
-    points = [{"target_kl": 0.002, "gae_lambda": 0.95}, {"target_kl": 0.0031, "gae_lambda": 0.9}]
+    points = [
+        {"target_kl": 0.002, "gae_lambda": 0.95},
+        {"target_kl": 0.0031, "gae_lambda": 0.9},
+        {"target_kl": 0.5, "gae_lambda": 0.9},
+    ]
     methods = {"none": {}, "state": {}, "relax": {}}
     protocols = {"tuning_variates": {"CartPole-v1": {"points": points, "methods": methods}}}
     recorded = {
         "tuning_variates": {
-            "CartPole-v1": {"relax": study("relax", (1, 3), (5, 7)), "state": study("state", (0, 3), (5, 4))}
+            "CartPole-v1": {
+                "relax": study("relax", (1, 3), (5, 7), (2,)),  # the last point diverges with its second seed
+                "state": study("state", (0, 3), (5, 4), ()),
+            }
         }
     }
     monkeypatch.setattr(variates, "grouped", recorded.__getitem__)
     monkeypatch.setattr(variates, "protocol_of", protocols.__getitem__)
     half = 3.182 * 2**0.5 / 2  # of 1, 0, 0 and 3, whose deviation is √2, at three degrees of freedom
     assert cells_of(variates.searches_table()) == [
-        ["CartPole-v1", "`state`", "1.50", "**4.50**", "—"],
-        ["CartPole-v1", "`relax`", "2.00", "**6.00**", f"1.00 ± {half:.2f}"],
+        ["CartPole-v1", "`state`", "1.50", "**4.50**", "diverged", "—"],
+        ["CartPole-v1", "`relax`", "2.00", "**6.00**", "diverged", f"1.00 ± {half:.2f}"],
     ]
     assert cells_of(variates.points_table()) == [
         ["CartPole-v1", "1", "0.002", "0.95"],
         ["CartPole-v1", "2", "0.0031", "0.9"],
+        ["CartPole-v1", "3", "0.5", "0.9"],
     ]

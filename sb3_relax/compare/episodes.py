@@ -21,9 +21,13 @@ class Episodes(BaseCallback):
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
             if "episode" in info:
-                self.returns.append(float(f"{info['episode']['r']:.6g}"))
-                self.steps.append(self.num_timesteps)
+                self.keep(float(f"{info['episode']['r']:.6g}"))
         return True
+
+    def keep(self, episode_return: float) -> None:
+        """Note an episode that has just ended."""
+        self.returns.append(episode_return)
+        self.steps.append(self.num_timesteps)
 
     def _on_rollout_start(self) -> None:
         log = self.logger.name_to_value

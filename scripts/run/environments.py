@@ -91,8 +91,26 @@ class WideActions(gym.Env):
         return self.state.astype(np.float32), float(reward), False, self.t >= self.horizon, {}
 
 
+class WideDecision(WideActions):
+    """:class:`WideActions` of one step, with which the episode ends: a contextual bandit of many bits.
+
+    :param n_bits: D
+    """
+
+    def __init__(self, n_bits: int = 64):
+        super().__init__(n_bits, horizon=1)
+
+    def step(self, action):
+        observation, reward, _, over, info = super().step(action)
+        return observation, reward, over, False, info
+
+
 if "WideActions-v0" not in gym.registry:
     gym.register("WideActions-v0", entry_point=WideActions)
+    gym.register("WideDecision-v0", entry_point=WideDecision)
+    gym.register("WideDecision256-v0", entry_point=WideDecision, kwargs={"n_bits": 256})
+    # by name: it needs scikit-learn, and fits a classifier
+    gym.register("PixelChoice-v0", entry_point="scripts.run.pixel_choice:PixelChoice")
 
 if importlib.util.find_spec("minatar") is not None:  # GPL-3.0, so never a dependency
     importlib.import_module("minatar.gym").register_envs()

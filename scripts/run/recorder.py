@@ -17,15 +17,24 @@ class Recorder(Episodes):
 
     :param until_solved: stop there
     :param window: of how many episodes
+    :param mean_of: episodes of which the mean is kept, as that of one; for a task whose episodes are single steps
     """
 
-    def __init__(self, threshold: float, until_solved: bool = False, window: int = 100):
+    def __init__(self, threshold: float, until_solved: bool = False, window: int = 100, mean_of: int = 1):
         super().__init__()
+        self.mean_of = mean_of
+        self.together: list[float] = []
         self.threshold = threshold
         self.until_solved = until_solved
         self.window = window
         self.solved_at: int | None = None
         self.trajectory_ratios: list[tuple[int, float]] = []
+
+    def keep(self, episode_return: float) -> None:
+        self.together.append(episode_return)
+        if len(self.together) == self.mean_of:
+            super().keep(float(f"{np.mean(self.together):.6g}"))
+            self.together.clear()
 
     def _on_rollout_start(self) -> None:
         super()._on_rollout_start()

@@ -6,7 +6,8 @@
 
 Records go to results/<protocol> in the folder that this is run in, or in that of ``--output``. A run that has a record
 there is skipped, so a killed sweep continues where it stopped. A failed run is reported at the end and does not take
-the others with it. Where a protocol has ``until_solved: true``, runs stop at the threshold.
+the others with it. Where a protocol has ``until_solved: true``, runs stop at the threshold. Where it has
+``mean_of: N``, as for episodes of a single step, N in a row are kept as one with their mean return.
 """
 
 from __future__ import annotations
@@ -108,12 +109,15 @@ def built(env_id: str, entry: dict[str, Any], seed: int) -> tuple[BaseAlgorithm,
 
 
 def trained(
-    env_id: str, entry: dict[str, Any], seed: int, threshold: float, until_solved: bool = False
+    env_id: str, entry: dict[str, Any], seed: int, task: dict[str, Any]
 ) -> tuple[BaseAlgorithm, dict[str, Any], Recorder, float]:
-    """An entry's algorithm after its ``n_timesteps``; its hyper-parameters, what it went through, and the seconds."""
+    """An entry's algorithm after its ``n_timesteps``; its hyper-parameters, what it went through, and the seconds.
+
+    :param task: ``threshold``, and where they are given ``until_solved`` and ``mean_of``, as :class:`Recorder` has them
+    """
     th.set_num_threads(1)
     model, hyperparams = built(env_id, entry, seed)
-    recorder = Recorder(threshold, until_solved)
+    recorder = Recorder(task["threshold"], task.get("until_solved", False), mean_of=task.get("mean_of", 1))
     start = time.perf_counter()
     model.learn(int(hyperparams["n_timesteps"]), callback=recorder)
     return model, hyperparams, recorder, time.perf_counter() - start
@@ -132,8 +136,7 @@ def run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Record
 
 
 def _run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Records) -> None:
-    threshold, until_solved = task["threshold"], task.get("until_solved", False)
-    model, hyperparams, recorder, seconds = trained(env_id, task["algorithms"][name], seed, threshold, until_solved)
+    model, hyperparams, recorder, seconds = trained(env_id, task["algorithms"][name], seed, task)
     eval_env = made(env_id, hyperparams, n_envs=8, seed=10_000 + seed)
     statistics = model.get_vec_normalize_env()
     if statistics is not None:
@@ -148,8 +151,9 @@ def _run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Recor
             "env": env_id,
             "algorithm": name,
             "seed": seed,
-            "threshold": threshold,
-            "until_solved": until_solved,
+            "threshold": recorder.threshold,
+            "until_solved": recorder.until_solved,
+            "mean_of": recorder.mean_of,
             "hyperparams": hyperparams,
             "timesteps": model.num_timesteps,
             "updates": model._n_updates,

@@ -34,6 +34,8 @@ from scripts.run.sweep import BACKENDS, asked_for, in_parallel, run_command
 
 #: a trial in one of these has had its part of the budget; one that was interrupted has not
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+#: what earlier records do not have, and what it was for them
+NOT_IN_EARLIER: dict[str, Any] = {"points": [], "mean_of": 1}
 HEADER = """\
 # Written by scripts/run/tune.py: the best trial of every study of {protocol},
 # for seeds that the search did not see.
@@ -78,6 +80,7 @@ def asked_of(task: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
         "fixed": entry_of(task, method, {}),
         "space": space_of(task, method),
         "points": points_of(task, method),
+        "mean_of": task.get("mean_of", 1),
     }
 
 
@@ -128,7 +131,7 @@ def search(env_id: str, name: str, task: dict[str, Any], storage: str | None, re
         values: list[float] = []
         for step, seed in enumerate(task["seeds"]):
             try:
-                _, _, recorder, _ = trained(env_id, entry, seed, task["threshold"])
+                _, _, recorder, _ = trained(env_id, entry, seed, task)
             except ValueError as error:
                 # a run that diverges ends so: torch.distributions, or our own check, meets a NaN
                 trial.set_user_attr("diverged", str(error))
@@ -190,7 +193,7 @@ def is_done(record: dict[str, Any] | None, task: dict[str, Any], method: dict[st
     if record is None:
         return False
     asked = asked_of(task, method)
-    if {key: record.get(key, []) for key in asked} != asked:  # earlier records have no points
+    if {key: record.get(key, NOT_IN_EARLIER.get(key)) for key in asked} != asked:
         name = study_name(record["env"], record["algorithm"])
         raise ValueError(f"the record {name} is of another protocol; delete it, or give another --output")
     return len(record["trials"]) >= (len(asked["points"]) or task["n_trials"])
@@ -208,7 +211,9 @@ def tuned_protocol(protocol: dict[str, Any], records: list[dict[str, Any]]) -> d
             if (env_id, name) in found
         }
         if entries:
-            tuned[env_id] = {"seeds": report["seeds"], "threshold": task["threshold"], "algorithms": entries}
+            tuned[env_id] = {"seeds": report["seeds"], "threshold": task["threshold"]}
+            tuned[env_id] |= {key: task[key] for key in ("mean_of",) if key in task}
+            tuned[env_id]["algorithms"] = entries
     return tuned
 
 

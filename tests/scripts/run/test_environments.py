@@ -1,6 +1,7 @@
 """Environments of the learning runs."""
 
 import copy
+import math
 
 import gymnasium as gym
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from sb3_relax.errors import NeedsTrust
-from scripts.run import environments
+from scripts.run import environments, pixel_choice
 from scripts.run.entries import model_arguments
 from scripts.run.rl import made
 from tests.payloads import in_python, went_off
@@ -30,6 +31,40 @@ def test_wide_actions():
     np.testing.assert_allclose(env.state, env.rotation @ state + env.to_state @ x + noise)
     np.testing.assert_allclose(env.rotation @ env.rotation.T, 0.81 * np.eye(8), atol=1e-12)
     assert env.step(np.zeros(6))[2:4] == (False, True)
+
+
+def test_a_wide_decision_is_the_first_step_of_wide_actions():
+    env, steps = environments.WideDecision(n_bits=6), environments.WideActions(n_bits=6)
+    check_env(env, skip_render_check=True)
+    states = [each.reset(seed=3)[0] for each in (env, steps)]
+    assert np.array_equal(*states)
+    action = np.array([0, 1, 1, 0, 1, 0])
+    _, reward, *ends, _ = env.step(action)
+    assert reward == steps.step(action)[1]
+    assert ends == [True, False]  # the episode has come to its end, and nothing is cut short
+
+
+def test_pixels_are_paid_by_what_the_classifier_makes_of_them():
+    env = made("PixelChoice-v0", {}, n_envs=1, seed=0).envs[0].unwrapped
+    check_env(env, skip_render_check=True)
+    image, _ = env.reset(seed=0)
+    digit = env.digits[env.index]
+    known = pixel_choice.classifier().predict_log_proba(np.concatenate([image, np.ones(64)])[np.newaxis])[0]
+    assert known.argmax() == digit
+    _, reward, *ends, _ = env.step(np.ones(64, np.int8))
+    assert reward == pytest.approx(known[digit] - 64 * env.cost)
+    assert ends == [True, False]
+    _, reward, *_ = env.step(np.zeros(64, np.int8))  # nothing is shown: a guess
+    assert reward == pytest.approx(-math.log(10), abs=0.5)
+
+
+def test_the_classifier_reads_no_pixel_that_is_hidden():
+    images, _ = pixel_choice.digits()
+    shown = np.zeros(64, np.float32)
+    shown[10:30] = 1
+    other = np.where(shown == 1, images[0], 1 - images[0])
+    assert np.array_equal(pixel_choice.seen(images[0], shown), pixel_choice.seen(other, shown))
+    assert not np.array_equal(pixel_choice.seen(images[0], shown), pixel_choice.seen(images[1], shown))
 
 
 def test_learning_runs_need_not_draw():

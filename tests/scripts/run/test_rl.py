@@ -1,7 +1,9 @@
 """Learning runs, on small budgets."""
 
+import math
 import time
 
+import numpy as np
 import pytest
 
 from scripts.attacks.kills import forked
@@ -156,12 +158,22 @@ def test_a_name_that_a_protocol_gets_wrong_is_refused(env):
 
 def test_what_a_trajectory_wise_part_leaves_is_recorded_at_the_updates_of_the_variances():
     entry = {"algorithm": "relaxa2c", "policy": "MlpPolicy", "n_envs": 2, "n_steps": 64, "n_timesteps": 1500}
-    _, _, recorder, _ = trained("CartPole-v1", {**entry, "control_variate": "trajectory+relax"}, seed=3, threshold=500)
+    _, _, recorder, _ = trained("CartPole-v1", {**entry, "control_variate": "trajectory+relax"}, 3, {"threshold": 500})
     assert [step for step, _ in recorder.trajectory_ratios] == [step for step, _, _ in recorder.variances]
     first, *others = [ratio for _, ratio in recorder.trajectory_ratios]
     assert first == 1  # nothing is applied before any evidence
     assert all(ratio > 0 for ratio in others)
     assert any(ratio != 1 for ratio in others)
-    _, _, recorder, _ = trained("CartPole-v1", {**entry, "control_variate": "relax"}, seed=3, threshold=500)
+    _, _, recorder, _ = trained("CartPole-v1", {**entry, "control_variate": "relax"}, 3, {"threshold": 500})
     assert recorder.variances
     assert not recorder.trajectory_ratios
+
+
+def test_episodes_of_one_step_are_kept_as_means_of_many():
+    entry = {"algorithm": "relaxa2c", "policy": "MlpPolicy", "n_envs": 4, "n_steps": 5, "n_timesteps": 120}
+    _, _, each, _ = trained("WideDecision-v0", entry, 3, {"threshold": math.inf})
+    assert each.steps == [step for step in range(4, 121, 4) for _ in range(4)]
+    _, _, means, _ = trained("WideDecision-v0", entry, 3, {"threshold": math.inf, "mean_of": 8})
+    assert means.steps == list(range(8, 121, 8))
+    assert means.returns == pytest.approx(np.reshape(each.returns, (-1, 8)).mean(1), rel=1e-5)
+    assert means.variances == each.variances

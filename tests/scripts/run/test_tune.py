@@ -124,12 +124,12 @@ def test_every_method_tries_all_points_whole_as_far_as_it_takes_them_and_goes_on
     assert [{**trial, "number": 0} for trial in again["trials"]] == [
         {**trial, "number": 0} for trial in relax["trials"]
     ]
-    # other points are another search, and so is one without any
+    # other points are another search, and so is one without any, or of other episodes
     other = POINTS.replace("gamma: 0.99", "gamma: 0.98")
     drawn = re.sub(
         "points:", "n_trials: 3\n  without:", re.sub(r"space: \[.*\]", "space: {gamma: [0.9, 0.99]}", POINTS)
     )
-    for text in (other, drawn):
+    for text in (other, drawn, POINTS.replace("threshold:", "mean_of: 2\n  threshold:")):
         protocol.write_text(text)
         assert "is of another protocol" in called(*arguments, check=False).stderr
 
@@ -155,6 +155,9 @@ def test_what_was_found_has_the_order_of_the_protocol_and_nothing_else():
     found = tuned_protocol(protocol, records)
     assert list(found["CartPole-v1"]["algorithms"]) == ["relax", "none"]
     assert found["CartPole-v1"]["algorithms"]["none"]["gamma"] == 0.9
+    assert list(found["CartPole-v1"]) == ["seeds", "threshold", "algorithms"]
+    protocol["CartPole-v1"]["mean_of"] = 64
+    assert tuned_protocol(protocol, records)["CartPole-v1"]["mean_of"] == 64
     assert tuned_protocol(protocol, []) == {}
 
 

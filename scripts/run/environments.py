@@ -108,7 +108,6 @@ class WideDecision(WideActions):
 if "WideActions-v0" not in gym.registry:
     gym.register("WideActions-v0", entry_point=WideActions)
     gym.register("WideDecision-v0", entry_point=WideDecision)
-    gym.register("WideDecision256-v0", entry_point=WideDecision, kwargs={"n_bits": 256})
     # by name: it needs scikit-learn, and fits a classifier
     gym.register("PixelChoice-v0", entry_point="scripts.run.pixel_choice:PixelChoice")
 

@@ -40,10 +40,13 @@ def ours_first(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (last.index(name) + 1 if name in last else 0, name))
 
 
-def interval(values: list[float]) -> str:
-    """Mean ± half of the 95% t-interval, over seeds."""
+def interval(values: list[float], form: str | None = None) -> str:
+    """Mean ± half of the 95% t-interval, over seeds.
+
+    :param form: of both numbers, as in ``format()``; by the mean's size where it is not given
+    """
     mean = float(np.mean(values))
-    return plus_minus(mean, half_width(values), ",.0f" if abs(mean) >= 1000 else ",.1f")
+    return plus_minus(mean, half_width(values), form or (",.0f" if abs(mean) >= 1000 else ",.1f"))
 
 
 #: heads of two columns: variance_ratios()

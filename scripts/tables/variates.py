@@ -21,6 +21,8 @@ from scripts.tables.learning_curves import Algorithms, returns_of
 
 #: with which every other arm is compared on the same seeds: a gain that it has as well is not due to actions
 CONTROL = "state"
+#: protocols whose tasks have a figure
+DRAWN = ("variates", "tuned_decisions")
 
 
 def protocol_of(name: str) -> dict[str, Any]:
@@ -60,8 +62,11 @@ def all_variances(record: dict[str, Any]) -> np.ndarray:
     return np.array(rows).reshape(-1, 2)
 
 
-def variates_table(protocol: str = "variates") -> str:
-    """Every arm's return during training, beside that with ĉ(s) on the same seeds, steps, and variance on the way."""
+def variates_table(protocol: str = "variates", form: str | None = None) -> str:
+    """Every arm's return during training, beside that with ĉ(s) on the same seeds, steps, and variance on the way.
+
+    :param form: of returns, as in ``format()``; by their size where it is not given
+    """
     rows = [
         "| task (steps) | control variate | seeds | return during training | more than with ĉ(s), same seeds "
         f"| steps to the threshold | {VARIANCE_HEADS} |",
@@ -72,16 +77,16 @@ def variates_table(protocol: str = "variates") -> str:
             gains = [] if name == CONTROL else more_than_control(algorithms, name)
             rows.append(
                 f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | `{name}` | {len(records)} "
-                f"| {interval(list(by_seed(records).values()))} | {interval(gains) if gains else '—'} "
+                f"| {interval(list(by_seed(records).values()), form)} | {interval(gains, form) if gains else '—'} "
                 f"| {steps_to_threshold_of(records, records[0]['threshold'])} "
                 f"| {variance_cells(map(all_variances, records))} |"
             )
     return "\n".join(rows)
 
 
-def points_table() -> str:
+def points_table(protocol: str = "tuning_variates") -> str:
     """The settings among which each arm of each task chooses."""
-    tasks = protocol_of("tuning_variates")
+    tasks = protocol_of(protocol)
     arguments = list(next(iter(tasks.values()))["points"][0])
     rows = [
         "| task | point | " + " | ".join(f"`{name}`" for name in arguments) + " |",
@@ -97,15 +102,15 @@ def points_table() -> str:
     return "\n".join(rows)
 
 
-def searches_table() -> str:
+def searches_table(protocol: str = "tuning_variates") -> str:
     """Every arm's return during training at each point, over the tuning seeds; the highest, which it takes, is bold.
 
     What is more than with :data:`CONTROL` is over all points and seeds, each beside the same one.
     """
-    n_points = max(len(task["points"]) for task in protocol_of("tuning_variates").values())
+    n_points = max(len(task["points"]) for task in protocol_of(protocol).values())
     heads = ["task", "control variate", *(f"point {number}" for number in range(1, n_points + 1))]
     rows = [f"| {' | '.join(heads)} | more than with ĉ(s), same points and seeds |", "|---" * (n_points + 3) + "|"]
-    for env, studies in arms("tuning_variates").items():
+    for env, studies in arms(protocol).items():
         values = {name: by_point(study) for name, (study,) in studies.items()}
         form = ",.2f" if max(np.nanmax(np.abs(each)) for each in values.values()) < 100 else ",.1f"
         for name, of_points in values.items():
@@ -130,12 +135,12 @@ def by_point(study: Mapping[str, Any]) -> np.ndarray:
     return values
 
 
-def figure_links() -> str:
-    """A line for every figure of :func:`variates_figures`."""
+def figure_links(protocol: str = "variates") -> str:
+    """A line for every figure of a protocol's tasks."""
     return "\n\n".join(
         f"![{env}: return by steps with each control variate, and how much more it is during training than with ĉ(s)]"
         f"(../assets/figures/{figure_name(env)}.png)"
-        for env in arms()
+        for env in arms(protocol)
     )
 
 
@@ -145,8 +150,8 @@ def figure_name(env: str) -> str:
 
 
 def variates_figures() -> dict[str, Figure]:
-    """Name → figure, of every task that has records."""
-    return {figure_name(env): draw(env, algorithms) for env, algorithms in arms().items()}
+    """Name → figure, of every task of :data:`DRAWN` that has records."""
+    return {figure_name(env): draw(env, algorithms) for name in DRAWN for env, algorithms in arms(name).items()}
 
 
 def draw(env: str, algorithms: Algorithms) -> Figure:

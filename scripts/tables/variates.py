@@ -22,7 +22,7 @@ from scripts.tables.learning_curves import Algorithms, returns_of
 #: with which every other arm is compared on the same seeds: a gain that it has as well is not due to actions
 CONTROL = "state"
 #: protocols whose tasks have a figure
-DRAWN = ("variates", "tuned_decisions")
+DRAWN = ("variates", "decisions")
 
 
 def protocol_of(name: str) -> dict[str, Any]:
@@ -102,27 +102,30 @@ def points_table(protocol: str = "tuning_variates") -> str:
     return "\n".join(rows)
 
 
-def searches_table(protocol: str = "tuning_variates") -> str:
+def searches_table(protocol: str = "tuning_variates", form: str | None = None) -> str:
     """Every arm's return during training at each point, over the tuning seeds; the highest, which it takes, is bold.
 
     What is more than with :data:`CONTROL` is over all points and seeds, each beside the same one.
+
+    :param form: of returns, as in ``format()``; by the size of a task's where it is not given
     """
     n_points = max(len(task["points"]) for task in protocol_of(protocol).values())
     heads = ["task", "control variate", *(f"point {number}" for number in range(1, n_points + 1))]
     rows = [f"| {' | '.join(heads)} | more than with ĉ(s), same points and seeds |", "|---" * (n_points + 3) + "|"]
     for env, studies in arms(protocol).items():
         values = {name: by_point(study) for name, (study,) in studies.items()}
-        form = ",.2f" if max(np.nanmax(np.abs(each)) for each in values.values()) < 100 else ",.1f"
+        size = max(np.nanmax(np.abs(each)) for each in values.values())
+        of_task = form or (",.2f" if size < 100 else ",.1f")
         for name, of_points in values.items():
             means = of_points.mean(axis=1)
-            cells = ["diverged" if np.isnan(mean) else format(mean, form) for mean in means]
+            cells = ["diverged" if np.isnan(mean) else format(mean, of_task) for mean in means]
             best = np.nanargmax(means)
             cells[best] = f"**{cells[best]}**"
             more = "—"
             if name != CONTROL and CONTROL in values:
                 differences = (of_points - values[CONTROL]).flatten()
                 differences = differences[~np.isnan(differences)]
-                more = plus_minus(float(differences.mean()), half_width(differences), form)
+                more = plus_minus(float(differences.mean()), half_width(differences), of_task)
             rows.append(f"| {env} | `{name}` | {' | '.join(cells)} | {more} |")
     return "\n".join(rows)
 

@@ -21,12 +21,12 @@ class Episodes(BaseCallback):
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
             if "episode" in info:
-                self.keep(float(f"{info['episode']['r']:.6g}"))
+                self.ended(info["episode"]["r"])
         return True
 
-    def keep(self, episode_return: float) -> None:
-        """Note an episode that has just ended."""
-        self.returns.append(episode_return)
+    def ended(self, episode_return: float) -> None:
+        """Keep an episode that has just ended."""
+        self.returns.append(float(f"{episode_return:.6g}"))
         self.steps.append(self.num_timesteps)
 
     def _on_rollout_start(self) -> None:

@@ -22,7 +22,8 @@ class PixelChoice(gym.Env):
     pixel, 1 where it is shown. The reward is log p(digit | what is shown) by a network that has seen images with any
     part of them hidden, less ``cost`` for each pixel that is shown. That is a step, and an episode. Choosing inputs for
     each image so is INVASE (Yoon et al. 2019, https://openreview.net/forum?id=BJg_roAcK7), which is trained by
-    REINFORCE with a baseline of the state.
+    REINFORCE with a baseline of the state. The network has learned from the same images: it is a part of the task, as a
+    simulator is.
 
     :param cost: of a pixel, in nats
     """

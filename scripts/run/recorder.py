@@ -16,25 +16,30 @@ class Recorder(Episodes):
     has already corrected.
 
     :param until_solved: stop there
-    :param window: of how many episodes
-    :param mean_of: episodes of which the mean is kept, as that of one; for a task whose episodes are single steps
+    :param window: how many of the returns that are kept
+    :param mean_of: episodes in a row of which one mean is kept; for a task whose episodes are single steps
+    :raises ValueError: for a ``mean_of`` that is no number of episodes
     """
 
     def __init__(self, threshold: float, until_solved: bool = False, window: int = 100, mean_of: int = 1):
         super().__init__()
+        if not isinstance(mean_of, int) or mean_of < 1:
+            raise ValueError(f"mean_of must be a whole number of episodes, at least 1; got {mean_of}")
         self.mean_of = mean_of
-        self.together: list[float] = []
+        #: returns that are not yet as many
+        self.waiting: list[float] = []
         self.threshold = threshold
         self.until_solved = until_solved
         self.window = window
         self.solved_at: int | None = None
         self.trajectory_ratios: list[tuple[int, float]] = []
 
-    def keep(self, episode_return: float) -> None:
-        self.together.append(episode_return)
-        if len(self.together) == self.mean_of:
-            super().keep(float(f"{np.mean(self.together):.6g}"))
-            self.together.clear()
+    def ended(self, episode_return: float) -> None:
+        """Keep the mean, as soon as there are enough."""
+        self.waiting.append(episode_return)
+        if len(self.waiting) == self.mean_of:
+            super().ended(float(np.mean(self.waiting)))
+            self.waiting.clear()
 
     def _on_rollout_start(self) -> None:
         super()._on_rollout_start()

@@ -114,12 +114,18 @@ def trained(
     """An entry's algorithm after its ``n_timesteps``; its hyper-parameters, what it went through, and the seconds.
 
     :param task: ``threshold``, and where they are given ``until_solved`` and ``mean_of``, as :class:`Recorder` has them
+    :raises RuntimeError: where fewer than ``mean_of`` episodes ended
     """
     th.set_num_threads(1)
     model, hyperparams = built(env_id, entry, seed)
     recorder = Recorder(task["threshold"], task.get("until_solved", False), mean_of=task.get("mean_of", 1))
     start = time.perf_counter()
     model.learn(int(hyperparams["n_timesteps"]), callback=recorder)
+    if recorder.waiting and not recorder.returns:
+        raise RuntimeError(
+            f"{len(recorder.waiting)} episodes of {env_id} ended in {hyperparams['n_timesteps']} steps, and mean_of "
+            f"asks for {recorder.mean_of}; give a run more steps, or mean_of fewer episodes"
+        )
     return model, hyperparams, recorder, time.perf_counter() - start
 
 

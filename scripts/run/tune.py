@@ -212,7 +212,8 @@ def tuned_protocol(protocol: dict[str, Any], records: list[dict[str, Any]]) -> d
         }
         if entries:
             tuned[env_id] = {"seeds": report["seeds"], "threshold": task["threshold"]}
-            tuned[env_id] |= {key: task[key] for key in ("mean_of",) if key in task}
+            if "mean_of" in task:
+                tuned[env_id]["mean_of"] = task["mean_of"]
             tuned[env_id]["algorithms"] = entries
     return tuned
 

@@ -95,7 +95,8 @@ def points_table(protocol: str = "tuning_variates") -> str:
     of_points: dict[str, list[str]] = {}
     for env, task in tasks.items():
         for number, point in enumerate(task["points"], 1):
-            cells = " | ".join(f"{point[name]:.2g}" for name in arguments)
+            values = (point[name] for name in arguments)
+            cells = " | ".join(format(value, "," if isinstance(value, int) else ".2g") for value in values)
             of_points.setdefault(f"{number} | {cells}", []).append(env)
     for cells, envs in of_points.items():
         rows.append(f"| {', '.join(envs) if len(envs) < 3 else 'the others'} | {cells} |")
@@ -131,7 +132,10 @@ def searches_table(protocol: str = "tuning_variates", form: str | None = None) -
 
 
 def by_point(study: Mapping[str, Any]) -> np.ndarray:
-    """What a search found, ``[points, seeds]``; NaN for the seed with which a point diverged, and those after it."""
+    """What a search found, ``[points, seeds]``; NaN for the seed with which a point diverged, and those after it.
+
+    Points are never pruned, so nothing else is missing.
+    """
     values = np.full((len(study["trials"]), len(study["seeds"])), np.nan)
     for row, trial in zip(values, study["trials"], strict=True):
         row[: len(trial["values"])] = trial["values"]

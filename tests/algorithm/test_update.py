@@ -13,7 +13,6 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch.nn import functional as F
 
 from sb3_relax import LAXA2C, RELAXA2C
-from sb3_relax.estimators import ExactCorrection
 from sb3_relax.policy_gradient import Batch
 from tests.estimators import twins
 from tests.helpers import ACTION_SPACES, DoubleExtractor, TinyEnv, float64_model, in_full
@@ -123,22 +122,11 @@ def test_phi_descends_its_objective_and_the_policy_does_not_notice(case, cv_obje
 
 def test_phi_trained_on_the_score_term_alone_is_told_apart():
     model = build("exact")
-    in_full(model).estimator = lambda c: ExactCorrection(twins.ScoreTermOnly(_Module(c)), center=False)
+    in_full(model).estimator = lambda c: twins.ExactOnScoreTermAlone(c, center=False)
     data, noise = batch(model), model.noise_generator.get_state()
     backward(model, data, noise)
     quotients, gradients = th.tensor(list(difference_quotients(model, data, noise))).T
     assert (gradients - quotients).abs().max() > 0.01 * quotients.abs().max()
-
-
-class _Module(th.nn.Module):
-    """What the twin wants its function to be: a module, with the parameters of the function's network."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function, self.network = function, function.network
-
-    def forward(self, z):
-        return self.function(z)
 
 
 @pytest.mark.parametrize("cv_objective", ["distribution", "weights"])

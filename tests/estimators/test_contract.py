@@ -168,7 +168,10 @@ def test_phi_descends_eq_6(latent_name, name, float64):
 def test_phi_trained_on_the_score_term_alone_is_rejected(name, float64):
     problem = Problem("gaussian" if name == "lax" else "bits")
     estimator = problem.estimator(name)
-    estimator.surrogate = twins.ScoreTermOnly(estimator.surrogate)
+    if name == "exact_correction":
+        estimator = twins.ExactOnScoreTermAlone(estimator.surrogate, center=False)
+    else:
+        estimator.surrogate = twins.ScoreTermOnly(estimator.surrogate)
     assert eq_6_error(problem.latent, problem.f, estimator) > 1e-3
 
 
@@ -271,6 +274,23 @@ def test_surrogate_is_asked_for_no_more_points_than_the_definition_has(name, flo
     estimator = problem.estimator(name.partition(",")[0], **{asked: Counting()}, **kwargs)
     estimator(problem.latent, problem.f).backward()
     assert sum(seen) == N * points
+
+
+def test_exact_corrections_surrogate_may_look_at_its_points_as_of_another_shape(float64):
+    problem = Problem("bits")
+    inner = MLPSurrogate.of(problem.latent)
+
+    class OfRows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, b):
+            return self.inner(b.view(-1, 3)).view(b.shape[:-1])
+
+    ours = make("exact_correction", problem.latent, surrogate=OfRows())(problem.latent, problem.f, seeded())
+    theirs = make("exact_correction", problem.latent, surrogate=inner)(problem.latent, problem.f, seeded())
+    assert torch.allclose(ours.grad, theirs.grad)
 
 
 @every_pair

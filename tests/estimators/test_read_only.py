@@ -4,7 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from sb3_relax.estimators import LAX, NVIL, RELAX, CurvatureLAX, Gaussian, Joint, LogisticBernoulli, MuProp, make
+from sb3_relax.estimators import (
+    LAX,
+    NVIL,
+    RELAX,
+    CurvatureLAX,
+    ExactCorrection,
+    Gaussian,
+    Joint,
+    LogisticBernoulli,
+    MuProp,
+    make,
+)
 
 HOW = {
     "adds": lambda x: x.add_(5.0),
@@ -42,7 +53,9 @@ def numbers():
 
 
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
-@pytest.mark.parametrize(("kind", "latent"), [(RELAX, bits), (LAX, numbers), (CurvatureLAX, numbers)])
+@pytest.mark.parametrize(
+    ("kind", "latent"), [(RELAX, bits), (LAX, numbers), (CurvatureLAX, numbers), (ExactCorrection, bits)]
+)
 def test_a_surrogate_that_writes_into_its_sample_is_refused(how, kind, latent):
     with pytest.raises(
         ValueError, match="the surrogate writes into its input, or into a parameter, by an in-place operation"

@@ -15,6 +15,7 @@ from sb3_relax.estimators import (
     CurvatureLAX,
     DoubleCV,
     Estimate,
+    ExactCorrection,
     GumbelOneHot,
     LinearisedReparam,
     LogisticBernoulli,
@@ -26,7 +27,7 @@ from sb3_relax.estimators import (
 )
 from sb3_relax.estimators.estimate import expand_to
 from sb3_relax.estimators.objective import evaluate_with_slope
-from sb3_relax.estimators.surrogate import value_and_slope
+from sb3_relax.estimators.surrogate import of_sample_alone, value_and_slope
 
 
 class DetachedTilde(RELAX):
@@ -62,14 +63,19 @@ class ScoreTermOnly(torch.nn.Module):
         super().__init__()
         self.surrogate = surrogate
 
-    def forward(self, b):
-        # ExactCorrection's: every value of b for the correction, and last the one that was drawn
-        c = self.surrogate(b)
-        return torch.cat([c[:-1].detach(), c[-1:]])
-
     def value_and_slope(self, z):
         c, slope = self.surrogate.value_and_slope(z)
         return c, slope.detach()
+
+
+class ExactOnScoreTermAlone(ExactCorrection):
+    """φ is trained on [f(b) - c(b)] ∂θ log p alone: the mean that is added again has no graph."""
+
+    def of_value(self, latent, b, value, noise):
+        estimate = super().of_value(latent, b, value, noise)
+        c, score = of_sample_alone(self.surrogate, latent)(b), latent.score(b)
+        grad = estimate.grad.detach() + expand_to(c.detach() - c, latent) * score
+        return Estimate(latent, value, grad, score=score, phi=tuple(self.parameters()))
 
 
 class _ScaledCorrection(RELAX):

@@ -19,6 +19,8 @@ class ExactCorrection(SurrogateEstimator):
     ``latents.MAX_SUPPORT`` values. With two values of b it is, sample by sample, a state-dependent baseline
     b = p0·c(1) + p1·c(0), so it can gain nothing that a good baseline does not.
 
+    c is asked for these values alone, so b must be one of them.
+
     :param surrogate: c_φ of the hard sample, ``[..., *batch, *event]`` → ``[..., *batch]``
     :param center: whether the mean of f over earlier batches is subtracted from f, so that c need not learn it first
 
@@ -35,10 +37,10 @@ class ExactCorrection(SurrogateEstimator):
     def of_value(self, latent: Latent, b: Tensor, value: Tensor, noise: Tensor | None) -> Estimate:
         assert isinstance(latent, RelaxedLatent)
         with torch.no_grad():
-            points = wide_support(latent)
+            points = wide_support(latent).contiguous()  # as c may look at it as of another shape
             scores = latent.score(points)
             score = latent.score(b)
-            # ∂θ Σ p c = Σ p c ∂θ log p, and what is subtracted from f's value is c of that of the points which b is
+            # ∂θ Σ p c = Σ p c ∂θ log p. At the point that was drawn the weight is less by one, for f(b) - c(b)
             drawn = (points == b).flatten(-latent.sample_ndim).all(-1)
             weights = expand_to(latent.log_prob(points).exp() - drawn.to(scores.dtype), latent) * scores
             plain = expand_to(self.centred(value), latent) * score

@@ -54,6 +54,9 @@ def test_pixels_are_paid_by_what_the_classifier_makes_of_them():
     _, reward, *ends, _ = env.step(np.ones(64, np.int8))
     assert reward == pytest.approx(known[digit] - 64 * env.cost)
     assert ends == [True, False]
+    half = np.arange(64) % 2
+    known = pixel_choice.classifier().predict_log_proba(np.concatenate([image * half, half])[np.newaxis])[0]
+    assert env.step(half)[1] == pytest.approx(known[digit] - 32 * env.cost)
     _, reward, *_ = env.step(np.zeros(64, np.int8))  # nothing is shown: a guess
     assert reward == pytest.approx(-math.log(10), abs=0.5)
 

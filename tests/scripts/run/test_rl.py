@@ -177,3 +177,12 @@ def test_episodes_of_one_step_are_kept_as_means_of_many():
     assert means.steps == list(range(8, 121, 8))
     assert means.returns == pytest.approx(np.reshape(each.returns, (-1, 8)).mean(1), rel=1e-5)
     assert means.variances == each.variances
+
+
+def test_a_mean_of_more_episodes_than_end_or_of_none_is_refused():
+    entry = {"algorithm": "relaxa2c", "policy": "MlpPolicy", "n_envs": 4, "n_steps": 5, "n_timesteps": 20}
+    with pytest.raises(RuntimeError, match="20 episodes of WideDecision-v0 ended in 20 steps, and mean_of asks for 21"):
+        trained("WideDecision-v0", entry, 3, {"threshold": 0, "mean_of": 21})
+    for mean_of in (0, 2.5):
+        with pytest.raises(ValueError, match=f"mean_of must be a whole number of episodes, at least 1; got {mean_of}"):
+            trained("WideDecision-v0", entry, 3, {"threshold": 0, "mean_of": mean_of})

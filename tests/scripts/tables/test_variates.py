@@ -99,7 +99,7 @@ def test_searches_show_every_point_and_pairs_of_the_same_point_and_seed(monkeypa
     points = [
         {"target_kl": 0.002, "gae_lambda": 0.95},
         {"target_kl": 0.0031, "gae_lambda": 0.9},
-        {"target_kl": 0.5, "gae_lambda": 0.9},
+        {"target_kl": 0.5, "gae_lambda": 128},
     ]
     methods = {"none": {}, "state": {}, "relax": {}}
     protocols = {"tuning_variates": {"CartPole-v1": {"points": points, "methods": methods}}}
@@ -121,5 +121,5 @@ def test_searches_show_every_point_and_pairs_of_the_same_point_and_seed(monkeypa
     assert cells_of(variates.points_table()) == [
         ["CartPole-v1", "1", "0.002", "0.95"],
         ["CartPole-v1", "2", "0.0031", "0.9"],
-        ["CartPole-v1", "3", "0.5", "0.9"],
+        ["CartPole-v1", "3", "0.5", "128"],
     ]

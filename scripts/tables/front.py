@@ -1,4 +1,7 @@
-"""README's first table of results: every task of the benchmark, and what control variates add to a state baseline."""
+"""README's first table of results: every task of the benchmark, and what control variates add to a state baseline.
+
+The latter is of runs with settings that each control variate has chosen.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def front_table(folder: str = "benchmark") -> str:
     """Return during training, and steps to the threshold, of every task that has a row of ours."""
     heads = ("task (steps; threshold)", *NAMES.values(), "return with the best ĉ of actions, less that with ĉ(s)")
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    variates = arms()
+    variates = arms("tuned_variates")
     for env, algorithms in grouped(folder).items():
         if "fast" in algorithms:
             first = algorithms["fast"][0]

@@ -47,6 +47,7 @@ class PixelChoice(gym.Env):
         return image.copy(), float(log_p - self.cost * shown.sum()), True, False, {}
 
 
+@lru_cache(maxsize=1)
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """Images ``[N, 64]``, from 0 to 1, and which digit each is."""
     images, labels = load_digits(return_X_y=True)

@@ -34,7 +34,7 @@ from scripts.run.sweep import BACKENDS, asked_for, in_parallel, run_command
 
 #: a trial in one of these has had its part of the budget; one that was interrupted has not
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-#: what earlier records do not have, and what it was for them
+#: what earlier records and journals do not have, and what it was for them
 NOT_IN_EARLIER: dict[str, Any] = {"points": [], "mean_of": 1}
 HEADER = """\
 # Written by scripts/run/tune.py: the best trial of every study of {protocol},
@@ -91,7 +91,7 @@ def opened(name: str, asked: dict[str, Any], storage: str | None, folder: Path) 
     """
     place = open_storage(storage or str(folder / f"{name}.log"))
     study = optuna.create_study(study_name=name, storage=place, direction="maximize", load_if_exists=True)
-    if study.user_attrs.setdefault("asked", asked) != asked:
+    if {**NOT_IN_EARLIER, **study.user_attrs.get("asked", asked)} != asked:
         raise ValueError(f"the study {name} is of another protocol; delete it, or give another --storage or --output")
     study.set_user_attr("asked", asked)
     # alone: seeded by how far it is, so that going on does not draw the first trials again. Workers that share a study
@@ -193,7 +193,7 @@ def is_done(record: dict[str, Any] | None, task: dict[str, Any], method: dict[st
     if record is None:
         return False
     asked = asked_of(task, method)
-    if {key: record.get(key, NOT_IN_EARLIER.get(key)) for key in asked} != asked:
+    if {key: {**NOT_IN_EARLIER, **record}.get(key) for key in asked} != asked:
         name = study_name(record["env"], record["algorithm"])
         raise ValueError(f"the record {name} is of another protocol; delete it, or give another --output")
     return len(record["trials"]) >= (len(asked["points"]) or task["n_trials"])

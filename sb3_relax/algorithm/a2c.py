@@ -22,6 +22,7 @@ from sb3_relax.algorithm.presets import takes_preset
 from sb3_relax.algorithm.requirements import (
     require_action_space,
     require_extractor_of_parts,
+    require_fresh_noise,
     require_long_rollouts,
     require_observation_space,
     require_own_std,
@@ -31,7 +32,7 @@ from sb3_relax.algorithm.requirements import (
 from sb3_relax.algorithm.signature import full_signature
 from sb3_relax.algorithm.tensorboard import and_the_answer, run_name
 from sb3_relax.algorithm.workers import WatchedWorkers
-from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.base import ControlVariate, require_estimate, require_log
 from sb3_relax.control_variates.finite import finite_or_plain
 from sb3_relax.control_variates.guard import Guarded
 from sb3_relax.control_variates.registry import make_control_variate
@@ -241,6 +242,7 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
             self.control_variate = (
                 Guarded(variate).to(self.device, dtype=self.view.dtype) if values.cv_guard else variate
             )
+            require_fresh_noise(variate, self.use_sde, self.sde_sample_freq)
             if values.n_episodes is None:
                 require_long_rollouts(variate, self.n_steps)
             self.update_rule = make_update_rule(values.update_rule, self.view, values)
@@ -301,11 +303,11 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
                 advantages = self.normalized(batch.advantages)
 
                 # ĝ in the place of A2C's policy loss: ĉ and its share are as earlier batches left them
-                estimate = self.control_variate.gradient(output, advantages, self.noise_generator)
-                require_score(estimate, self.control_variate)
+                variate = self.control_variate
+                estimate = require_estimate(variate.gradient(output, advantages, self.noise_generator), variate)
                 applied = finite_or_plain(estimate)
                 # ĉ learns from the batch it was used on, before the weights move that its objective may run through
-                fitted = self.control_variate.fit(output, advantages, estimate, self.noise_generator)
+                fitted = require_log(variate.fit(output, advantages, estimate, self.noise_generator), variate)
 
                 # the rest of A2C's loss, and one step along all of it
                 value_loss = self.critic.joint_loss(output, batch)
@@ -322,7 +324,7 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
 
                 # what the next batch may know of this one
                 self.critic.remember(batch, rollout, *self.after_rollout())
-                self.control_variate.observe(estimate)
+                variate.observe(estimate)
                 self.expected_steps.observe(estimate.samples)
                 if self.normalize_advantage == "running":
                     self.advantage_scale.observe(batch.advantages)
@@ -460,15 +462,6 @@ def require_scale(scale: ObservationScale | None, wanted: bool) -> None:
         raise UsageError(
             f"the policy that was put into this agent {'does not normalise' if wanted else 'normalises'} observations: "
             f"make the agent with normalize_observations={not wanted}"
-        )
-
-
-def require_score(estimate: Estimate, control_variate: ControlVariate) -> None:
-    """:raises TypeError: for an estimate that does not say what it would be without the control variate."""
-    if estimate.score is None:
-        raise TypeError(
-            f"{type(control_variate).__name__}.gradient() must give an Estimate with score=latent.score(sample), so "
-            "that it can be compared with what it would be without the control variate"
         )
 
 

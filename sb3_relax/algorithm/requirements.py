@@ -145,6 +145,21 @@ def require_long_rollouts(control_variate: nn.Module, n_steps: int) -> None:
         )
 
 
+def require_fresh_noise(control_variate: nn.Module, use_sde: bool, sde_sample_freq: int) -> None:
+    """That actions of different steps are drawn independently, where a control variate of later ones rests on it.
+
+    :param control_variate: of whose modules each may say that it ``needs_fresh_noise``
+    :raises UsageError: for gSDE whose noise lasts for several steps: given the past, its mean is not zero
+    """
+    lasts = use_sde and sde_sample_freq != 1
+    if lasts and any(getattr(module, "needs_fresh_noise", False) for module in control_variate.modules()):
+        raise UsageError(
+            "a control variate of later actions needs noise that is drawn anew at every step, and gSDE with "
+            f"sde_sample_freq={sde_sample_freq} draws it for several: use sde_sample_freq=1, use_sde=False, or a "
+            "control_variate for the step's own action alone"
+        )
+
+
 def unknown_policy(cls: Any, name: str) -> UsageError:
     """The error for a policy's name that an algorithm does not have.
 

@@ -214,7 +214,8 @@ def run_name(algorithm: Any) -> str:
     """What a run is called where ``learn()`` is given no ``tb_log_name``: the class, and its ĉ where not the default.
 
     ``RELAXA2C``, and beside it ``RELAXA2C_cv_state`` (a state baseline ĉ(s)), ``RELAXA2C_cv_none`` (A2C: also with
-    ``cv_learning_rate=0``), ``RELAXA2C_cv_exact``, ``RELAXA2C_cv_relaxed``, ``RELAXA2C_cv_MyControlVariate``.
+    ``cv_learning_rate=0``), ``RELAXA2C_cv_exact``, ``RELAXA2C_cv_relaxed``, ``RELAXA2C_cv_MyControlVariate``,
+    and ``RELAXA2C_cv_trajectory_relax`` for ``"trajectory+relax"``.
     """
     values = algorithm.hyperparameters.of(algorithm)
     default = type(values)()
@@ -225,5 +226,5 @@ def run_name(algorithm: Any) -> str:
     if word == default.default_control_variate:
         correction = getattr(values, "correction", None)
         word = "" if correction == getattr(default, "correction", None) else str(correction)
-    word = re.sub(r"[^0-9A-Za-z_]", "", word)
+    word = re.sub(r"[^0-9A-Za-z_]", "", word.replace("+", "_"))
     return f"{type(algorithm).__name__}_cv_{word}" if word else type(algorithm).__name__

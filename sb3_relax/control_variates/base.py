@@ -51,7 +51,8 @@ class ControlVariate(nn.Module, ABC):
     #: the latents it takes: ``GumbelOneHot`` for Discrete and MultiDiscrete, ``LogisticBernoulli`` for MultiBinary,
     #: ``RelaxedLatent`` for all three, ``Gaussian`` for Box, ``Joint`` for Dict and Tuple
     latents: tuple[type[Latent], ...] = (Latent,)
-    #: whether :meth:`gradient` draws random numbers, so that two calls differ
+    #: whether :meth:`gradient` draws random numbers, so that two calls differ: ``False`` where none are, which spares
+    #: :func:`~sb3_relax.diagnose.diagnose` repeated calls and changes nothing else
     draws_noise: bool = True
     #: whether :meth:`fit` differentiates the policy twice, which the fastest kernels cannot do
     needs_second_derivative: bool = False
@@ -124,6 +125,34 @@ class ControlVariate(nn.Module, ABC):
 
     def set_between_updates(self, state: Any) -> None:
         """:param state: of :meth:`between_updates`, with its tensors on the policy's device"""
+
+
+def require_estimate(estimate: Any, control_variate: ControlVariate) -> Any:
+    """What :meth:`ControlVariate.gradient` gave, where it can be compared with A2C's score term.
+
+    :raises TypeError: otherwise, naming what to give
+    """
+    if not isinstance(estimate, Estimate) or estimate.score is None:
+        given = "" if isinstance(estimate, Estimate) else f"; it gave {estimate!r}"
+        raise TypeError(
+            f"{type(control_variate).__name__}.gradient() must give an Estimate with score=latent.score(sample), so "
+            "that it can be compared with what it would be without the control variate, such as "
+            f"Reinforce().finish(output.latent, output.sample, signal){given}"
+        )
+    return estimate
+
+
+def require_log(log: Any, control_variate: ControlVariate) -> dict[str, float]:
+    """What :meth:`ControlVariate.fit` gave.
+
+    :raises TypeError: for what is no dict
+    """
+    if not isinstance(log, dict):
+        raise TypeError(
+            f"{type(control_variate).__name__}.fit() must give a dict of what to log, by name: {{}} for nothing; it "
+            f"gave {log!r}"
+        )
+    return log
 
 
 #: what action spaces users know a latent by

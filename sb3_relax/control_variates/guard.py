@@ -6,7 +6,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.base import ControlVariate, require_estimate, require_log
 from sb3_relax.control_variates.share import LearnedShare
 from sb3_relax.estimators import Estimate
 from sb3_relax.estimators.moments import ChangeMoments
@@ -64,13 +64,15 @@ class Guarded(LearnedShare, ControlVariate):
         self.variate.prepare(rollout, generator)
 
     def gradient(self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator) -> GuardedEstimate:
-        return GuardedEstimate(self.variate.gradient(output, signal, generator), self.share)
+        full = require_estimate(self.variate.gradient(output, signal, generator), self.variate)
+        return GuardedEstimate(full, self.share)
 
     def fit(
         self, output: PolicyOutput, signal: th.Tensor, estimate: Estimate, generator: th.Generator
     ) -> dict[str, float]:
         assert isinstance(estimate, GuardedEstimate)
-        return {"cv_gain": estimate.share, **self.variate.fit(output, signal, estimate.full, generator)}
+        log = require_log(self.variate.fit(output, signal, estimate.full, generator), self.variate)
+        return {"cv_gain": estimate.share, **log}
 
     def observe(self, estimate: Estimate) -> None:
         assert isinstance(estimate, GuardedEstimate)

@@ -127,15 +127,20 @@ def refuse_what_makes_none(spec: Any) -> None:
     """
     if isinstance(spec, str):
         names = spec.split("+")
-        of_own = names[1:] if names[0] in OF_LATER_ACTIONS else names
-        known = all(name in CONTROL_VARIATES and name not in OF_LATER_ACTIONS for name in of_own)
-        if not known or len({*names}) < len(names):
-            of_the_core = ESTIMATORS.get(spec)
-            if of_the_core is not None:
-                raise UsageError(
-                    f"{spec!r} is an estimator of the core: give its class, control_variate={of_the_core.__name__}"
-                )
-            raise unknown_name("control_variate", spec, [*CONTROL_VARIATES, "trajectory+relax"])
+        for name in names:
+            if name not in CONTROL_VARIATES:
+                of_the_core = ESTIMATORS.get(name)
+                if of_the_core is not None:
+                    raise UsageError(
+                        f"{name!r} is an estimator of the core: give its class, control_variate={of_the_core.__name__}"
+                    )
+                raise unknown_name("control_variate", name, CONTROL_VARIATES)
+        if len({*names}) < len(names) or any(name in OF_LATER_ACTIONS for name in names[1:]):
+            raise UsageError(
+                f"control_variate={spec!r} cannot be made: of several names each may stand there once, and one of "
+                f"{', '.join(OF_LATER_ACTIONS)}, which take care of later actions, may stand first alone, as in "
+                "'trajectory+relax'"
+            )
         return
     if isinstance(spec, ControlVariate):
         raise UsageError(

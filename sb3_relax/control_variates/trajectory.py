@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_relax.control_variates.base import ControlVariate
+from sb3_relax.control_variates.base import ControlVariate, require_estimate, require_log
 from sb3_relax.control_variates.centred import CentredAction, LinearInScore
 from sb3_relax.control_variates.from_estimator import FromEstimator
 from sb3_relax.control_variates.learned import one_optimizer
 from sb3_relax.control_variates.recent_steps import RecentSteps
 from sb3_relax.control_variates.regression import descend_on
 from sb3_relax.control_variates.share import LearnedShare
-from sb3_relax.errors import UsageError
 from sb3_relax.estimators import Estimate, Reinforce
 from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
@@ -35,6 +34,7 @@ class Corrected:
     :param square: batch mean of ‖Â ∂ log π‖²
     :param cross: that of its product with the change, ⟨Â ∂ log π, d⟩
     :param change: that of the change, ‖d‖² for d = -(Σ_l (γλ)^l ã_{t+l}) ∂ log π
+    :param share: of ã that was taken out: 0 where it was not finite
     """
 
     known: tuple[th.Tensor, ...]
@@ -43,6 +43,7 @@ class Corrected:
     square: float
     cross: float
     change: float
+    share: float
 
 
 class Trajectory(ControlVariate):
@@ -67,12 +68,16 @@ class Trajectory(ControlVariate):
     :param hyperparameters: ``cv_guard``, ``n_cv_steps``
     :param own_step: a control variate for the step's own action; ``None``: the score function alone
     :param centred: ã; ``None``: :class:`~sb3_relax.control_variates.centred.LinearInScore`
-    :raises UsageError: for gSDE, whose noise lasts for several steps: given the past, its mean is not zero
+    With ``gae_lambda=0`` or ``n_steps=1`` an advantage has no later actions, and nothing but V's target is corrected.
+    gSDE needs ``sde_sample_freq=1``: noise that lasts for several steps has, given the past, a mean that is not zero.
 
     Example::
 
         RELAXA2C("MlpPolicy", "CartPole-v1", control_variate="trajectory+relax")
     """
+
+    #: actions of different steps are drawn independently
+    needs_fresh_noise = True
 
     def __init__(
         self,
@@ -82,11 +87,6 @@ class Trajectory(ControlVariate):
         centred: CentredAction | None = None,
     ):
         super().__init__()
-        if getattr(view.policy, "use_sde", False):
-            raise UsageError(
-                "the control variate 'trajectory' needs noise that is drawn anew at every step, and gSDE draws it for "
-                "several: use use_sde=False, or another control variate"
-            )
         self.view = view
         self.own_step = FromEstimator(Reinforce(), view, hyperparameters) if own_step is None else own_step
         self.centred = LinearInScore(view) if centred is None else centred
@@ -122,21 +122,21 @@ class Trajectory(ControlVariate):
             return th.as_tensor(array.ravel()[batch.index]).to(batch.advantages)
 
         own, others = in_batch_order(rollout.advantages), in_batch_order(plain)
-        self.corrected = Corrected(luck.known, own, others, luck.square, luck.cross, luck.change)
+        self.corrected = Corrected(luck.known, own, others, luck.square, luck.cross, luck.change, share)
         self.own_step.prepare(rollout, generator)
 
     def gradient(self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator) -> Estimate:
-        return self.own_step.gradient(output, signal, generator)
+        return require_estimate(self.own_step.gradient(output, signal, generator), self.own_step)
 
     def fit(
         self, output: PolicyOutput, signal: th.Tensor, estimate: Estimate, generator: th.Generator
     ) -> dict[str, float]:
-        log = self.own_step.fit(output, signal, estimate, generator)
+        log = require_log(self.own_step.fit(output, signal, estimate, generator), self.own_step)
         done = self.corrected
         if done is None:  # a batch of nobody's rollout
             return log
-        share = log["trajectory_share"] = self.share
-        change = 2 * share * done.cross + share**2 * done.change
+        share = log["trajectory_share"] = done.share
+        change = 2 * share * done.cross + share**2 * done.change if share > 0 else 0.0  # 0 · NaN would be NaN
         log["trajectory_ratio"] = 1 + change / done.square if done.square > 0 else float("nan")
         log |= self.learn(done, generator)
         return log

@@ -29,7 +29,7 @@ class TrajectoryByModel(Trajectory):
     :param view: of the policy
     :param hyperparameters: ``cv_guard``, ``n_cv_steps``
     :param own_step: as :class:`Trajectory`'s
-    :raises UsageError: for gSDE, and for a policy whose V is no function of its features, such as a recurrent one
+    :raises UsageError: for a policy whose V is no function of its features, such as a recurrent one
 
     Example::
 

@@ -23,6 +23,7 @@ from sb3_relax.algorithm.safe_load import load_without_code
 from sb3_relax.algorithm.saved_agents import checked_file, saver_of
 from sb3_relax.algorithm.vec_normalize import load_vec_normalize
 from sb3_relax.diagnose.measure import check_settings, diagnose
+from sb3_relax.diagnose.variates import variates_of
 from sb3_relax.environments import imported_id, make_undrawn_vec_env, require_environment
 from sb3_relax.errors import AgentNotFound, UsageError, names_of_advised, one_line, require_choice, require_count
 from sb3_relax.optional import import_packages, require_extra
@@ -217,10 +218,12 @@ def _agent(arguments: argparse.Namespace) -> OnPolicyAlgorithm:
             "forbid may be done. With masks, MaskableRELAXA2C logs train/grad_variance_ratio while it trains"
         )
     kind: Any = ALGORITHMS[arguments.algo] if arguments.algo else algorithm_of(env.action_space)
-    print(f"… training {kind.__name__} for {arguments.train_steps:,} steps", file=sys.stderr, flush=True)
     n_steps = 32 if arguments.n_steps is None else arguments.n_steps
     model = kind("MultiInputPolicy" if isinstance(env.observation_space, gym.spaces.Dict) else "MlpPolicy", env,
                  n_steps=n_steps, seed=arguments.seed, device=arguments.device)  # fmt: skip
+    if arguments.control_variates:  # one that does not take the actions is refused before the training
+        variates_of(model, arguments.seed, arguments.control_variates)
+    print(f"… training {kind.__name__} for {arguments.train_steps:,} steps", file=sys.stderr, flush=True)
     return model.learn(arguments.train_steps)
 
 

@@ -142,10 +142,11 @@ def diagnose(
         "lambdas": list(lambdas), "n_steps": n_steps or model.n_steps, "n_envs": model.n_envs, "gamma": model.gamma,
         "n_states": n_states, "n_actions": n_actions, "n_futures": n_futures, "n_episodes": n_episodes,
         "max_episode_steps": max_episode_steps, "n_rollouts": n_rollouts, "n_fit_steps": n_fit_steps,
-        "n_fit_updates": n_fit_updates, "control_variates": [*dict.fromkeys(control_variates)],
+        "n_fit_updates": n_fit_updates, "control_variates": control_variates,
         "confidence": confidence, "seed": seed,
     }  # fmt: skip
     check_settings(settings)
+    settings["control_variates"] = [*dict.fromkeys(control_variates)]
     require_extra("diagnose", "scipy")
     source = EnvSource(env)
     whole_episodes = getattr(model, "n_episodes", None) is not None and n_steps is None

@@ -35,6 +35,7 @@ FITTING: dict[str, Any] = {
     "cv_guard": True,
     "cv_action_dependent": True,
     "control_variate": None,
+    "sde_sample_freq": 1,  # as the steps that are measured, which have a noise matrix each
 }
 
 
@@ -64,9 +65,13 @@ def variates_of(
 
 
 def require_further(names: Sequence[str]) -> None:
-    """:raises UsageError: for a name that is not one of a control variate, or that has two for the step's own action"""
+    """:raises UsageError: for what is no list, a name of no control variate, or two for the step's own action"""
+    if isinstance(names, str):
+        raise UsageError(f"control_variates must be a list of names, such as [{names!r}]; got {names!r}")
     ours = [name for name in CONTROL_VARIATES if name not in (*OF_LATER_ACTIONS, "none")]
     for name in names:
+        if name == "none":
+            raise UsageError("control_variates need no 'none', which every diagnosis has a row of: leave it out")
         first, *others = name.split("+")
         of_own = others if first in OF_LATER_ACTIONS else [first, *others]
         if len(of_own) > 1:

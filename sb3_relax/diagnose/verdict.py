@@ -66,7 +66,8 @@ def _further(measured: Sequence[tuple[Row, Number]]) -> str:
         own = [(row, ratio) for row, ratio in measured if row.name == name]
         best, ratio = min(own, key=lambda pair: (pair[1].high >= 1, pair[1].value))
         if ratio.high < 1:
-            said.append(f"with {name} it is {ratio.bracketed} of that with V(s) at λ = {best.gae_lambda:g}")
+            beside = "" if best.beside_state is None else f" and {best.beside_state.bracketed} of that with {STATE}"
+            said.append(f"with {name} it is {ratio.bracketed} of that with V(s){beside} at λ = {best.gae_lambda:g}")
         elif any(ratio.low > 1 for _, ratio in own):
             said.append(f"with {name} it is higher at λ = {_list({row.gae_lambda for row, r in own if r.low > 1})}")
         else:

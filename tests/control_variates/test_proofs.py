@@ -17,6 +17,8 @@ from sb3_relax.control_variates import (
     FromEstimator,
     Guarded,
     StateBaseline,
+    Together,
+    Trajectory,
     TrajectoryByModel,
 )
 from sb3_relax.control_variates.proofs import actions_of, measure_bias
@@ -481,6 +483,36 @@ def test_without_a_score_the_contract_is_named():
     with pytest.raises(TypeError, match=r"NoScore.gradient\(\) must give an Estimate with score"):
         model.learn(10)
     assert all(map(th.equal, before, model.policy.parameters()))
+
+
+class NoEstimate(StateBaseline):
+    def gradient(self, output, signal, generator):
+        return None
+
+
+class NoLog(StateBaseline):
+    def fit(self, output, signal, estimate, generator):
+        super().fit(output, signal, estimate, generator)
+
+
+@pytest.mark.parametrize("cv_guard", [True, False])
+@pytest.mark.parametrize("around", ["nothing", "trajectory", "together"])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (NoEstimate, r"NoEstimate.gradient\(\) must give an Estimate with score=.*; it gave None"),
+        (NoLog, r"NoLog.fit\(\) must give a dict of what to log, by name: {} for nothing; it gave None"),
+    ],
+)
+def test_what_gives_nothing_is_named(kind, said, around, cv_guard):
+    def make(view, hyperparameters):
+        own = kind(view, hyperparameters)
+        if around == "trajectory":
+            return Trajectory(view, hyperparameters, own)
+        return own if around == "nothing" else Together(view, hyperparameters, [own])
+
+    with pytest.raises(TypeError, match=said):
+        agent(ACTION_SPACES["discrete"], make, cv_guard=cv_guard).learn(10)
 
 
 @pytest.mark.parametrize("space", ["discrete", "multibinary"])

@@ -130,12 +130,20 @@ def test_what_later_actions_add_is_orthogonal_to_the_rest(gae_lambda):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["trajectory+trajectory", "model+trajectory", "state+state", "trajectory+", "+state", "model+nothing",
-     "trajectory_model+trajectory+relax"],
-)  # fmt: skip
-def test_names_that_make_nothing(name):
-    with pytest.raises(UsageError, match="unknown control_variate"):
+    ("name", "said"),
+    [
+        ("trajectory+trajectory", "may stand there once"),
+        ("state+state", "may stand there once"),
+        ("model+trajectory", r"may stand first alone, as in 'trajectory\+relax'"),
+        ("trajectory_model+trajectory+relax", "may stand first alone"),
+        ("trajectory+", "unknown control_variate ''"),
+        ("+state", "unknown control_variate ''"),
+        ("model+nothing", "unknown control_variate 'nothing'"),
+        ("trajectory+muprop", "give its class, control_variate=MuProp"),
+    ],
+)
+def test_names_that_make_nothing(name, said):
+    with pytest.raises(UsageError, match=said):
         RELAXA2C("MlpPolicy", TinyEnv(ACTION_SPACES["discrete"]), control_variate=name, device="cpu")
 
 

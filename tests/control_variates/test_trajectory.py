@@ -20,6 +20,7 @@ from sb3_relax.control_variates import (
     TrajectoryByVariance,
 )
 from sb3_relax.control_variates.proofs import actions_of as actions_with_probability
+from sb3_relax.control_variates.trajectory import in_advantages
 from sb3_relax.control_variates.trajectory_variance import sums_in_order
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators.estimate import expand_to
@@ -364,9 +365,43 @@ def test_box_actions_have_a_mean_of_zero(name):
     assert abs((probability * of_action).sum().item()) < 1e-9
 
 
-def test_it_is_refused_where_noise_lasts():
-    with pytest.raises(UsageError, match="use_sde=False"):
-        LAXA2C("MlpPolicy", "Pendulum-v1", control_variate="trajectory", use_sde=True, device="cpu")
+@pytest.mark.parametrize("n_episodes", [None, 1])
+@pytest.mark.parametrize(("name", "frequency"), [("trajectory", -1), ("trajectory_model+lax", 4)])
+def test_it_is_refused_where_noise_lasts(name, frequency, n_episodes):
+    own = dict(use_sde=True, sde_sample_freq=frequency, n_episodes=n_episodes)
+    with pytest.raises(UsageError, match=f"sde_sample_freq={frequency} draws it for several: use sde_sample_freq=1"):
+        LAXA2C("MlpPolicy", "Pendulum-v1", control_variate=name, device="cpu", **own)
+
+
+def test_with_a_noise_matrix_for_every_step_what_is_taken_out_has_a_mean_of_zero():
+    """ã of the actions that gSDE draws, at one state: less than four standard errors from zero."""
+    own = dict(use_sde=True, sde_sample_freq=1, n_steps=16)
+    model = LAXA2C("MlpPolicy", "Pendulum-v1", control_variate="trajectory", device="cpu", seed=0, **own)
+    model.learn(16 * 4)
+    variate = model.control_variate.variate
+    with th.no_grad():
+        for parameter in variate.centred.parameters():
+            parameter.copy_(th.randn_like(parameter))
+        observations = th.rand(1, 3).expand(4000, 3)
+        model.policy.reset_noise(4000)
+        actions, _, _ = model.policy(observations)
+    _, luck = in_advantages(variate, model.view.evaluate(observations, actions), th.Generator())
+    assert luck.std() > 0.1 * variate.unit
+    assert abs(luck.mean()) < 4 * luck.std() / 4000**0.5
+
+
+def test_what_is_not_finite_is_taken_out_nowhere_and_logged_as_such():
+    model = RELAXA2C("MlpPolicy", "CartPole-v1", control_variate="trajectory", device="cpu", seed=0, n_steps=32)
+    model.learn(32 * 20)
+    variate = model.control_variate.variate
+    variate.learned_share.square.fill_(1.0), variate.learned_share.cross.fill_(-1.0)
+    assert variate.share > 0
+    with th.no_grad():
+        for parameter in variate.centred.parameters():
+            parameter.fill_(float("nan"))
+    model.learn(32 * 2, reset_num_timesteps=False)
+    logged = model.logger.name_to_value
+    assert (logged["train/trajectory_share"], logged["train/trajectory_ratio"]) == (0, 1)
 
 
 def test_it_is_not_combined_with_itself():

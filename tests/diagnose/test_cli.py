@@ -160,6 +160,7 @@ def test_errors(tmp_path, capsys):
         (["--vecnormalize", "none.pkl"], "there is no file none.pkl"),
         (["--device", "foo"], "--device foo cannot be used: Expected one of cpu, cuda"),
         (["--device", "meta"], "--device meta cannot be used: "),
+        (["--control-variates", "factorised"], "control_variate 'factorised' takes"),
         (["--gym-packages", "none_such"], "--gym-packages: there is no package 'none_such'"),
     ],
 )

@@ -113,7 +113,7 @@ def test_what_a_learned_model_takes_off():
         ("trajectory+model+state", "at a time"),
         ("trajectory+none", "unknown control_variates"),
         ("modle", "did you mean 'model'"),
-        ("none", "unknown control_variates 'none'"),
+        ("none", "which every diagnosis has a row of: leave it out"),
         ("lax", "takes Box actions"),
     ],
 )
@@ -121,6 +121,20 @@ def test_further_ones_that_cannot_be_measured(name, message):
     with pytest.raises(ValueError, match=message):
         diagnose(RELAXA2C("MlpPolicy", TinyEnv(spaces.Discrete(3)), device="cpu"), TinyEnv(spaces.Discrete(3)),
                  control_variates=[name], **SMALL)  # fmt: skip
+
+
+def test_a_name_alone_is_no_list():
+    with pytest.raises(ValueError, match=r"must be a list of names, such as \['trajectory'\]"):
+        diagnose(RELAXA2C("MlpPolicy", TinyEnv(spaces.Discrete(3)), device="cpu"), TinyEnv(spaces.Discrete(3)),
+                 control_variates="trajectory", **SMALL)  # fmt: skip
+
+
+def test_later_actions_are_measured_under_gsde():
+    """Each step has a noise matrix of its own here, whatever the agent was trained with."""
+    env = TinyEnv(ACTION_SPACES["box"])
+    model = LAXA2C("MlpPolicy", env, n_steps=8, seed=0, device="cpu", use_sde=True)
+    result = diagnose(model, env, lambdas=(1.0,), control_variates=["trajectory"], **LITTLE)
+    assert np.isfinite(result.at("trajectory", 1.0).rollouts_ratio.value)
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
@@ -392,6 +406,9 @@ def test_the_cost_is_paired_with_the_gain_of_those_that_were_timed():
     assert "lowest end of an interval: 0.90" in sentence
     assert f"{told}; with qprop it is higher at λ = 0.5; with stein no gain is shown." in sentence
     assert "larger batches" not in sentence
+    beside = Row("model", 0.0, rollouts_ratio=ratio(0.2, 0.3), beside_state=ratio(0.8, 2.4))
+    sentence = verdict("LAXA2C", rows_of(Row("LAX", 0.0, rollouts_ratio=ratio(0.9, 1.1)), beside), COST)
+    assert "it is 0.25 [0.20, 0.30] of that with V(s) and 1.60 [0.80, 2.40] of that with ĉ(s) at λ = 0" in sentence
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_advantages_of_another_shape():
 
 
 def test_more_bad_hyperparameters():
-    with pytest.raises(ValueError, match="n_episodes must be a whole number >= 4; got 3"):
+    with pytest.raises(ValueError, match="n_episodes must be at least 4, one for each environment; got 3"):
         RELAXA2C("MlpPolicy", make_vec_env("CartPole-v1", 4), n_episodes=3)
     with pytest.raises(ValueError, match="needs whole episodes: set n_episodes"):
         RELAXA2C("MlpPolicy", "CartPole-v1", bootstrap_truncated=False)

@@ -214,7 +214,12 @@ class Hyperparameters:
                     "update_rule='kfac'"
                 )
         if self.n_episodes is not None:
-            require_count("n_episodes", self.n_episodes, low=n_envs)
+            require_count("n_episodes", self.n_episodes)
+            if self.n_episodes < n_envs:
+                raise UsageError(
+                    f"n_episodes must be at least {n_envs}, one for each environment; got {self.n_episodes}: set it "
+                    "higher, or use fewer environments"
+                )
         elif not self.bootstrap_truncated:
             raise UsageError(
                 "bootstrap_truncated=False needs whole episodes: set n_episodes. "

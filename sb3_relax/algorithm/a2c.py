@@ -32,7 +32,7 @@ from sb3_relax.algorithm.requirements import (
 from sb3_relax.algorithm.signature import full_signature
 from sb3_relax.algorithm.tensorboard import and_the_answer, run_name
 from sb3_relax.algorithm.workers import WatchedWorkers
-from sb3_relax.control_variates.base import ControlVariate, require_estimate, require_log
+from sb3_relax.control_variates.base import ControlVariate, checked_fit, checked_gradient
 from sb3_relax.control_variates.finite import finite_or_plain
 from sb3_relax.control_variates.guard import Guarded
 from sb3_relax.control_variates.registry import make_control_variate
@@ -242,7 +242,7 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
             self.control_variate = (
                 Guarded(variate).to(self.device, dtype=self.view.dtype) if values.cv_guard else variate
             )
-            require_fresh_noise(variate, self.use_sde, self.sde_sample_freq)
+            require_fresh_noise(variate, self.policy, self.use_sde, self.sde_sample_freq)
             if values.n_episodes is None:
                 require_long_rollouts(variate, self.n_steps)
             self.update_rule = make_update_rule(values.update_rule, self.view, values)
@@ -304,10 +304,10 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
 
                 # ĝ in the place of A2C's policy loss: ĉ and its share are as earlier batches left them
                 variate = self.control_variate
-                estimate = require_estimate(variate.gradient(output, advantages, self.noise_generator), variate)
+                estimate = checked_gradient(variate, output, advantages, self.noise_generator)
                 applied = finite_or_plain(estimate)
                 # ĉ learns from the batch it was used on, before the weights move that its objective may run through
-                fitted = require_log(variate.fit(output, advantages, estimate, self.noise_generator), variate)
+                fitted = checked_fit(variate, output, advantages, estimate, self.noise_generator)
 
                 # the rest of A2C's loss, and one step along all of it
                 value_loss = self.critic.joint_loss(output, batch)
@@ -407,7 +407,7 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
         advantages = th.as_tensor(advantages, device=self.device).to(output.values.dtype)
         if advantages.shape != output.values.shape:
             raise ValueError(f"advantages must have shape {tuple(output.values.shape)}; got {tuple(advantages.shape)}")
-        estimate = self.control_variate.gradient(output, advantages, self.noise_generator)
+        estimate = checked_gradient(self.control_variate, output, advantages, self.noise_generator)
         named = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
         gradients = th.autograd.grad(
             estimate.latent.theta,
@@ -432,6 +432,7 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
 
         With tensorboard, its tab "Custom Scalars" is laid out, and answers first whether the control variate helps.
         """
+        require_fresh_noise(self.control_variate, self.policy, self.use_sde, self.sde_sample_freq)  # as they are now
         # without a place for it the callback would do nothing, a little of it at every step
         to_tensorboard = self.tensorboard_log is not None or self._custom_logger
         return super().learn(

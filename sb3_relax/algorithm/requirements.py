@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import nn
 
@@ -145,18 +146,21 @@ def require_long_rollouts(control_variate: nn.Module, n_steps: int) -> None:
         )
 
 
-def require_fresh_noise(control_variate: nn.Module, use_sde: bool, sde_sample_freq: int) -> None:
+def require_fresh_noise(control_variate: nn.Module, policy: BasePolicy, use_sde: bool, sde_sample_freq: int) -> None:
     """That actions of different steps are drawn independently, where a control variate of later ones rests on it.
 
     :param control_variate: of whose modules each may say that it ``needs_fresh_noise``
+    :param policy: which may have gSDE whatever the algorithm was told
+    :param use_sde: the algorithm's, without which it draws no noise matrices
+    :param sde_sample_freq: the algorithm's
     :raises UsageError: for gSDE whose noise lasts for several steps: given the past, its mean is not zero
     """
-    lasts = use_sde and sde_sample_freq != 1
+    lasts = getattr(policy, "use_sde", False) and not (use_sde and sde_sample_freq == 1)
     if lasts and any(getattr(module, "needs_fresh_noise", False) for module in control_variate.modules()):
         raise UsageError(
             "a control variate of later actions needs noise that is drawn anew at every step, and gSDE with "
-            f"sde_sample_freq={sde_sample_freq} draws it for several: use sde_sample_freq=1, use_sde=False, or a "
-            "control_variate for the step's own action alone"
+            f"use_sde={use_sde}, sde_sample_freq={sde_sample_freq} draws it for several: use use_sde=True with "
+            "sde_sample_freq=1, a policy without gSDE, or a control_variate for the step's own action alone"
         )
 
 

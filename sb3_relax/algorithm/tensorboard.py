@@ -215,7 +215,7 @@ def run_name(algorithm: Any) -> str:
 
     ``RELAXA2C``, and beside it ``RELAXA2C_cv_state`` (a state baseline ĉ(s)), ``RELAXA2C_cv_none`` (A2C: also with
     ``cv_learning_rate=0``), ``RELAXA2C_cv_exact``, ``RELAXA2C_cv_relaxed``, ``RELAXA2C_cv_MyControlVariate``,
-    and ``RELAXA2C_cv_trajectory_relax`` for ``"trajectory+relax"``.
+    and ``RELAXA2C_cv_trajectory_and_relax`` for ``"trajectory+relax"``.
     """
     values = algorithm.hyperparameters.of(algorithm)
     default = type(values)()
@@ -226,5 +226,5 @@ def run_name(algorithm: Any) -> str:
     if word == default.default_control_variate:
         correction = getattr(values, "correction", None)
         word = "" if correction == getattr(default, "correction", None) else str(correction)
-    word = re.sub(r"[^0-9A-Za-z_]", "", word.replace("+", "_"))
+    word = re.sub(r"[^0-9A-Za-z_]", "", word.replace("+", "_and_"))
     return f"{type(algorithm).__name__}_cv_{word}" if word else type(algorithm).__name__

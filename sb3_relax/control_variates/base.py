@@ -56,6 +56,9 @@ class ControlVariate(nn.Module, ABC):
     draws_noise: bool = True
     #: whether :meth:`fit` differentiates the policy twice, which the fastest kernels cannot do
     needs_second_derivative: bool = False
+    #: whether it rests on actions of different steps being drawn independently, given their states: then gSDE is
+    #: refused whose noise lasts for several steps
+    needs_fresh_noise: bool = False
 
     #: of φ; its rate follows ``cv_learning_rate``. ``None`` where φ is not trained by one
     optimizer: th.optim.Optimizer | None = None
@@ -127,11 +130,14 @@ class ControlVariate(nn.Module, ABC):
         """:param state: of :meth:`between_updates`, with its tensors on the policy's device"""
 
 
-def require_estimate(estimate: Any, control_variate: ControlVariate) -> Any:
-    """What :meth:`ControlVariate.gradient` gave, where it can be compared with A2C's score term.
+def checked_gradient(
+    control_variate: ControlVariate, output: PolicyOutput, signal: th.Tensor, generator: th.Generator
+) -> Estimate:
+    """:meth:`ControlVariate.gradient`, by whoever uses a control variate that may be a user's own.
 
-    :raises TypeError: otherwise, naming what to give
+    :raises TypeError: for what cannot be compared with A2C's score term, naming what to give
     """
+    estimate: Any = control_variate.gradient(output, signal, generator)
     if not isinstance(estimate, Estimate) or estimate.score is None:
         given = "" if isinstance(estimate, Estimate) else f"; it gave {estimate!r}"
         raise TypeError(
@@ -142,11 +148,18 @@ def require_estimate(estimate: Any, control_variate: ControlVariate) -> Any:
     return estimate
 
 
-def require_log(log: Any, control_variate: ControlVariate) -> dict[str, float]:
-    """What :meth:`ControlVariate.fit` gave.
+def checked_fit(
+    control_variate: ControlVariate,
+    output: PolicyOutput,
+    signal: th.Tensor,
+    estimate: Estimate,
+    generator: th.Generator,
+) -> dict[str, float]:
+    """:meth:`ControlVariate.fit`, by whoever uses a control variate that may be a user's own.
 
     :raises TypeError: for what is no dict
     """
+    log: Any = control_variate.fit(output, signal, estimate, generator)
     if not isinstance(log, dict):
         raise TypeError(
             f"{type(control_variate).__name__}.fit() must give a dict of what to log, by name: {{}} for nothing; it "

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_relax.control_variates.base import ControlVariate, require_estimate, require_log
+from sb3_relax.control_variates.base import ControlVariate, checked_fit, checked_gradient
 from sb3_relax.control_variates.share import LearnedShare
 from sb3_relax.estimators import Estimate
 from sb3_relax.estimators.moments import ChangeMoments
@@ -64,15 +64,13 @@ class Guarded(LearnedShare, ControlVariate):
         self.variate.prepare(rollout, generator)
 
     def gradient(self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator) -> GuardedEstimate:
-        full = require_estimate(self.variate.gradient(output, signal, generator), self.variate)
-        return GuardedEstimate(full, self.share)
+        return GuardedEstimate(checked_gradient(self.variate, output, signal, generator), self.share)
 
     def fit(
         self, output: PolicyOutput, signal: th.Tensor, estimate: Estimate, generator: th.Generator
     ) -> dict[str, float]:
         assert isinstance(estimate, GuardedEstimate)
-        log = require_log(self.variate.fit(output, signal, estimate.full, generator), self.variate)
-        return {"cv_gain": estimate.share, **log}
+        return {"cv_gain": estimate.share, **checked_fit(self.variate, output, signal, estimate.full, generator)}
 
     def observe(self, estimate: Estimate) -> None:
         assert isinstance(estimate, GuardedEstimate)

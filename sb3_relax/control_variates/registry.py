@@ -131,8 +131,11 @@ def refuse_what_makes_none(spec: Any) -> None:
             if name not in CONTROL_VARIATES:
                 of_the_core = ESTIMATORS.get(name)
                 if of_the_core is not None:
+                    refuse_what_makes_none(of_the_core)
+                    alone = " alone" if len(names) > 1 else ""
                     raise UsageError(
-                        f"{name!r} is an estimator of the core: give its class, control_variate={of_the_core.__name__}"
+                        f"{name!r} is an estimator of the core: give its class{alone}, "
+                        f"control_variate={of_the_core.__name__}"
                     )
                 raise unknown_name("control_variate", name, CONTROL_VARIATES)
         if len({*names}) < len(names) or any(name in OF_LATER_ACTIONS for name in names[1:]):

@@ -8,7 +8,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_relax.control_variates.base import ControlVariate, require_actions, require_estimate, require_log
+from sb3_relax.control_variates.base import ControlVariate, checked_fit, checked_gradient, require_actions
 from sb3_relax.control_variates.learned import one_optimizer
 from sb3_relax.control_variates.share import LearnedShares
 from sb3_relax.estimators import Estimate
@@ -90,8 +90,7 @@ class Together(ControlVariate):
             part.prepare(rollout, generator)
 
     def gradient(self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator) -> SumEstimate:
-        parts = [require_estimate(part.gradient(output, signal, generator), part) for part in self.each]
-        return SumEstimate(parts, self.shares)
+        return SumEstimate([checked_gradient(part, output, signal, generator) for part in self.each], self.shares)
 
     def fit(
         self, output: PolicyOutput, signal: th.Tensor, estimate: Estimate, generator: th.Generator
@@ -99,7 +98,7 @@ class Together(ControlVariate):
         assert isinstance(estimate, SumEstimate)
         log: dict[str, float] = {}
         for name, part, own, share in zip(self.names, self.each, estimate.parts, self.shares, strict=True):
-            own_log = {"cv_share": share, **require_log(part.fit(output, signal, own, generator), part)}
+            own_log = {"cv_share": share, **checked_fit(part, output, signal, own, generator)}
             log |= {f"{key}_{name}": value for key, value in own_log.items()}
         return log
 

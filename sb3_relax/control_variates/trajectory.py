@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_relax.control_variates.base import ControlVariate, require_estimate, require_log
+from sb3_relax.control_variates.base import ControlVariate, checked_fit, checked_gradient
 from sb3_relax.control_variates.centred import CentredAction, LinearInScore
 from sb3_relax.control_variates.from_estimator import FromEstimator
 from sb3_relax.control_variates.learned import one_optimizer
@@ -61,6 +61,9 @@ class Trajectory(ControlVariate):
     ã is fitted by regression on the advantages of recent steps. A share of it is applied, as earlier rollouts speak for
     it (:class:`~sb3_relax.control_variates.share.LearnedShare`); without ``cv_guard`` all of it.
 
+    With ``gae_lambda=0`` or ``n_steps=1`` an advantage has no later actions, and the share stays 0. gSDE needs
+    ``sde_sample_freq=1``: noise that lasts for several steps has, given the past, a mean that is not zero.
+
     The steps that are kept are saved with ``save(..., exact=True)`` alone: any other agent that is loaded begins with
     none.
 
@@ -68,15 +71,12 @@ class Trajectory(ControlVariate):
     :param hyperparameters: ``cv_guard``, ``n_cv_steps``
     :param own_step: a control variate for the step's own action; ``None``: the score function alone
     :param centred: ã; ``None``: :class:`~sb3_relax.control_variates.centred.LinearInScore`
-    With ``gae_lambda=0`` or ``n_steps=1`` an advantage has no later actions, and nothing but V's target is corrected.
-    gSDE needs ``sde_sample_freq=1``: noise that lasts for several steps has, given the past, a mean that is not zero.
 
     Example::
 
         RELAXA2C("MlpPolicy", "CartPole-v1", control_variate="trajectory+relax")
     """
 
-    #: actions of different steps are drawn independently
     needs_fresh_noise = True
 
     def __init__(
@@ -126,12 +126,12 @@ class Trajectory(ControlVariate):
         self.own_step.prepare(rollout, generator)
 
     def gradient(self, output: PolicyOutput, signal: th.Tensor, generator: th.Generator) -> Estimate:
-        return require_estimate(self.own_step.gradient(output, signal, generator), self.own_step)
+        return checked_gradient(self.own_step, output, signal, generator)
 
     def fit(
         self, output: PolicyOutput, signal: th.Tensor, estimate: Estimate, generator: th.Generator
     ) -> dict[str, float]:
-        log = require_log(self.own_step.fit(output, signal, estimate, generator), self.own_step)
+        log = checked_fit(self.own_step, output, signal, estimate, generator)
         done = self.corrected
         if done is None:  # a batch of nobody's rollout
             return log

@@ -142,19 +142,20 @@ def diagnose(
         "lambdas": list(lambdas), "n_steps": n_steps or model.n_steps, "n_envs": model.n_envs, "gamma": model.gamma,
         "n_states": n_states, "n_actions": n_actions, "n_futures": n_futures, "n_episodes": n_episodes,
         "max_episode_steps": max_episode_steps, "n_rollouts": n_rollouts, "n_fit_steps": n_fit_steps,
-        "n_fit_updates": n_fit_updates, "control_variates": control_variates,
+        "n_fit_updates": n_fit_updates,
+        "control_variates": control_variates if isinstance(control_variates, str) else [*control_variates],
         "confidence": confidence, "seed": seed,
     }  # fmt: skip
     check_settings(settings)
-    settings["control_variates"] = [*dict.fromkeys(control_variates)]
+    settings["control_variates"] = [*dict.fromkeys(settings["control_variates"])]
     require_extra("diagnose", "scipy")
     source = EnvSource(env)
     whole_episodes = getattr(model, "n_episodes", None) is not None and n_steps is None
     # rollouts of n_steps bootstrap at a time limit, as SB3's do
     by_steps: dict[str, Any] = {} if whole_episodes else {"n_episodes": None, "bootstrap_truncated": True}
-    base = frozen_copy(model, seed, n_steps=settings["n_steps"], **by_steps)
+    # noise matrices as the continuations have them, whose steps each have one of their own
+    base = frozen_copy(model, seed, n_steps=settings["n_steps"], sde_sample_freq=1, **by_steps)
     settings["normalize_advantage"] = base.normalize_advantage
-    base.sde_sample_freq = 1  # as the continuations, whose steps each have a noise matrix of their own
     streams = iter(np.random.SeedSequence(seed).generate_state(8) % 2**30)
     with th.random.fork_rng():
         th.manual_seed(int(next(streams)))

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from sb3_relax.algorithm.a2c import ControlVariateA2C
 from sb3_relax.algorithm.copies import frozen_copy
-from sb3_relax.control_variates import CONTROL_VARIATES, Guarded, StateBaseline, Trajectory
+from sb3_relax.control_variates import Guarded, StateBaseline, Trajectory
 from sb3_relax.control_variates.learned import NetworkControlVariate
-from sb3_relax.control_variates.registry import OF_LATER_ACTIONS
+from sb3_relax.control_variates.registry import OF_LATER_ACTIONS, refuse_what_makes_none
 from sb3_relax.control_variates.side_by_side import SideBySide, can_stand_side_by_side
 from sb3_relax.diagnose.rollout_gradients import RolloutSteps, prepared
-from sb3_relax.errors import UsageError, unknown_name
+from sb3_relax.errors import UsageError
 from sb3_relax.estimators.latents import MAX_SUPPORT
 from sb3_relax.policy_gradient.hyperparameters import joint_actions
 from sb3_relax.policy_gradient.policy_view import PolicyOutput
@@ -68,10 +68,8 @@ def require_further(names: Sequence[str]) -> None:
     """:raises UsageError: for what is no list, a name of no control variate, or two for the step's own action"""
     if isinstance(names, str):
         raise UsageError(f"control_variates must be a list of names, such as [{names!r}]; got {names!r}")
-    ours = [name for name in CONTROL_VARIATES if name not in (*OF_LATER_ACTIONS, "none")]
     for name in names:
-        if name == "none":
-            raise UsageError("control_variates need no 'none', which every diagnosis has a row of: leave it out")
+        refuse_what_makes_none(name)
         first, *others = name.split("+")
         of_own = others if first in OF_LATER_ACTIONS else [first, *others]
         if len(of_own) > 1:
@@ -79,8 +77,11 @@ def require_further(names: Sequence[str]) -> None:
                 f"control_variates takes one for the step's own action at a time, such as 'model', or after one of "
                 f"later actions, such as 'trajectory+model': leave out {name!r}"
             )
-        if any(each not in ours for each in of_own):
-            raise unknown_name("control_variates", name, [*ours, *OF_LATER_ACTIONS, "trajectory+relax"])
+        if "none" in of_own:
+            raise UsageError(
+                "control_variates need no 'none': every diagnosis has a row of it, and 'trajectory+none' would be "
+                f"'trajectory'. Leave it out of {name!r}"
+            )
 
 
 def see(model: ControlVariateA2C, steps: RolloutSteps, at: int, generator: th.Generator) -> None:

@@ -23,8 +23,8 @@ class LAXA2C(ControlVariateA2C):
     and every baseline, V as in A2C and ĉ on top, adds a bias. With ``sde_sample_freq=1``, a matrix for every step, this
     bias is gone.
 
-    When to use it: small λ, small batches or many action dimensions, where the choice of action is a large share of the
-    gradient's variance. With λ near 1 and large batches expect A2C.
+    When to use it: small λ or many action dimensions, where the choice of action is a large share of the gradient's
+    variance. With λ near 1 expect A2C.
 
     For policies with a memory: :class:`~sb3_relax.RecurrentLAXA2C`.
 

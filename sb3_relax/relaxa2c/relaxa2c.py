@@ -20,8 +20,8 @@ class RELAXA2C(ControlVariateA2C):
     A2C.
     Paper: Grathwohl et al., *Backpropagation through the Void*, ICLR 2018, https://arxiv.org/abs/1711.00123.
 
-    When to use it: small λ, small batches or many action dimensions. With two actions nothing action-dependent can beat
-    the best state-dependent baseline, and with λ near 1 and large batches expect A2C.
+    When to use it: small λ or many action dimensions. With two actions nothing action-dependent can beat the best
+    state-dependent baseline, and with λ near 1 expect A2C.
 
     For action masks: :class:`~sb3_relax.MaskableRELAXA2C`; for policies with a memory:
     :class:`~sb3_relax.RecurrentRELAXA2C`; for both: :class:`~sb3_relax.MaskableRecurrentRELAXA2C`.

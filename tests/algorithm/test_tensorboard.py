@@ -138,7 +138,8 @@ class Mine(ControlVariate):
         (dict(correction="exact"), "RELAXA2C_cv_exact"),
         (dict(correction="relaxed"), "RELAXA2C_cv_relaxed"),
         (dict(control_variate=Mine), "RELAXA2C_cv_Mine"),
-        (dict(control_variate="trajectory+model+state"), "RELAXA2C_cv_trajectory_model_state"),
+        (dict(control_variate="trajectory+model"), "RELAXA2C_cv_trajectory_and_model"),
+        (dict(control_variate="trajectory_model"), "RELAXA2C_cv_trajectory_model"),
         (dict(control_variate=lambda view, hyperparameters: Mine()), "RELAXA2C_cv_lambda"),
     ],
 )

@@ -139,7 +139,9 @@ def test_what_later_actions_add_is_orthogonal_to_the_rest(gae_lambda):
         ("trajectory+", "unknown control_variate ''"),
         ("+state", "unknown control_variate ''"),
         ("model+nothing", "unknown control_variate 'nothing'"),
-        ("trajectory+muprop", "give its class, control_variate=MuProp"),
+        ("trajectory+nvil", "give its class alone, control_variate=NVIL"),
+        ("nvil", "give its class, control_variate=NVIL"),
+        ("trajectory+muprop", "MuProp asks for f at values of its own choice"),
     ],
 )
 def test_names_that_make_nothing(name, said):

@@ -3,14 +3,17 @@
 import itertools
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_relax
-from sb3_relax import LAXA2C, RELAXA2C
+from sb3_relax import LAXA2C, RELAXA2C, RecurrentLAXA2C
 from sb3_relax.control_variates import (
     CentredAction,
     LinearInScore,
@@ -20,7 +23,6 @@ from sb3_relax.control_variates import (
     TrajectoryByVariance,
 )
 from sb3_relax.control_variates.proofs import actions_of as actions_with_probability
-from sb3_relax.control_variates.trajectory import in_advantages
 from sb3_relax.control_variates.trajectory_variance import sums_in_order
 from sb3_relax.errors import UsageError
 from sb3_relax.estimators.estimate import expand_to
@@ -365,29 +367,57 @@ def test_box_actions_have_a_mean_of_zero(name):
     assert abs((probability * of_action).sum().item()) < 1e-9
 
 
+SDE = dict(use_sde=True, device="cpu", seed=0)
+
+
 @pytest.mark.parametrize("n_episodes", [None, 1])
 @pytest.mark.parametrize(("name", "frequency"), [("trajectory", -1), ("trajectory_model+lax", 4)])
 def test_it_is_refused_where_noise_lasts(name, frequency, n_episodes):
-    own = dict(use_sde=True, sde_sample_freq=frequency, n_episodes=n_episodes)
-    with pytest.raises(UsageError, match=f"sde_sample_freq={frequency} draws it for several: use sde_sample_freq=1"):
-        LAXA2C("MlpPolicy", "Pendulum-v1", control_variate=name, device="cpu", **own)
+    own = dict(sde_sample_freq=frequency, n_episodes=n_episodes)
+    with pytest.raises(UsageError, match=f"sde_sample_freq={frequency} draws it for several: use use_sde=True with"):
+        LAXA2C("MlpPolicy", "Pendulum-v1", control_variate=name, **SDE, **own)
 
 
-def test_with_a_noise_matrix_for_every_step_what_is_taken_out_has_a_mean_of_zero():
-    """ã of the actions that gSDE draws, at one state: less than four standard errors from zero."""
-    own = dict(use_sde=True, sde_sample_freq=1, n_steps=16)
-    model = LAXA2C("MlpPolicy", "Pendulum-v1", control_variate="trajectory", device="cpu", seed=0, **own)
-    model.learn(16 * 4)
-    variate = model.control_variate.variate
-    with th.no_grad():
-        for parameter in variate.centred.parameters():
-            parameter.copy_(th.randn_like(parameter))
-        observations = th.rand(1, 3).expand(4000, 3)
-        model.policy.reset_noise(4000)
-        actions, _, _ = model.policy(observations)
-    _, luck = in_advantages(variate, model.view.evaluate(observations, actions), th.Generator())
-    assert luck.std() > 0.1 * variate.unit
-    assert abs(luck.mean()) < 4 * luck.std() / 4000**0.5
+def test_noise_that_comes_to_last_is_refused():
+    model = LAXA2C("MlpPolicy", "Pendulum-v1", control_variate="trajectory", sde_sample_freq=1, **SDE)
+    model.sde_sample_freq = -1
+    with pytest.raises(UsageError, match="draws it for several"):
+        model.learn(5)
+
+
+def test_a_policy_that_has_gsde_by_itself_is_refused():
+    def policy(*args, use_sde, **kwargs):
+        return ActorCriticPolicy(*args, use_sde=True, **kwargs)
+
+    with pytest.raises(UsageError, match="use_sde=False, sde_sample_freq=-1 draws it for several"):
+        LAXA2C(type("Own", (ActorCriticPolicy,), {"__new__": lambda cls, *a, **k: policy(*a, **k)}), "Pendulum-v1",
+               control_variate="trajectory", device="cpu")  # fmt: skip
+
+
+class StandingStill(gym.ObservationWrapper):
+    def observation(self, observation):
+        return np.ones_like(observation)
+
+
+@pytest.mark.parametrize("kind", [LAXA2C, RecurrentLAXA2C])
+@pytest.mark.parametrize("sde_sample_freq", [1, -1])
+def test_noise_of_one_step_says_nothing_of_the_next(kind, sde_sample_freq):
+    """Scores of two steps in a row are uncorrelated where each has a noise matrix, and where one lasts they are not."""
+    env = DummyVecEnv([lambda: StandingStill(TinyEnv(spaces.Box(-1, 1, (1,))))] * 8)
+    policy = "MlpPolicy" if kind is LAXA2C else "MlpLstmPolicy"
+    model = kind(policy, env, n_steps=64, learning_rate=0.0, sde_sample_freq=sde_sample_freq, **SDE)
+    products = []
+
+    def see(rollout, generator):
+        batch, output = rollout.as_acted(model.view)
+        score = batch.in_time_order(output.latent.score(output.sample).flatten(1)[:, 0])
+        products.append(score[1:] * score[:-1])
+
+    model.control_variate.prepare = see
+    model.learn(20 * 64 * 8)
+    products = np.stack(products)
+    far = abs(products.mean()) / (products.std() / products.size**0.5)
+    assert far < 4 if sde_sample_freq == 1 else far > 20
 
 
 def test_what_is_not_finite_is_taken_out_nowhere_and_logged_as_such():

@@ -111,9 +111,11 @@ def test_what_a_learned_model_takes_off():
     [
         ("model+state", "at a time"),
         ("trajectory+model+state", "at a time"),
-        ("trajectory+none", "unknown control_variates"),
+        ("trajectory+none", "need no 'none'"),
+        ("trajectory+modle", "unknown control_variate 'modle', did you mean 'model'"),
+        ("model+trajectory", "may stand first alone"),
         ("modle", "did you mean 'model'"),
-        ("none", "which every diagnosis has a row of: leave it out"),
+        ("none", "every diagnosis has a row of it"),
         ("lax", "takes Box actions"),
     ],
 )

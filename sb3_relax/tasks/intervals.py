@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 
-def half_width(values: Sequence[float]) -> float | None:
-    """Half of the 95% t-interval of a mean; ``None`` for a single value, of which nothing is known.
+def half_width(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """Half of the t-interval of a mean; ``None`` for a single value, of which nothing is known.
 
     :raises ModuleNotFoundError: without scipy
     """
@@ -15,7 +15,7 @@ def half_width(values: Sequence[float]) -> float | None:
 
     if len(values) < 2:
         return None
-    return float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+    return float(stats.sem(values) * stats.t.ppf((1 + confidence) / 2, len(values) - 1))
 
 
 def plus_minus(value: float, half: float | None, form: str) -> str:

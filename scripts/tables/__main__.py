@@ -59,6 +59,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "variates-points": variates.points_table,
     "variates-searches": variates.searches_table,
     "variates-tuned": partial(variates.variates_table, "tuned_variates"),
+    "variates-million": partial(variates.variates_table, "variates_million"),
+    "variates-million-differences": partial(variates.differences_table, "variates_million", 0.975),
     "decisions": partial(variates.variates_table, "decisions", form=".4f"),
     "decisions-figures": partial(variates.figure_links, "decisions"),
     "decisions-small": partial(variates.variates_table, "decisions_small", form=".4f"),

@@ -84,6 +84,27 @@ def variates_table(protocol: str = "variates", form: str | None = None) -> str:
     return "\n".join(rows)
 
 
+def differences_table(protocol: str, confidence: float) -> str:
+    """What every arm has more than :data:`CONTROL`, and more than no control variate, on the same seeds.
+
+    :param confidence: of the intervals
+    """
+    rows = [
+        f"| task (steps) | control variate | seeds | more than with ĉ(s), {confidence:.1%} interval "
+        "| more than with `none` |",
+        "|---|---|---|---|---|",
+    ]
+    for env, algorithms in arms(protocol).items():
+        for name, records in algorithms.items():
+            cells = []
+            for other in (CONTROL, "none"):
+                gains = same_seed_differences(records, algorithms.get(other, [])) if name != other else []
+                cells.append(plus_minus(float(np.mean(gains)), half_width(gains, confidence), ",.2f") if gains else "—")
+            steps = records[0]["hyperparams"]["n_timesteps"]
+            rows.append(f"| {env} ({steps:,.0f}) | `{name}` | {len(records)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def points_table(protocol: str = "tuning_variates") -> str:
     """The settings among which each arm of each task chooses."""
     tasks = protocol_of(protocol)

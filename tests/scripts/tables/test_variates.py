@@ -65,6 +65,19 @@ def test_each_arm_is_compared_with_the_state_baseline_of_its_seeds(recorded):
     assert relax[5] == "100.0 ± 0.0 (0/3) to 475"
 
 
+def test_differences_are_to_both_controls_by_the_interval_asked_for(recorded):
+    recorded(
+        *(record("relax", seed, value) for seed, value in ((10, 7.0), (11, 9.0), (12, 100.0))),
+        *(record("state", seed, 5.0) for seed in (10, 11)),
+        record("none", 12, 1.0),
+    )
+    none, state, relax = cells_of(variates.differences_table("variates", 0.9))
+    assert none[1:] == ["`none`", "1", "—", "—"]
+    assert state[1:] == ["`state`", "2", "—", "—"]
+    # gains of 2 and 4: their standard error is 1, and the 95% quantile of t with one degree of freedom 6.31
+    assert relax[1:] == ["`relax`", "3", "3.00 ± 6.31", "99.00 (one seed)"]
+
+
 def test_variances_of_a_trajectory_wise_arm_are_beside_those_of_advantages_as_they_came(recorded):
     """Half of the mean square is left by ã, and 0.9 of that by ĉ."""
     recorded(

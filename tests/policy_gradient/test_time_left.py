@@ -4,8 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
-from gymnasium.wrappers import TimeAwareObservation, TimeLimit
+from gymnasium import spaces, wrappers
 
 from sb3_relax import RELAXA2C
 from tests.helpers import NeverEnding, written_in
@@ -25,7 +24,8 @@ class Counting(NeverEnding):
 
 
 def limited(**kwargs):
-    return TimeAwareObservation(TimeLimit(Counting(), 5), **kwargs)
+    # by their module, in which rl-zoo puts a TimeLimit of its own in the place of gymnasium's
+    return wrappers.TimeAwareObservation(wrappers.TimeLimit(Counting(), 5), **kwargs)
 
 
 def test_the_time_is_the_share_of_the_limit_that_has_passed():
@@ -84,9 +84,9 @@ def test_with_the_time_v_is_right_and_without_it_cannot_be():
         return np.abs(model.rollout_buffer.values.ravel() - left).mean()
 
     assert error(TimeForTheCritic, LimitIsTheEnd(limited(**PARTS))) < 0.3
-    assert error("MlpPolicy", LimitIsTheEnd(TimeLimit(Counting(), 5))) > 0.8
+    assert error("MlpPolicy", LimitIsTheEnd(wrappers.TimeLimit(Counting(), 5))) > 0.8
 
 
 def test_where_the_limit_is_not_known_gymnasium_says_so():
     with pytest.raises(ValueError, match="TimeLimit"):
-        TimeAwareObservation(gym.Wrapper(Counting()))
+        wrappers.TimeAwareObservation(gym.Wrapper(Counting()))

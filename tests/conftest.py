@@ -28,14 +28,15 @@ def pytest_pyfunc_call(pyfuncitem):
     return True
 
 
-# nothing that is made while tests are collected is garbage
-gc.disable()
-
-
-def pytest_collection_finish(session):
-    """Nor does it become so: without all this to look through, looking for garbage takes a tenth of the time."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """Nothing that imports and collection make is garbage: looking through it again and again takes time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):

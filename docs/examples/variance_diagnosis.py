@@ -21,8 +21,8 @@
 # - **Σ_s**, the state.
 #
 # A control variate in the step's own action acts on Σ_a alone (Tucker et al. 2018, https://arxiv.org/abs/1802.10031),
-# and a baseline b(s) already takes off some of it. `diagnose` measures all of this at an agent's policy, and says whether it is worth
-# it.
+# and a baseline b(s) already takes off some of it. `diagnose` measures all of this at an agent's policy, and says
+# whether it is worth it.
 #
 # This is a script and a notebook: `jupytext --to notebook variance_diagnosis.py`.
 

@@ -126,24 +126,7 @@ def refuse_what_makes_none(spec: Any) -> None:
     :raises TypeError: for another class, or what cannot be called
     """
     if isinstance(spec, str):
-        names = spec.split("+")
-        for name in names:
-            if name not in CONTROL_VARIATES:
-                of_the_core = ESTIMATORS.get(name)
-                if of_the_core is not None:
-                    refuse_what_makes_none(of_the_core)
-                    alone = " alone" if len(names) > 1 else ""
-                    raise UsageError(
-                        f"{name!r} is an estimator of the core: give its class{alone}, "
-                        f"control_variate={of_the_core.__name__}"
-                    )
-                raise unknown_name("control_variate", name, CONTROL_VARIATES)
-        if len({*names}) < len(names) or any(name in OF_LATER_ACTIONS for name in names[1:]):
-            raise UsageError(
-                f"control_variate={spec!r} cannot be made: of several names each may stand there once, and one of "
-                f"{', '.join(OF_LATER_ACTIONS)}, which take care of later actions, may stand first alone, as in "
-                "'trajectory+relax'"
-            )
+        refuse_names_that_make_none(spec.split("+"))
         return
     if isinstance(spec, ControlVariate):
         raise UsageError(
@@ -160,3 +143,27 @@ def refuse_what_makes_none(spec: Any) -> None:
         raise TypeError(f"{WHAT_IT_MUST_BE}; got the class {spec.__name__}")
     if not callable(spec):
         raise TypeError(f"{WHAT_IT_MUST_BE}; got {spec!r}")
+
+
+def refuse_names_that_make_none(names: Sequence[str]) -> None:
+    """Names that cannot stand together, or that are not of :data:`CONTROL_VARIATES`.
+
+    :raises UsageError: naming what to give instead
+    """
+    for name in names:
+        if name in CONTROL_VARIATES:
+            continue
+        if name not in ESTIMATORS:
+            raise unknown_name("control_variate", name, CONTROL_VARIATES)
+        of_the_core = ESTIMATORS[name]
+        refuse_what_makes_none(of_the_core)
+        alone = " alone" if len(names) > 1 else ""
+        raise UsageError(
+            f"{name!r} is an estimator of the core: give its class{alone}, control_variate={of_the_core.__name__}"
+        )
+    if len({*names}) < len(names) or any(name in OF_LATER_ACTIONS for name in names[1:]):
+        raise UsageError(
+            f"control_variate={'+'.join(names)!r} cannot be made: of several names each may stand there once, and one "
+            f"of {', '.join(OF_LATER_ACTIONS)}, which take care of later actions, may stand first alone, as in "
+            "'trajectory+relax'"
+        )

@@ -35,7 +35,7 @@ from sb3_relax.diagnose.rollout_gradients import (
 from sb3_relax.diagnose.states import LEAST_EPISODES, visit
 from sb3_relax.diagnose.variates import FITTING, STATE, corrections, fit_all, pooled, require_further, see, variates_of
 from sb3_relax.diagnose.verdict import verdict
-from sb3_relax.errors import require_count, require_within
+from sb3_relax.errors import UsageError, require_count, require_within
 from sb3_relax.optional import require_extra
 from sb3_relax.policy_gradient.flat_actions import FlatActions
 
@@ -138,16 +138,16 @@ def diagnose(
             f"the policy of {type(model).__name__} gives actions of several parts, which diagnose() does not take. Use "
             "GradientVarianceCallback, which measures the variance while the agent trains"
         )
+    if isinstance(control_variates, str):
+        raise UsageError(f"control_variates must be a list of names, such as [{control_variates!r}]")
     settings: dict[str, Any] = {
         "lambdas": list(lambdas), "n_steps": n_steps or model.n_steps, "n_envs": model.n_envs, "gamma": model.gamma,
         "n_states": n_states, "n_actions": n_actions, "n_futures": n_futures, "n_episodes": n_episodes,
         "max_episode_steps": max_episode_steps, "n_rollouts": n_rollouts, "n_fit_steps": n_fit_steps,
-        "n_fit_updates": n_fit_updates,
-        "control_variates": control_variates if isinstance(control_variates, str) else [*control_variates],
+        "n_fit_updates": n_fit_updates, "control_variates": [*dict.fromkeys(control_variates)],
         "confidence": confidence, "seed": seed,
     }  # fmt: skip
     check_settings(settings)
-    settings["control_variates"] = [*dict.fromkeys(settings["control_variates"])]
     require_extra("diagnose", "scipy")
     source = EnvSource(env)
     whole_episodes = getattr(model, "n_episodes", None) is not None and n_steps is None

@@ -65,9 +65,7 @@ def variates_of(
 
 
 def require_further(names: Sequence[str]) -> None:
-    """:raises UsageError: for what is no list, a name of no control variate, or two for the step's own action"""
-    if isinstance(names, str):
-        raise UsageError(f"control_variates must be a list of names, such as [{names!r}]; got {names!r}")
+    """:raises UsageError: for a name of no control variate, or two for the step's own action"""
     for name in names:
         refuse_what_makes_none(name)
         first, *others = name.split("+")

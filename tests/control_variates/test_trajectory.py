@@ -385,13 +385,14 @@ def test_noise_that_comes_to_last_is_refused():
         model.learn(5)
 
 
-def test_a_policy_that_has_gsde_by_itself_is_refused():
-    def policy(*args, use_sde, **kwargs):
-        return ActorCriticPolicy(*args, use_sde=True, **kwargs)
+class WithGSDE(ActorCriticPolicy):
+    def __init__(self, *args, use_sde, **kwargs):
+        super().__init__(*args, use_sde=True, **kwargs)
 
+
+def test_a_policy_that_has_gsde_by_itself_is_refused():
     with pytest.raises(UsageError, match="use_sde=False, sde_sample_freq=-1 draws it for several"):
-        LAXA2C(type("Own", (ActorCriticPolicy,), {"__new__": lambda cls, *a, **k: policy(*a, **k)}), "Pendulum-v1",
-               control_variate="trajectory", device="cpu")  # fmt: skip
+        LAXA2C(WithGSDE, "Pendulum-v1", control_variate="trajectory", device="cpu")
 
 
 class StandingStill(gym.ObservationWrapper):

@@ -1,6 +1,5 @@
 """The notebooks-as-scripts run, in small."""
 
-import multiprocessing
 import os
 import runpy
 import subprocess
@@ -8,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.processes import PROCESSES
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -45,15 +47,16 @@ def test_every_example_is_here():
 
 def run_here(folder):
     """The example as the main module of this process, with what it prints in a file."""
+    torch.set_num_threads(1)
     os.chdir(folder)
     sys.argv = ["example.py"]
     with open("printed", "w") as sys.stdout:
         runpy.run_path("example.py", run_name="__main__")
 
 
-def in_a_fork(folder):
-    """In a copy of this process, which need not import torch again: what it printed."""
-    child = multiprocessing.get_context("fork").Process(target=run_here, args=(folder,))
+def in_a_prepared_process(folder):
+    """In a process that need not import torch again: what it printed."""
+    child = PROCESSES.Process(target=run_here, args=(folder,))
     child.start()
     child.join()
     assert child.exitcode == 0  # its traceback is on stderr
@@ -77,7 +80,7 @@ def test_example(name, tmp_path):
         assert size in text
         text = text.replace(size, smaller)
     (tmp_path / "example.py").write_text(text)
-    printed = in_a_process(tmp_path) if name == "drop_in" else in_a_fork(tmp_path)
+    printed = in_a_process(tmp_path) if name == "drop_in" else in_a_prepared_process(tmp_path)
     for line in prints:
         assert line in printed
     for file in writes:

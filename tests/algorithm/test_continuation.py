@@ -45,7 +45,6 @@ DISCRETE, BOX = ACTION_SPACES["discrete"], ACTION_SPACES["box"]
 PARTS = spaces.Dict(move=spaces.Box(-1.0, 1.0, (2,), np.float32), tool=spaces.Discrete(3))
 LINEAR = LinearSchedule(start=1e-2, end=0.0, end_fraction=1.0)
 SCHEDULES = dict(learning_rate=LINEAR, cv_learning_rate=LINEAR, ent_coef=LINEAR)
-FORK = dict(start_method="fork")
 SMALL = dict(policy_kwargs=dict(lstm_hidden_size=4))
 
 
@@ -360,7 +359,7 @@ def test_environments_that_cannot_be_saved_are_said_and_reset(tmp_path):
 
 
 def test_environments_in_other_processes_are_refused_before_anything_is_learned(tmp_path):
-    env = VecNormalize(make_vec_env("CartPole-v1", 2, seed=0, vec_env_cls=SubprocVecEnv, vec_env_kwargs=FORK))
+    env = VecNormalize(make_vec_env("CartPole-v1", 2, seed=0, vec_env_cls=SubprocVecEnv))
     try:
         model = RELAXA2C("MlpPolicy", env, seed=0, device="cpu")
         with pytest.raises(UsageError, match="SubprocVecEnv has them in other processes: use a DummyVecEnv"):

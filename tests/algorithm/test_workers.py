@@ -103,7 +103,7 @@ class Slow(TinyEnv):
 
 def test_after_an_interrupt_the_environments_can_be_closed_and_used():
     """It comes when the first has answered, and SB3's close() would wait for the first again."""
-    env = SubprocVecEnv([lambda: Slow(0), lambda: Slow(0.5)], start_method="fork")
+    env = SubprocVecEnv([lambda: Slow(0), lambda: Slow(0.5)])
     model = RELAXA2C("MlpPolicy", env, device="cpu")
     threading.Timer(1.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
@@ -115,7 +115,7 @@ def test_after_an_interrupt_the_environments_can_be_closed_and_used():
 
 def test_other_errors_and_training_that_ends_well_are_as_they_were(monkeypatch):
     monkeypatch.setattr(workers, "LAST_BREATH", 0.1)
-    env = SubprocVecEnv([Dying, Dying], start_method="fork")
+    env = SubprocVecEnv([Dying, Dying])
     model = RELAXA2C("MlpPolicy", env, device="cpu")
     model.learn(100)
 

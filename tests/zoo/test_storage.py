@@ -1,6 +1,5 @@
 """Optuna's tables, created by many processes at the same moment."""
 
-import multiprocessing
 from functools import partial
 
 import optuna
@@ -8,18 +7,18 @@ import pytest
 
 from sb3_relax.errors import UsageError
 from sb3_relax.zoo import storage
+from tests.processes import PROCESSES
+
+
+def wait_and_act(start, act):
+    start.wait(60)
+    act()
 
 
 def together(act, processes=4):
-    """Forks of this process, which have what it has imported, act at one moment: their exit statuses."""
-    fork = multiprocessing.get_context("fork")
-    start = fork.Barrier(processes)
-
-    def run():
-        start.wait(60)
-        act()
-
-    workers = [fork.Process(target=run) for _ in range(processes)]
+    """So many processes act at one moment: their exit statuses."""
+    start = PROCESSES.Barrier(processes)
+    workers = [PROCESSES.Process(target=wait_and_act, args=(start, act)) for _ in range(processes)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -1,6 +1,5 @@
 """Table 1, on a small budget."""
 
-import multiprocessing
 import re
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from sb3_relax.tasks.vae import checkpoint
 from scripts.records import Records
 from scripts.run import vae
 from scripts.tables import vae as tables
+from tests.processes import PROCESSES
 from tests.scripts.command import ROOT, called, script
 
 
@@ -145,8 +145,7 @@ def choose_some(folder, first):
 
 
 def test_no_choice_of_a_rate_is_lost_where_sweeps_write_at_once(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    sweeps = [fork.Process(target=choose_some, args=(tmp_path, 10 * number)) for number in range(4)]
+    sweeps = [PROCESSES.Process(target=choose_some, args=(tmp_path, 10 * number)) for number in range(4)]
     for one in sweeps:
         one.start()
     for one in sweeps:

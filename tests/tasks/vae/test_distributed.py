@@ -19,6 +19,7 @@ from sb3_relax.tasks.vae.distributed import Worker, average, local_device, start
 from sb3_relax.tasks.vae.model import DiscreteVAE
 from sb3_relax.tasks.vae.objective import LogWeight
 from sb3_relax.tasks.vae.trainer import Config, Trainer
+from tests.processes import PROCESSES
 from tests.tasks.vae.synthetic import bits
 
 ESTIMATORS = ("relax", "nvil", "rloo", "disarm")
@@ -63,9 +64,9 @@ def free_port():
         return free.getsockname()[1]
 
 
-def in_two_forks(work, port, *arguments):
-    """``work(rank, port, *arguments)`` in two processes, which have what this one has imported."""
-    torch.multiprocessing.start_processes(work, (port, *arguments), nprocs=2, start_method="fork")
+def in_two_processes(work, port, *arguments):
+    """``work(rank, port, *arguments)`` in two processes."""
+    torch.multiprocessing.start_processes(work, (port, *arguments), nprocs=2, start_method=PROCESSES.get_start_method())
 
 
 def join(rank, port):
@@ -92,7 +93,7 @@ def work(rank, port, folder):
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
     port = free_port()
-    in_two_forks(work, port, folder)
+    in_two_processes(work, port, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -132,7 +133,7 @@ def command_line(rank, port, arguments):
 def test_torchrun(tmp_path):
     """The command line by torchrun: one checkpoint of two processes, and going on from one."""
     train = ["train", "--output", str(tmp_path), "--units", "8", "--every", "4", "--iterations"]
-    in_two_forks(command_line, free_port(), [*train, "6"])
+    in_two_processes(command_line, free_port(), [*train, "6"])
     assert checkpoint.load(tmp_path / "checkpoint.pt")["iteration"] == 6
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "sb3_relax.tasks.vae", *train, "10"]

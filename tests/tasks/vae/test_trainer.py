@@ -1,6 +1,5 @@
 """One step, the loop, and runs that die."""
 
-import multiprocessing
 import os
 import signal
 import time
@@ -15,6 +14,7 @@ from sb3_relax.tasks.vae.distributed import Worker
 from sb3_relax.tasks.vae.evaluate import gradient_log_variance
 from sb3_relax.tasks.vae.objective import estimate_gradient
 from sb3_relax.tasks.vae.trainer import Config, Trainer
+from tests.processes import PROCESSES
 from tests.tasks.vae.synthetic import bits
 
 CONFIG = Config("bits", units=8)
@@ -22,6 +22,7 @@ CONFIG = Config("bits", units=8)
 
 def endless(path, config):
     """A run that only a signal ends."""
+    torch.set_num_threads(1)
     Trainer(config, bits(binarised=config.binarisation == "fixed")).train(10**9, 5, path)
 
 
@@ -63,7 +64,7 @@ def state(trainer):
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, model, estimator, binarisation):
     path = tmp_path / "checkpoint.pt"
     config = replace(CONFIG, model=model, estimator=estimator, binarisation=binarisation)
-    child = multiprocessing.get_context("fork").Process(target=endless, args=(path, config))
+    child = PROCESSES.Process(target=endless, args=(path, config))
     child.start()
     try:
         deadline = time.monotonic() + 120

@@ -53,6 +53,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark": benchmark.benchmark_table,
     "benchmark-a2c": benchmark.against_a2c_table,
     "benchmark-ppo": benchmark.against_ppo_table,
+    "benchmark-tuned": benchmark.tuned_table,
+    "benchmark-searches": partial(learning.tuning_table, "tuning_fast"),
     "ablation": ablation.ablation_table,
     "variates": variates.variates_table,
     "variates-figures": variates.figure_links,

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sb3_relax.compare.statistics import mean_return_during_training, probability_of_improvement
 from scripts.records import RESULTS, read_record
-from scripts.tables.learning import bracketed, grouped, interval
+from scripts.tables.learning import bracketed, grouped, interval, label
 
 #: a protocol's names → what tables call them, in their order
-NAMES = {"fast": 'ours, `preset="fast"`', "a2c": "SB3's A2C", "ppo": "SB3's PPO", "trpo": "sb3-contrib's TRPO"}
+NAMES = {"fast": label("fast"), "a2c": "SB3's A2C", "ppo": "SB3's PPO", "trpo": "sb3-contrib's TRPO"}
 #: episodes whose mean has to be at the threshold: with 100 of them CartPole takes at least 47,500 steps
 WINDOW = 10
 #: tasks on whose threshold ten episodes of an agent that has learned nothing come by chance
 BY_CHANCE = {"MinAtar/Asterix-v1"}
+#: whose values an agent has → folder of the records
+VALUES = {"of the table above": "benchmark", "found": "tuned_fast"}
 
 
 def steps_to(record: Mapping[str, Any], threshold: float, window: int = WINDOW) -> int | None:
@@ -141,3 +143,34 @@ def against_ppo_table(folder: str = "benchmark") -> str:
         )
         rows.append(f"| {env} | {higher_than(ours, theirs)} | {steps} | {seconds} |")
     return "\n".join(rows)
+
+
+def tuned_table() -> str:
+    """Ours and PPO with the benchmark's values and with those of a search, on the search's seeds for reporting."""
+    rows = [
+        "| task (steps) | algorithm | values | seeds | return during training | ÷ ours, found | last 100 episodes "
+        "| steps to the threshold | P(ours, found, has the higher return during training) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups = {values: grouped(folder) for values, folder in VALUES.items()}
+    for env, found in groups["found"].items():
+        best = found["fast"]
+        seeds = {record["seed"] for record in best}
+        for name in found:
+            for values, group in groups.items():
+                records = of_seeds(group[env][name], seeds)
+                if records:
+                    during = returns_during_training(records)
+                    better = "—" if records == best else higher_than(best, records)
+                    rows.append(
+                        f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | {NAMES[name]} | {values} "
+                        f"| {len(records)} | {interval(during)} | {share(during, returns_during_training(best))} "
+                        f"| {interval([record['final_training_mean'] for record in records])} "
+                        f"| {steps_to_threshold_of(records, records[0]['threshold'])} | {better} |"
+                    )
+    return "\n".join(rows)
+
+
+def of_seeds(records: Sequence[Mapping[str, Any]], seeds: Container[int]) -> list[Mapping[str, Any]]:
+    """Those of the runs that had one of these seeds."""
+    return [record for record in records if record["seed"] in seeds]

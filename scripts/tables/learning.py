@@ -24,6 +24,7 @@ CLASS_NAMES = {
     "relaxa2c-a2c-rate": "RELAXA2C, A2C's rate",
     "ppo": "PPO",
     "trpo": "TRPO",
+    "fast": 'ours, `preset="fast"`',
 }
 #: the algorithms as they are, without a changed argument
 OURS = ("laxa2c", "relaxa2c", "laxa2c-lstm", "relaxa2c-lstm")
@@ -160,18 +161,19 @@ def statistics_table(folder: str = "learning") -> str:
     return "\n".join(rows)
 
 
-def tuning_table() -> str:
+def tuning_table(folder: str = "tuning") -> str:
     """Every study of scripts/run/tune.py: its budget as spent, and the best trial."""
     rows = [
         "| environment | algorithm | trials: complete, pruned, diverged | best: return in training | values |",
         "|---|---|---|---|---|",
     ]
-    for env, studies in grouped("tuning").items():
+    for env, studies in grouped(folder).items():
         for name in ours_first(studies):
             (study,) = studies[name]
             states = [trial["state"] for trial in study["trials"]]
             counts = ", ".join(str(states.count(state)) for state in ("complete", "pruned", "diverged"))
-            values = ", ".join(f"`{key}` {value:.3g}" for key, value in study["best"]["params"].items())
+            found = study["best"]["params"].items()
+            values = ", ".join(f"`{key}` {value if isinstance(value, str) else f'{value:.3g}'}" for key, value in found)
             rows.append(f"| {env} | {label(name)} | {counts} | {study['best']['value']:,.1f} | {values} |")
     return "\n".join(rows)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,14 @@ def returns_during_training(records: Sequence[Mapping[str, Any]]) -> list[float]
     return [mean_return_during_training(record) for record in records]
 
 
-def final_score(records: Sequence[Mapping[str, Any]]) -> float:
-    """Mean over seeds of the last hundred training episodes."""
-    return float(np.mean([record["final_training_mean"] for record in records]))
+def returns_at_end(records: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Of each run, over its last hundred training episodes."""
+    return [record["final_training_mean"] for record in records]
+
+
+def task_of(records: Sequence[Mapping[str, Any]]) -> str:
+    """Environment, and steps that were asked for."""
+    return f"{records[0]['env']} ({records[0]['hyperparams']['n_timesteps']:,.0f})"
 
 
 def higher_than(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> str:
@@ -90,15 +96,15 @@ def benchmark_table(folder: str = "benchmark") -> str:
         "| seconds to it | P(ours has the higher return during training) |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for env, algorithms in grouped(folder).items():
+    for algorithms in grouped(folder).values():
         for name in sorted(algorithms, key=list(NAMES).index):
             records = algorithms[name]
             during = interval(returns_during_training(records))
-            final = interval([record["final_training_mean"] for record in records])
+            final = interval(returns_at_end(records))
             threshold = records[0]["threshold"]
             better = "—" if name == "fast" or "fast" not in algorithms else higher_than(algorithms["fast"], records)
             rows.append(
-                f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | {NAMES[name]} | {len(records)} "
+                f"| {task_of(records)} | {NAMES[name]} | {len(records)} "
                 f"| {during} | {final} | {steps_to_threshold_of(records, threshold)} "
                 f"| {seconds_of(records, threshold)} | {better} |"
             )
@@ -114,7 +120,7 @@ def against_a2c_table(folder: str = "benchmark") -> str:
     for env, algorithms in grouped(folder).items():
         if not {"fast", "a2c"} <= algorithms.keys():
             continue
-        score = final_score(algorithms["a2c"])
+        score = float(np.mean(returns_at_end(algorithms["a2c"])))
         theirs, ours = (steps_spent(algorithms[name], score) for name in ("a2c", "fast"))
         rows.append(f"| {env} | {score:,.1f} | {np.mean(theirs):,.0f} | {np.mean(ours):,.0f} | {share(ours, theirs)} |")
     return "\n".join(rows)
@@ -156,21 +162,16 @@ def tuned_table() -> str:
     for env, found in groups["found"].items():
         best = found["fast"]
         seeds = {record["seed"] for record in best}
-        for name in found:
-            for values, group in groups.items():
-                records = of_seeds(group[env][name], seeds)
-                if records:
-                    during = returns_during_training(records)
-                    better = "—" if records == best else higher_than(best, records)
-                    rows.append(
-                        f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | {NAMES[name]} | {values} "
-                        f"| {len(records)} | {interval(during)} | {share(during, returns_during_training(best))} "
-                        f"| {interval([record['final_training_mean'] for record in records])} "
-                        f"| {steps_to_threshold_of(records, records[0]['threshold'])} | {better} |"
-                    )
+        for name, values in product(found, VALUES):
+            records = [record for record in groups[values][env][name] if record["seed"] in seeds]
+            if not records:
+                continue
+            during = returns_during_training(records)
+            better = "—" if (name, values) == ("fast", "found") else higher_than(best, records)
+            rows.append(
+                f"| {task_of(records)} | {NAMES[name]} | {values} | {len(records)} "
+                f"| {interval(during)} | {share(during, returns_during_training(best))} "
+                f"| {interval(returns_at_end(records))} "
+                f"| {steps_to_threshold_of(records, records[0]['threshold'])} | {better} |"
+            )
     return "\n".join(rows)
-
-
-def of_seeds(records: Sequence[Mapping[str, Any]], seeds: Container[int]) -> list[Mapping[str, Any]]:
-    """Those of the runs that had one of these seeds."""
-    return [record for record in records if record["seed"] in seeds]

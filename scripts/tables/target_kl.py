@@ -27,8 +27,9 @@ def fixed_table() -> str:
 
 
 def each_seed(values: list[float]) -> str:
-    """Mean (one after the other)."""
-    mean, *each = (f"{value:,.0f}" for value in (np.mean(values), *values))
+    """Mean (one after the other), with a digit more where they are small."""
+    form = ",.0f" if max(map(abs, values)) >= 1000 else ".1f"
+    mean, *each = (format(value, form) for value in (np.mean(values), *values))
     return f"{mean} ({', '.join(each)})"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scripts.tables.ablation import same_seed_differences
-from scripts.tables.benchmark import returns_during_training
+from scripts.tables.benchmark import returns_during_training, task_of
 from scripts.tables.learning import grouped, interval
 
 #: names of the arms with fixed targets, in the order of their length
@@ -18,11 +18,11 @@ def fixed_table() -> str:
         "| task (steps) | D | " + " | ".join(f"{arm} nats" for arm in FIXED) + " |",
         "|---|---|" + "---|" * len(FIXED),
     ]
-    for env, algorithms in grouped("target_kl").items():
+    for algorithms in grouped("target_kl").values():
         shortest, longest = (algorithms[arm][0]["hyperparams"] for arm in (FIXED[0], FIXED[-1]))
         cells = " | ".join(each_seed(returns_during_training(algorithms[arm])) for arm in FIXED)
         d = longest["target_kl"] / shortest["target_kl"]
-        rows.append(f"| {env} ({shortest['n_timesteps']:,.0f}) | {d:.0f} | {cells} |")
+        rows.append(f"| {task_of(algorithms[FIXED[0]])} | {d:.0f} | {cells} |")
     return "\n".join(rows)
 
 
@@ -44,7 +44,7 @@ def grown_table() -> str:
         before, now = algorithms["fixed"], grown[env]["fast"]
         gains = same_seed_differences(now, before)
         rows.append(
-            f"| {env} ({before[0]['hyperparams']['n_timesteps']:,.0f}) | {len(gains)} "
+            f"| {task_of(before)} | {len(gains)} "
             f"| {interval(returns_during_training(before))} | {interval(returns_during_training(now))} "
             f"| {interval(gains)} |"
         )

@@ -14,7 +14,7 @@ from sb3_relax.control_variates.registry import OF_LATER_ACTIONS
 from sb3_relax.tasks.intervals import half_width, plus_minus
 from scripts.records import ROOT, file_name
 from scripts.tables.ablation import by_seed, same_seed_differences
-from scripts.tables.benchmark import steps_to_threshold_of
+from scripts.tables.benchmark import steps_to_threshold_of, task_of
 from scripts.tables.drawing import in_thousands, middle_half, one_legend, panels
 from scripts.tables.learning import VARIANCE_HEADS, grouped, interval, variance_cells, variances
 from scripts.tables.learning_curves import Algorithms, returns_of
@@ -72,11 +72,11 @@ def variates_table(protocol: str = "variates", form: str | None = None) -> str:
         f"| steps to the threshold | {VARIANCE_HEADS} |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for env, algorithms in arms(protocol).items():
+    for algorithms in arms(protocol).values():
         for name, records in algorithms.items():
             gains = [] if name == CONTROL else more_than_control(algorithms, name)
             rows.append(
-                f"| {env} ({records[0]['hyperparams']['n_timesteps']:,.0f}) | `{name}` | {len(records)} "
+                f"| {task_of(records)} | `{name}` | {len(records)} "
                 f"| {interval(list(by_seed(records).values()), form)} | {interval(gains, form) if gains else '—'} "
                 f"| {steps_to_threshold_of(records, records[0]['threshold'])} "
                 f"| {variance_cells(map(all_variances, records))} |"

@@ -25,11 +25,11 @@ from scripts.tables import (
     diagnose,
     double_cv,
     front,
-    gae_lambda,
     gates,
     hyperparameters,
     learning,
     million,
+    preset_values,
     quick_starts,
     summary,
     table2,
@@ -81,7 +81,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-grid": partial(table2.grid_table, "table2_paper_grid", "table2_paper"),
     "apart": table2.apart_table,
     "defaults": learning.defaults_table,
-    "gae-lambda": gae_lambda.gae_lambda_table,
+    "gae-lambda": partial(
+        preset_values.preset_values_table, {f"λ = {arm}": ("gae_lambda", arm) for arm in ("0.9", "0.95", "0.98")}
+    ),
+    "n-steps": partial(
+        preset_values.preset_values_table,
+        {
+            "64 steps, V 20": ("gae_lambda", "0.95"),
+            "32 steps, V 20": ("n_steps", "32, 20"),
+            "32 steps, V 10": ("n_steps", "32, 10"),
+        },
+    ),
     "fixed-kl": target_kl.fixed_table,
     "grown-kl": target_kl.grown_table,
     "bench": bench.bench_table,

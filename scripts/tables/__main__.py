@@ -33,7 +33,6 @@ from scripts.tables import (
     quick_starts,
     summary,
     table2,
-    target_kl,
     tasks,
     toy,
     vae,
@@ -82,18 +81,27 @@ TABLES: dict[str, Callable[[], str]] = {
     "apart": table2.apart_table,
     "defaults": learning.defaults_table,
     "gae-lambda": partial(
-        preset_values.preset_values_table, {f"λ = {arm}": ("gae_lambda", arm) for arm in ("0.9", "0.95", "0.98")}
+        preset_values.values_table, {f"λ = {arm}": ("gae_lambda", arm) for arm in ("0.9", "0.95", "0.98")}
     ),
     "n-steps": partial(
-        preset_values.preset_values_table,
+        preset_values.values_table,
         {
             "64 steps, V 20": ("gae_lambda", "0.95"),
             "32 steps, V 20": ("n_steps", "32, 20"),
             "32 steps, V 10": ("n_steps", "32, 10"),
         },
     ),
-    "fixed-kl": target_kl.fixed_table,
-    "grown-kl": target_kl.grown_table,
+    "batches": partial(
+        preset_values.before_and_after_table,
+        ("batches of 512", "batches_of_512", "fast"),
+        ("batches of 256", "benchmark", "fast"),
+    ),
+    "fixed-kl": preset_values.targets_table,
+    "grown-kl": partial(
+        preset_values.before_and_after_table,
+        ("0.002 nats", "fixed_kl", "fixed"),
+        ("0.002 √D nats", "batches_of_512", "fast"),
+    ),
     "bench": bench.bench_table,
     "floor": bench.floor_table,
     "pairs": bench.pairs_table,

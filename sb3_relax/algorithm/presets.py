@@ -25,7 +25,7 @@ class Setting(NamedTuple):
 #: by name of the preset and of the argument
 PRESETS: dict[str, dict[str, Setting]] = {
     "fast": {
-        "n_steps": Setting(32, "batches of 256 steps, with the eight environments that it is meant for"),
+        "n_steps": Setting(64, "batches of 512 steps, with the eight environments that it is meant for"),
         "gamma": Setting(0.995, "a horizon of two hundred steps"),
         "gae_lambda": Setting(0.95, "advantages from some twenty steps: less noise, and more of it the action's"),
         "ent_coef": Setting(0.003, "actions go on being tried"),

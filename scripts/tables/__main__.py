@@ -91,16 +91,20 @@ TABLES: dict[str, Callable[[], str]] = {
             "32 steps, V 10": ("n_steps", "32, 10"),
         },
     ),
+    "batches-replay": partial(
+        preset_values.values_table,
+        {"64 steps, replay of 8": ("batches", "64, replay 8"), "32 steps, replay of 16": ("batches", "32, replay 16")},
+    ),
     "batches": partial(
         preset_values.before_and_after_table,
-        ("batches of 512", "batches_of_512", "fast"),
-        ("batches of 256", "benchmark", "fast"),
+        ("batches of 512", "benchmark", "fast"),
+        ("batches of 256", "batches_of_256", "fast"),
     ),
     "fixed-kl": preset_values.targets_table,
     "grown-kl": partial(
         preset_values.before_and_after_table,
         ("0.002 nats", "fixed_kl", "fixed"),
-        ("0.002 √D nats", "batches_of_512", "fast"),
+        ("0.002 √D nats", "benchmark", "fast"),
     ),
     "bench": bench.bench_table,
     "floor": bench.floor_table,

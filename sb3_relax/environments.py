@@ -19,7 +19,9 @@ WHERE = (
 )
 
 
-def make_undrawn_vec_env(env_id: str, n_envs: int, seed: int | None, wrapper_class: Any = None) -> VecEnv:
+def make_undrawn_vec_env(
+    env_id: str, n_envs: int, seed: int | None, wrapper_class: Any = None, max_episode_steps: int | None = None
+) -> VecEnv:
     """SB3's ``make_vec_env`` without its ``render_mode="rgb_array"``.
 
     Given an id, SB3 sets it, with which LunarLander also simulates its engines' particles and is seven times slower;
@@ -27,8 +29,10 @@ def make_undrawn_vec_env(env_id: str, n_envs: int, seed: int | None, wrapper_cla
 
     :param env_id: of a registered environment
     :param wrapper_class: around SB3's Monitor, whose returns are then the environment's own
+    :param max_episode_steps: after which an episode is truncated, inside the Monitor; by default as it is registered
     """
-    return make_vec_env(partial(gym.make, env_id), n_envs=n_envs, seed=seed, wrapper_class=wrapper_class)
+    make = partial(gym.make, env_id, max_episode_steps=max_episode_steps)
+    return make_vec_env(make, n_envs=n_envs, seed=seed, wrapper_class=wrapper_class)
 
 
 def id_alone(env_id: str) -> str:

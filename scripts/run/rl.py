@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import rl_zoo3
 import torch as th
@@ -46,6 +47,9 @@ CLASSES = {
 }
 #: where those files are: ours, else rl-zoo's own (for what users would pick instead, as rl-zoo has tuned it)
 OWN_ZOO, RL_ZOO = ROOT / "zoo_hyperparams", Path(rl_zoo3.__file__).parent / "hyperparams"
+#: steps of an episode in the evaluation, at most: likeliest actions can stay alive for ever where an environment has no
+#: limit of its own, as on MinAtar/Seaquest-v1. Atari's games have as many, 108,000 frames of which four make a step
+LONGEST_EPISODE = 27_000
 
 
 def hyperparams_of(env_id: str, entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -91,11 +95,16 @@ def normalized(hyperparams: dict[str, Any]) -> bool:
     return value
 
 
-def made(env_id: str, hyperparams: dict[str, Any], n_envs: int, seed: int) -> VecEnv:
-    """Environments as an entry asks for them, but for VecNormalize."""
+def made(env_id: str, hyperparams: dict[str, Any], n_envs: int, seed: int, limit: int | None = None) -> VecEnv:
+    """Environments as an entry asks for them, but for VecNormalize.
+
+    :param limit: steps of an episode, at most, where the environment has no limit of its own
+    """
     import scripts.run.environments  # noqa: F401  registers them, in this process
 
-    return make_undrawn_vec_env(env_id, n_envs, seed, wrapper_of(hyperparams))
+    if gym.spec(env_id).max_episode_steps is not None:
+        limit = None
+    return make_undrawn_vec_env(env_id, n_envs, seed, wrapper_of(hyperparams), max_episode_steps=limit)
 
 
 def built(env_id: str, entry: dict[str, Any], seed: int) -> tuple[BaseAlgorithm, dict[str, Any]]:
@@ -143,7 +152,7 @@ def run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Record
 
 def _run(env_id: str, name: str, task: dict[str, Any], seed: int, records: Records) -> None:
     model, hyperparams, recorder, seconds = trained(env_id, task["algorithms"][name], seed, task)
-    eval_env = made(env_id, hyperparams, n_envs=8, seed=10_000 + seed)
+    eval_env = made(env_id, hyperparams, n_envs=8, seed=10_000 + seed, limit=LONGEST_EPISODE)
     statistics = model.get_vec_normalize_env()
     if statistics is not None:
         eval_env = VecNormalize(eval_env, training=False, norm_reward=False)

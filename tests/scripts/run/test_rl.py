@@ -3,12 +3,14 @@
 import math
 import time
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from scripts.attacks.kills import forked
 from scripts.records import Records
-from scripts.run.rl import trained, values_in
+from scripts.run import rl
+from scripts.run.rl import made, run, trained, values_in
 from tests.scripts.command import called, script
 
 PROTOCOL = """
@@ -186,3 +188,42 @@ def test_a_mean_of_more_episodes_than_end_or_of_none_is_refused():
     for mean_of in (0, 2.5):
         with pytest.raises(ValueError, match=f"mean_of must be a whole number of episodes, at least 1; got {mean_of}"):
             trained("WideDecision-v0", entry, 3, {"threshold": 0, "mean_of": mean_of})
+
+
+class EndlessAfter64Steps(gym.Env):
+    """Episodes of five steps, until all environments together have made 64; from then on nobody's episode ends."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Discrete(2)
+    made = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.steps += 1
+        EndlessAfter64Steps.made += 1
+        over = EndlessAfter64Steps.made <= 64 and self.steps == 5
+        return self.observation_space.sample(), 1.0, over, False, {}
+
+
+@pytest.fixture
+def endless():
+    gym.register("Endless-v0", EndlessAfter64Steps)
+    EndlessAfter64Steps.made = 0
+    yield "Endless-v0"
+    del gym.registry["Endless-v0"]
+
+
+def test_the_evaluation_ends_where_episodes_do_not(tmp_path, monkeypatch, endless):
+    monkeypatch.setattr(rl, "LONGEST_EPISODE", 20)
+    entry = {"algorithm": "a2c", "policy": "MlpPolicy", "n_timesteps": 64, "n_envs": 2}
+    run(endless, "a2c", {"threshold": 9, "algorithms": {"a2c": entry}}, 0, Records(tmp_path))
+    (record,) = Records(tmp_path).read()
+    assert record["evaluation"] == [20.0] * 100
+
+
+def test_a_limit_of_the_environment_is_kept():
+    assert made("CartPole-v1", {}, n_envs=1, seed=0, limit=7).envs[0].spec.max_episode_steps == 500

@@ -316,7 +316,6 @@ class ControlVariateA2C(Persistence, Collection, WatchedWorkers, A2C):
                 if now["ent_coef"] != 0:
                     loss = loss + now["ent_coef"] * entropy_loss
                 divisor = self.expected_steps.divisor(estimate.samples)
-                self.update_rule.observe(batch.advantages)
                 grad_norm = self.update_rule.step(output, applied, loss, divisor, self.max_grad_norm)
 
                 # V's further steps, on weights that the policy does not share

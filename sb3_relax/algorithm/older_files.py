@@ -105,12 +105,11 @@ def _renamed(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | No
 
 
 def _with_momentum(parameters: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """With averages of gradients and of Â's size that begin anew, for a natural gradient saved before it had them."""
-    saved, names = parameters.get("update_rule", {}), ("momentum.steps", "usual.square", "usual.weight")
-    missing = [name for name in names if name in own and name not in saved]
-    if not missing or "averages.steps" not in saved:
+    """With an average of gradients that begins anew, for a natural gradient that was saved before there was one."""
+    saved, name = parameters.get("update_rule", {}), "momentum.steps"
+    if name not in own or name in saved or "averages.steps" not in saved:
         return parameters
-    return {**parameters, "update_rule": {**saved, **{name: th.zeros_like(own[name]) for name in missing}}}
+    return {**parameters, "update_rule": {**saved, name: th.zeros_like(own[name])}}
 
 
 def _with_running_mean(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -95,6 +95,10 @@ TABLES: dict[str, Callable[[], str]] = {
         preset_values.values_table,
         {"64 steps, replay of 8": ("batches", "64, replay 8"), "32 steps, replay of 16": ("batches", "32, replay 16")},
     ),
+    "quiet": partial(
+        preset_values.values_table,
+        {"64 steps, replay of 8": ("quiet", "64, replay 8"), "32 steps, replay of 16": ("quiet", "32, replay 16")},
+    ),
     "batches": partial(
         preset_values.before_and_after_table,
         ("batches of 512", "benchmark", "fast"),

@@ -71,12 +71,6 @@ class UpdateRule(nn.Module, ABC):
         :return: the norm of the gradient before clipping, which is logged
         """
 
-    def observe(self, advantages: th.Tensor) -> None:
-        """Take in Â of a batch as it came, before :meth:`step` has the estimate that was made of it.
-
-        :param advantages: in the unit of rewards, before they are normalised, ``[N]``
-        """
-
     def measured(self) -> dict[str, float]:
         """What to log of the last step, by name."""
         return {}

@@ -8,7 +8,6 @@ from math import inf, isfinite, sqrt
 import torch as th
 
 from sb3_relax.estimators import Estimate
-from sb3_relax.policy_gradient.advantage_scale import AdvantageScale
 from sb3_relax.policy_gradient.gradients import give_gradients
 from sb3_relax.policy_gradient.hyperparameters import Hyperparameters
 from sb3_relax.policy_gradient.policy_view import PolicyOutput, PolicyView
@@ -33,10 +32,6 @@ from sb3_relax.policy_gradient.update_rules.natural_gradient.trace import traced
 KL_OF_ONE_VARIABLE = 0.002
 #: how far the measured KL of a step may be from the one asked for, as a share of it: above, never
 TOLERANCE = 0.1
-#: Â is quiet where its root mean square is below this share of its usual one
-QUIET = 0.1
-#: in the usual one, a batch counts this times as much as the one after it: some hundred batches count
-MEMORY = 0.99
 #: below it, rounding is all there is
 SMALLEST_KL = 1e-12
 #: lengths that are tried for one step, at most
@@ -65,11 +60,6 @@ class NaturalGradient(UpdateRule):
 
     The second limit holds where the objective is nearly flat: there √(2κ/gᵀd) grows without bound. With it, actions
     whose Â is one root mean square become about e times as likely, at most.
-
-    Where Â is quiet, with a root mean square r below a tenth of its usual size R, the target is
-    (r / 0.1 R)² ``target_kl``, and the batch counts as much less in the average of gradients. What is left of Â is
-    then V's error: with the whole target, and ``normalize_advantage=True``, which makes Â of any size as large as any
-    other, the policy would follow that error away from what it has learned. R is an average over some hundred batches.
 
     Then the KL divergence E_s KL(π_old ‖ π_new) of the step is measured on the batch, and s is corrected until it is
     within 10% of the one asked for, or the second limit is reached. No step is kept whose KL is more than 1.1 times
@@ -102,16 +92,9 @@ class NaturalGradient(UpdateRule):
         self.target_kl = KL_OF_ONE_VARIABLE * sqrt(view.latent.variables) if asked is None else asked
         self.averages = Averages()
         self.momentum = Averages(hyperparameters.momentum)
-        self.usual = AdvantageScale(MEMORY)
-        self.share = 1.0
         self.register_buffer("damping", th.tensor(FIRST_DAMPING))
         self._said = False
         self._measured: dict[str, float] = {}
-
-    def observe(self, advantages: th.Tensor) -> None:
-        self.usual.observe(advantages)
-        size = advantages.square().mean().sqrt().item()
-        self.share = min(1.0, (size / (QUIET * self.usual.value)) ** 2)
 
     def measured(self) -> dict[str, float]:
         return self._measured
@@ -142,7 +125,7 @@ class NaturalGradient(UpdateRule):
         if size > 0:
             predicted = 0.5 * size**2 * slope
             alone = kl_at(1.0, 0.0) / predicted if shared else None
-            wanted = self.share * self.target_kl * self.rate_share() ** 2
+            wanted = self.target_kl * self.rate_share() ** 2
             scale, kl = search(lambda length: kl_at(length, min(length, 1.0)), wanted, longest / size)
             as_moved = kl / (scale**2 * predicted) if scale > 0 else inf
             self.adapt_damping(as_moved if alone is None else alone, n_blocks)
@@ -168,7 +151,7 @@ class NaturalGradient(UpdateRule):
         blocks = blocks_of(policy, trace, actor)
         missing = without_block(policy, blocks, actor)
         if not missing:
-            (gradients,) = self.momentum.observe([[self.share * gradient for gradient in gradients]])
+            (gradients,) = self.momentum.observe([gradients])
             found = kfac_direction(self.averages, blocks, trace, dict(zip(weights, gradients, strict=True)), damping)
             return gradients, [found[weight] for weight in weights], len(blocks)
         if not self._said:
@@ -191,7 +174,7 @@ class NaturalGradient(UpdateRule):
             return 0.0, 0.0
         scale = signal.square().mean().sqrt().item()
         longest = self.rate_share() / scale if scale > 0 else inf
-        return min(sqrt(2 * self.share * self.target_kl / slope) * self.rate_share(), longest), longest
+        return min(sqrt(2 * self.target_kl / slope) * self.rate_share(), longest), longest
 
     def rate_share(self) -> float:
         """What ``learning_rate`` is now, as a share of what it was at the start, and never more than 1."""

@@ -45,7 +45,7 @@ def targets_table() -> str:
 
 
 def before_and_after_table(before: tuple[str, str, str], after: tuple[str, str, str]) -> str:
-    """Return during training with an earlier value and with the one that took its place, on the same seeds.
+    """Return during training with an earlier value and with a later one, on the same seeds.
 
     :param before: the value, as the table calls it; the protocol that has its runs, and their name there.
         Tasks that both have make a row, in the order of this protocol.
